@@ -1,0 +1,2 @@
+//! The moonrock command.
+fn main() {}

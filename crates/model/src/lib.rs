@@ -1,1 +1,17 @@
-//! model
+//! Kimi-K2 (DeepSeek-V3 architecture), written once.
+//!
+//! A [`Model`] is one rank's share of the weights on one [`Backend`]; [`Model::forward`] is the
+//! whole forward pass. Data enters as a [`Batch`] (prompt chunks and decode tokens with their KV
+//! blocks) and leaves as one [`RowOutput`] per row whose logits were wanted. [`Ranks`] runs the
+//! ranks of a tensor-parallel group on threads of their own.
+
+mod batch;
+mod sampling;
+
+pub use batch::{Batch, OutputRow, RowOutput, Span, Want};
+pub use sampling::{Draw, SamplingParams, TokenCounts, uniform};
+
+/// A device or a collective failed. What ran on it is lost; the process must not go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceError(pub String);

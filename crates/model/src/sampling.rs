@@ -1,0 +1,90 @@
+//! What one sequence asks of the sampler. Types only: each backend samples on its own device.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// How a next token is drawn from a row of logits.
+///
+/// Order of operations: `logit_bias` and penalties on the raw logits, then temperature, softmax,
+/// `min_p`, `top_k`, `top_p`, and one draw. Values are checked by whoever builds the struct.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// Divides the logits; 0 takes the largest logit (the lowest id among equals). In 0..=2.
+    pub temperature: f32,
+    /// Keeps the smallest set of most likely tokens whose probabilities add up to this. In (0, 1].
+    pub top_p: f32,
+    /// Keeps the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Drops tokens less likely than this share of the most likely one. In [0, 1].
+    pub min_p: f32,
+    /// Subtracted once from the logit of every token that was generated before. In [-2, 2].
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence from the logit of every token generated before. In [-2, 2].
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output. > 0.
+    pub repetition_penalty: f32,
+    /// Added to the logits of single tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of this sequence's draws: draw `n` depends on `(seed, n)` alone.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        SamplingParams {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl SamplingParams {
+    /// Whether a draw needs to know which tokens came before.
+    pub fn needs_counts(&self) -> bool {
+        self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+            || self.repetition_penalty != 1.0
+    }
+}
+
+/// Which tokens a sequence holds, for the penalties.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TokenCounts {
+    /// Distinct tokens of the prompt.
+    pub prompt: HashSet<u32>,
+    /// How often each token was generated.
+    pub output: HashMap<u32, u32>,
+}
+
+/// One draw: the parameters and what of the sequence's state they depend on.
+#[derive(Debug, Clone)]
+pub struct Draw {
+    /// The sequence's parameters.
+    pub params: Arc<SamplingParams>,
+    /// How many tokens this sequence has generated before this one.
+    pub index: u64,
+    /// Present if `params.needs_counts()`.
+    pub counts: Option<Arc<TokenCounts>>,
+}
+
+/// A uniform number in [0, 1) that depends on `(seed, index)` alone (splitmix64's finalizer, twice).
+///
+/// Every backend draws from this sequence, so that one seed gives one answer wherever the
+/// probabilities agree.
+pub fn uniform(seed: u64, index: u64) -> f32 {
+    let mix = |mut z: u64| {
+        z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    let bits = mix(mix(seed) ^ index);
+    (bits >> 40) as f32 / (1u64 << 24) as f32
+}

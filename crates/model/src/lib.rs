@@ -5,11 +5,22 @@
 //! blocks) and leaves as one [`RowOutput`] per row whose logits were wanted. [`Ranks`] runs the
 //! ranks of a tensor-parallel group on threads of their own.
 
+mod backend;
 mod batch;
+mod forward;
+mod limits;
+mod ranks;
+pub mod rope;
 mod sampling;
+mod weights;
 
+pub use backend::{Backend, CacheShape, HeadShape, RouterShape};
 pub use batch::{Batch, OutputRow, RowOutput, Span, Want};
+pub use forward::Model;
+pub use limits::{Limits, weight_bytes};
+pub use ranks::Ranks;
 pub use sampling::{Draw, SamplingParams, TokenCounts, uniform};
+pub use weights::LoadError;
 
 /// A device or a collective failed. What ran on it is lost; the process must not go on with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

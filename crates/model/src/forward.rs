@@ -1,0 +1,202 @@
+//! The forward pass (DeepSeek-V3's, in absorbed MLA form), once for every backend.
+
+use checkpoint::{Checkpoint, Config, LATENT_NORM_EPS};
+
+use crate::limits::Widths;
+use crate::weights::{Ffn, Layer, Loader, Mlp, Weights};
+use crate::{
+    Backend, Batch, DeviceError, HeadShape, Limits, LoadError, RouterShape, RowOutput, rope,
+};
+
+/// One rank's share of a model on its device.
+pub struct Model<B: Backend> {
+    backend: B,
+    weights: Weights<B>,
+    work: Workspace<B>,
+    heads: HeadShape,
+    softmax_scale: f32,
+    eps: f32,
+}
+
+/// Activations between verbs, allocated once.
+struct Workspace<B: Backend> {
+    residual: B::Buffer,
+    normed: B::Buffer,
+    delta: B::Buffer,
+    q_a: B::Buffer,
+    q_a_normed: B::Buffer,
+    q: B::Buffer,
+    kv_a: B::Buffer,
+    attention: B::Buffer,
+    router: B::Buffer,
+    routing: B::Routing,
+    gate_up: B::Buffer,
+    swiglu: B::Buffer,
+    selected: B::Buffer,
+    logits_part: B::Buffer,
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Workspace<B> {
+    fn allocate(
+        backend: &mut B,
+        config: &Config,
+        limits: &Limits,
+        ranks: usize,
+    ) -> Result<Self, DeviceError> {
+        let widths = Widths::new(config, ranks);
+        let rows = limits.max_num_batched_tokens;
+        let routing = RouterShape {
+            top_k: config.num_experts_per_tok,
+            normalize: config.norm_topk_prob,
+            scale: config.routed_scaling_factor,
+        };
+        Ok(Workspace {
+            residual: backend.buffer(rows, widths.hidden)?,
+            normed: backend.buffer(rows, widths.hidden)?,
+            delta: backend.buffer(rows, widths.hidden)?,
+            q_a: backend.buffer(rows, widths.q_latent)?,
+            q_a_normed: backend.buffer(rows, widths.q_latent)?,
+            q: backend.buffer(rows, widths.q)?,
+            kv_a: backend.buffer(rows, widths.kv_a)?,
+            attention: backend.buffer(rows, widths.attention)?,
+            router: backend.buffer(rows, widths.router)?,
+            routing: backend.routing(rows, routing)?,
+            gate_up: backend.buffer(rows, 2 * widths.ffn)?,
+            swiglu: backend.buffer(rows, widths.ffn)?,
+            selected: backend.buffer(Limits::LOGIT_ROWS, widths.hidden)?,
+            logits_part: backend.buffer(Limits::LOGIT_ROWS, config.vocab_size / ranks)?,
+            logits: backend.buffer(Limits::LOGIT_ROWS, config.vocab_size)?,
+        })
+    }
+}
+
+impl<B: Backend> Model<B> {
+    /// Reads rank `rank` of `ranks`'s weights and allocates everything it will ever need.
+    /// `progress` hears the bytes of every matrix read.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read or split, or a device out of memory.
+    pub fn load(
+        mut backend: B,
+        checkpoint: &Checkpoint,
+        rank: usize,
+        ranks: usize,
+        limits: &Limits,
+        progress: &dyn Fn(usize),
+    ) -> Result<Model<B>, LoadError> {
+        let config = checkpoint.config();
+        config.check_parallel(ranks)?;
+        let heads = HeadShape {
+            heads: config.num_attention_heads / ranks,
+            nope: config.qk_nope_head_dim,
+            rope: config.qk_rope_head_dim,
+            v: config.v_head_dim,
+            latent: config.kv_lora_rank,
+        };
+        let mut loader = Loader { backend: &mut backend, checkpoint, rank, ranks, progress };
+        let weights = loader.weights(heads, limits.max_model_len)?;
+        let work = Workspace::allocate(&mut backend, config, limits, ranks)?;
+        backend.allocate_cache(limits.cache(config))?;
+        Ok(Model {
+            backend,
+            weights,
+            work,
+            heads,
+            softmax_scale: rope::softmax_scale(config),
+            eps: config.rms_norm_eps,
+        })
+    }
+
+    /// Computes one batch; every rank returns the same results.
+    ///
+    /// # Errors
+    /// A failed device or rank.
+    pub fn forward(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
+        self.backend.begin(batch)?;
+        self.backend.embed(&self.weights.embed, &mut self.work.residual)?;
+        let mut norm = &self.weights.layers[0].input_norm;
+        let work = &mut self.work;
+        self.backend.rms_norm(&work.residual, norm, self.eps, &mut work.normed)?;
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let work = &mut self.work;
+            attention(
+                &mut self.backend,
+                layer,
+                i,
+                self.heads,
+                self.softmax_scale,
+                &self.weights.rope_table,
+                work,
+            )?;
+            norm = &layer.post_norm;
+            let (residual, delta) = (&mut work.residual, &work.delta);
+            self.backend.add_rms_norm(residual, delta, norm, self.eps, &mut work.normed)?;
+            ffn(&mut self.backend, &layer.ffn, work)?;
+            let next = self.weights.layers.get(i + 1).map(|next| &next.input_norm);
+            norm = next.unwrap_or(&self.weights.norm);
+            let (residual, delta) = (&mut work.residual, &work.delta);
+            self.backend.add_rms_norm(residual, delta, norm, self.eps, &mut work.normed)?;
+        }
+        self.head(batch)
+    }
+
+    /// `softmax(lm_head(normed))` of the rows that are wanted, some rows at a time.
+    fn head(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
+        let (b, work) = (&mut self.backend, &mut self.work);
+        let mut results = Vec::with_capacity(batch.outputs.len());
+        for outputs in batch.outputs.chunks(Limits::LOGIT_ROWS) {
+            b.select(&work.normed, outputs, &mut work.selected)?;
+            b.matmul(&work.selected, &self.weights.head, &mut work.logits_part)?;
+            b.gather_columns(&work.logits_part, &mut work.logits)?;
+            results.extend(b.sample(&work.logits, outputs)?);
+        }
+        Ok(results)
+    }
+}
+
+/// `delta = Attn(normed)`, summed over ranks.
+fn attention<B: Backend>(
+    b: &mut B,
+    layer: &Layer<B>,
+    index: usize,
+    heads: HeadShape,
+    scale: f32,
+    rope_table: &B::Vector,
+    work: &mut Workspace<B>,
+) -> Result<(), DeviceError> {
+    let eps = LATENT_NORM_EPS;
+    b.matmul(&work.normed, &layer.q_a, &mut work.q_a)?;
+    b.rms_norm(&work.q_a, &layer.q_a_norm, eps, &mut work.q_a_normed)?;
+    b.matmul(&work.q_a_normed, &layer.q_b, &mut work.q)?;
+    b.matmul(&work.normed, &layer.kv_a, &mut work.kv_a)?;
+    let (q, kv_a) = (&mut work.q, &work.kv_a);
+    b.rope_and_cache(index, heads, q, kv_a, &layer.kv_a_norm, eps, rope_table)?;
+    b.attention(index, &work.q, &layer.kv_b, scale, &mut work.attention)?;
+    b.matmul(&work.attention, &layer.o, &mut work.delta)?;
+    b.all_reduce(&mut work.delta)
+}
+
+/// `delta = FFN(normed)`, summed over ranks.
+fn ffn<B: Backend>(b: &mut B, ffn: &Ffn<B>, work: &mut Workspace<B>) -> Result<(), DeviceError> {
+    match ffn {
+        Ffn::Dense(dense) => mlp(b, dense, work)?,
+        Ffn::Moe { gate, bias, shared, experts } => {
+            b.matmul(&work.normed, gate, &mut work.router)?;
+            b.route(&work.router, bias, &mut work.routing)?;
+            match shared {
+                Some(shared) => mlp(b, shared, work)?,
+                None => b.clear(&work.normed, &mut work.delta)?,
+            }
+            b.experts(&work.normed, &work.routing, experts, &mut work.delta)?;
+        }
+    }
+    b.all_reduce(&mut work.delta)
+}
+
+/// `delta = down(swiglu(gate_up(normed)))`.
+fn mlp<B: Backend>(b: &mut B, mlp: &Mlp<B>, work: &mut Workspace<B>) -> Result<(), DeviceError> {
+    b.matmul(&work.normed, &mlp.gate_up, &mut work.gate_up)?;
+    b.swiglu(&work.gate_up, &mut work.swiglu)?;
+    b.matmul(&work.swiglu, &mlp.down, &mut work.delta)
+}

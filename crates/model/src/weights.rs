@@ -1,0 +1,150 @@
+//! One rank's weights, read from the checkpoint part by part and uploaded at once.
+
+use checkpoint::{Checkpoint, CheckpointError, Matrix};
+
+use crate::{Backend, DeviceError, HeadShape, rope};
+
+/// Why a rank's weights could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The checkpoint is at fault.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The device is at fault.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+pub(crate) struct Weights<B: Backend> {
+    pub(crate) embed: B::Matrix,
+    pub(crate) layers: Vec<Layer<B>>,
+    pub(crate) norm: B::Vector,
+    pub(crate) head: B::Matrix,
+    pub(crate) rope_table: B::Vector,
+}
+
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) input_norm: B::Vector,
+    pub(crate) q_a: B::Matrix,
+    pub(crate) q_a_norm: B::Vector,
+    pub(crate) q_b: B::Matrix,
+    pub(crate) kv_a: B::Matrix,
+    pub(crate) kv_a_norm: B::Vector,
+    pub(crate) kv_b: B::LatentProjection,
+    pub(crate) o: B::Matrix,
+    pub(crate) post_norm: B::Vector,
+    pub(crate) ffn: Ffn<B>,
+}
+
+pub(crate) struct Mlp<B: Backend> {
+    pub(crate) gate_up: B::Matrix,
+    pub(crate) down: B::Matrix,
+}
+
+pub(crate) enum Ffn<B: Backend> {
+    Dense(Mlp<B>),
+    Moe { gate: B::Matrix, bias: B::Vector, shared: Option<Mlp<B>>, experts: B::Experts },
+}
+
+/// Reads one rank's parts and hands them to its backend.
+pub(crate) struct Loader<'a, B: Backend> {
+    pub(crate) backend: &'a mut B,
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) rank: usize,
+    pub(crate) ranks: usize,
+    pub(crate) progress: &'a dyn Fn(usize),
+}
+
+impl<B: Backend> Loader<'_, B> {
+    pub(crate) fn weights(
+        &mut self,
+        heads: HeadShape,
+        positions: usize,
+    ) -> Result<Weights<B>, LoadError> {
+        let layers = 0..self.checkpoint.config().num_hidden_layers;
+        let table = rope::table(self.checkpoint.config(), positions);
+        Ok(Weights {
+            embed: self.matrix("model.embed_tokens")?,
+            layers: layers.map(|i| self.layer(i, heads)).collect::<Result<_, _>>()?,
+            norm: self.vector("model.norm.weight")?,
+            head: self.matrix("lm_head")?,
+            rope_table: self.backend.vector(table)?,
+        })
+    }
+
+    fn layer(&mut self, layer: usize, heads: HeadShape) -> Result<Layer<B>, LoadError> {
+        let at = |name: &str| format!("model.layers.{layer}.{name}");
+        let kv_b = self.read(&at("self_attn.kv_b_proj"))?;
+        Ok(Layer {
+            input_norm: self.vector(&at("input_layernorm.weight"))?,
+            q_a: self.matrix(&at("self_attn.q_a_proj"))?,
+            q_a_norm: self.vector(&at("self_attn.q_a_layernorm.weight"))?,
+            q_b: self.matrix(&at("self_attn.q_b_proj"))?,
+            kv_a: self.matrix(&at("self_attn.kv_a_proj_with_mqa"))?,
+            kv_a_norm: self.vector(&at("self_attn.kv_a_layernorm.weight"))?,
+            kv_b: self.backend.latent_projection(kv_b, heads)?,
+            o: self.matrix(&at("self_attn.o_proj"))?,
+            post_norm: self.vector(&at("post_attention_layernorm.weight"))?,
+            ffn: self.ffn(layer)?,
+        })
+    }
+
+    fn ffn(&mut self, layer: usize) -> Result<Ffn<B>, LoadError> {
+        let at = |name: &str| format!("model.layers.{layer}.mlp{name}");
+        let config = self.checkpoint.config();
+        if !config.is_moe(layer) {
+            return Ok(Ffn::Dense(self.mlp(&at(""))?));
+        }
+        let mut experts = self.backend.new_experts(config.n_routed_experts)?;
+        for expert in 0..config.n_routed_experts {
+            let module = at(&format!(".experts.{expert}"));
+            let gate_up = self.gate_up(&module)?;
+            let down = self.read(&format!("{module}.down_proj"))?;
+            self.backend.add_expert(&mut experts, gate_up, down)?;
+        }
+        let shared = match config.n_shared_experts {
+            0 => None,
+            _ => Some(self.mlp(&at(".shared_experts"))?),
+        };
+        Ok(Ffn::Moe {
+            gate: self.matrix(&at(".gate"))?,
+            bias: self.vector(&at(".gate.e_score_correction_bias"))?,
+            shared,
+            experts,
+        })
+    }
+
+    fn mlp(&mut self, module: &str) -> Result<Mlp<B>, LoadError> {
+        let gate_up = self.gate_up(module)?;
+        Ok(Mlp {
+            gate_up: self.backend.matrix(gate_up)?,
+            down: self.matrix(&format!("{module}.down_proj"))?,
+        })
+    }
+
+    fn gate_up(&mut self, module: &str) -> Result<Matrix, LoadError> {
+        let gate = self.read(&format!("{module}.gate_proj"))?;
+        let up = self.read(&format!("{module}.up_proj"))?;
+        gate.stack(up).ok_or_else(|| {
+            let problem = "gate_proj and up_proj are stored in different formats".into();
+            let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
+            CheckpointError::Tensor { path, tensor, problem }.into()
+        })
+    }
+
+    fn matrix(&mut self, module: &str) -> Result<B::Matrix, LoadError> {
+        let matrix = self.read(module)?;
+        Ok(self.backend.matrix(matrix)?)
+    }
+
+    fn vector(&mut self, name: &str) -> Result<B::Vector, LoadError> {
+        let values = self.checkpoint.vector(name)?;
+        Ok(self.backend.vector(values)?)
+    }
+
+    fn read(&self, module: &str) -> Result<Matrix, LoadError> {
+        let matrix = self.checkpoint.matrix(module, self.rank, self.ranks)?;
+        (self.progress)(matrix.bytes());
+        Ok(matrix)
+    }
+}

@@ -1,21 +1,39 @@
 //! Requests to batches: the continuous-batching scheduler, paged KV blocks and the step loop.
 //!
 //! Data enters as [`Request`]s through [`Engine::submit`], from any thread, and leaves as [`Event`]s
-//! of that request's [`Stream`]. Between them one OS thread owns the [`scheduler`] (a pure state
-//! machine: no clock, no I/O, no threads) and the executor, which hands each planned
+//! of that request's [`Stream`]. Between them one OS thread (`step_loop`) owns the `scheduler` (a
+//! pure state machine: no clock, no I/O, no threads) and the executor, which hands each planned
 //! [`model::Batch`] to every rank and reads rank 0's results back. Text never appears here: stop
 //! strings are the caller's, who drops the stream when one was seen.
 
+mod block_pool;
+mod limits;
 mod request;
+mod scheduler;
+mod sequence;
+mod step_loop;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::scheduler::Scheduler;
+use crate::sequence::{Place, Sequence};
+use crate::step_loop::{Command, Shared, StepLoop};
 
 pub use request::{Event, FinishReason, Request, Stream, SubmitError, TokenInfo};
 
-/// Limits the engine keeps. All fixed at start.
+/// Limits the engine keeps. All fixed at start. `max_num_seqs`, `max_num_batched_tokens` and
+/// `block_size` are at least 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
     /// Most tokens in one sequence, prompt and answer together.
     pub max_model_len: usize,
-    /// Most sequences that run at once.
+    /// Most sequences that run at once (and never more than rows in a batch).
     pub max_num_seqs: usize,
     /// Most rows in one batch.
     pub max_num_batched_tokens: usize,
@@ -25,7 +43,8 @@ pub struct EngineConfig {
     pub num_blocks: usize,
     /// Size of the vocabulary.
     pub vocab_size: usize,
-    /// Most requests that may wait; one more is refused.
+    /// Most requests that may wait; one more is refused. A request waits until a step takes it up,
+    /// even when nothing else is running.
     pub max_waiting: usize,
 }
 
@@ -46,29 +65,82 @@ pub struct Load {
 pub type Execute =
     Box<dyn FnMut(model::Batch) -> Result<Vec<model::RowOutput>, model::DeviceError> + Send>;
 
-/// Handle to a running engine. Cheap to clone; the engine stops when the last handle is gone.
+/// Handle to a running engine. Cheap to clone. When the last handle is gone the engine's thread
+/// ends after the step it is in, and streams that are still open end with [`Event::Failed`].
 #[derive(Debug, Clone)]
-pub struct Engine {}
+pub struct Engine(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    config: EngineConfig,
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+    arrivals: AtomicU64,
+}
 
 impl Engine {
-    /// Starts the engine's thread. `execute` is called there, one batch at a time.
+    /// Starts the engine's thread. `execute` is called there, one batch at a time; if it fails or
+    /// panics, so does the engine (see [`Engine::health`]). So it does from the start if the
+    /// configuration has a zero where it needs a number.
     pub fn start(config: EngineConfig, execute: Execute) -> Engine {
-        let _ = (config, execute);
-        Engine {}
+        let (commands, received) = channel();
+        let shared = Arc::new(Shared {
+            running: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            free_blocks: AtomicUsize::new(config.num_blocks),
+            failure: OnceLock::new(),
+        });
+        let started = config.check().and_then(|()| {
+            let scheduler = Scheduler::new(&config);
+            let step_loop = StepLoop::new(received, scheduler, execute, shared.clone());
+            std::thread::Builder::new()
+                .name("engine".into())
+                .spawn(|| step_loop.run())
+                .map_err(|error| format!("the engine's thread did not start: {error}"))
+        });
+        if let Err(reason) = started {
+            // Nobody else holds it yet, so it is not set.
+            let _ = shared.failure.set(reason);
+        }
+        Engine(Arc::new(Handle { config, commands, shared, arrivals: AtomicU64::new(0) }))
     }
 
-    /// Queues a request (first come, first served) after checking it against the limits.
+    /// Queues a request (first come, first served within a priority) after checking it against the
+    /// limits.
     ///
     /// # Errors
     /// [`SubmitError`], at once; nothing is queued then.
     pub fn submit(&self, request: Request) -> Result<Stream, SubmitError> {
-        let _ = request;
-        Err(SubmitError::Stopped("not started".into()))
+        let handle = &*self.0;
+        handle.config.admits(&request)?;
+        self.health().map_err(SubmitError::Stopped)?;
+        let max_waiting = handle.config.max_waiting;
+        handle
+            .shared
+            .waiting
+            .try_update(Relaxed, Relaxed, |waiting| (waiting < max_waiting).then_some(waiting + 1))
+            .map_err(|waiting| SubmitError::QueueFull { waiting })?;
+
+        let arrival = handle.arrivals.fetch_add(1, Relaxed);
+        let place = Place { priority: request.priority, arrival };
+        let sequence = Box::new(Sequence::new(request));
+        let (events, receiver) = unbounded_channel();
+        handle
+            .commands
+            .send(Command::Submit { place, sequence, events })
+            .map_err(|_| SubmitError::Stopped("its thread has ended".into()))?;
+        Ok(Stream { place, events: receiver, commands: handle.commands.clone() })
     }
 
     /// This moment's figures.
     pub fn load(&self) -> Load {
-        Load::default()
+        let Handle { config, shared, .. } = &*self.0;
+        Load {
+            running: shared.running.load(Relaxed),
+            waiting: shared.waiting.load(Relaxed),
+            free_blocks: shared.free_blocks.load(Relaxed),
+            total_blocks: config.num_blocks,
+        }
     }
 
     /// `Err` with the reason once a device has failed: every request ends with `Failed` then, and
@@ -77,8 +149,13 @@ impl Engine {
     /// # Errors
     /// The reason of the failure.
     pub fn health(&self) -> Result<(), String> {
-        Ok(())
+        self.0.shared.failure.get().cloned().map_or(Ok(()), Err)
     }
 }
 
-pub(crate) enum Command {}
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The thread may have ended already.
+        let _ = self.commands.send(Command::Stop);
+    }
+}

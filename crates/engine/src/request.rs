@@ -1,8 +1,13 @@
 //! What a caller asks of the engine and what it hears back.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use model::SamplingParams;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::sequence::Place;
+use crate::step_loop::Command;
 
 /// One sequence to continue. Token ids only.
 #[derive(Debug, Clone)]
@@ -19,6 +24,10 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// `Some(n)`: the same for every prompt token but the first.
     pub prompt_logprobs: Option<usize>,
+    /// Requests with a lower number are taken up first; 0 if the caller did not say.
+    pub priority: i32,
+    /// KV blocks are never shared between requests of different salts.
+    pub cache_salt: Option<Arc<str>>,
 }
 
 /// A token with what was asked to be told about it.
@@ -103,9 +112,9 @@ pub enum SubmitError {
 /// The receiving end of one request. Dropping it cancels the request within one step.
 #[derive(Debug)]
 pub struct Stream {
-    pub(crate) id: u64,
-    pub(crate) events: tokio::sync::mpsc::UnboundedReceiver<Event>,
-    pub(crate) cancel: std::sync::mpsc::Sender<crate::Command>,
+    pub(crate) place: Place,
+    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) commands: Sender<Command>,
 }
 
 impl Stream {
@@ -117,5 +126,12 @@ impl Stream {
     /// The next event, for callers without a runtime.
     pub fn next_blocking(&mut self) -> Option<Event> {
         self.events.blocking_recv()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // If the engine's thread has ended, there is nothing to cancel.
+        let _ = self.commands.send(Command::Cancel(self.place));
     }
 }

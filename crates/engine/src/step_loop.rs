@@ -1,0 +1,171 @@
+//! The engine's thread: takes commands, plans, executes, tells.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock, atomic::AtomicUsize, atomic::Ordering};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::Execute;
+use crate::request::Event;
+use crate::scheduler::Scheduler;
+use crate::sequence::{Place, Sequence};
+
+/// What other threads ask of the engine's thread.
+pub(crate) enum Command {
+    /// Run a sequence, telling its events here.
+    Submit { place: Place, sequence: Box<Sequence>, events: UnboundedSender<Event> },
+    /// Nobody listens to this sequence any more.
+    Cancel(Place),
+    /// The last handle is gone.
+    Stop,
+}
+
+/// What the engine's thread shows to the handles.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) running: AtomicUsize,
+    /// Requests in the channel or in the scheduler's queue. A handle counts its own request before
+    /// sending it, so that a full queue is known at once.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) free_blocks: AtomicUsize,
+    /// Why the engine cannot run batches any more.
+    pub(crate) failure: OnceLock<String>,
+}
+
+pub(crate) struct StepLoop {
+    commands: Receiver<Command>,
+    scheduler: Scheduler,
+    execute: Execute,
+    streams: HashMap<Place, UnboundedSender<Event>>,
+    shared: Arc<Shared>,
+    /// How many of `shared.waiting` have come out of the channel.
+    waiting_seen: usize,
+}
+
+impl StepLoop {
+    pub(crate) fn new(
+        commands: Receiver<Command>,
+        scheduler: Scheduler,
+        execute: Execute,
+        shared: Arc<Shared>,
+    ) -> StepLoop {
+        let streams = HashMap::new();
+        StepLoop { commands, scheduler, execute, streams, shared, waiting_seen: 0 }
+    }
+
+    /// Runs until the last handle is gone. Streams that are open then fail.
+    ///
+    /// After a failure the thread stays, to refuse what was sent before the sender could know.
+    pub(crate) fn run(mut self) {
+        while self.take_commands() {
+            self.publish_load();
+            if self.scheduler.is_idle() {
+                continue;
+            }
+            // A panic in the executor, or here, must not leave the callers waiting for ever.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.step()))
+                .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())));
+            if let Err(reason) = outcome {
+                tracing::error!(reason, "the engine has failed");
+                // Never set before: with a failure no sequence is added, so no step is run.
+                let _ = self.shared.failure.set(reason.clone());
+                self.fail_all(&reason);
+            }
+        }
+        self.fail_all("the engine was stopped");
+    }
+
+    /// Takes all commands that are there, waiting for one if there is nothing else to do. Returns
+    /// false if the thread is to end.
+    fn take_commands(&mut self) -> bool {
+        if self.scheduler.is_idle() {
+            let Ok(command) = self.commands.recv() else { return false };
+            if !self.take(command) {
+                return false;
+            }
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            if !self.take(command) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, command: Command) -> bool {
+        match command {
+            Command::Submit { place, sequence, events } => {
+                self.waiting_seen += 1;
+                if let Some(reason) = self.shared.failure.get() {
+                    send(&events, Event::Failed(reason.clone()));
+                } else {
+                    self.streams.insert(place, events);
+                    self.scheduler.add(place, *sequence);
+                }
+            }
+            Command::Cancel(place) => {
+                self.streams.remove(&place);
+                self.scheduler.cancel(place);
+            }
+            Command::Stop => return false,
+        }
+        true
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let Some(plan) = self.scheduler.plan() else {
+            return Ok(());
+        };
+        self.publish_load();
+        let results = (self.execute)(plan.batch).map_err(|error| error.to_string())?;
+        let news = self.scheduler.apply(&plan.chunks, results)?;
+        // First the figures, then the events: whoever sees an end also sees its blocks free.
+        self.publish_load();
+        for (place, event) in news {
+            self.tell(place, event);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, place: Place, event: Event) {
+        let last = matches!(event, Event::Finished(_) | Event::Failed(_));
+        if let Some(events) = self.streams.get(&place) {
+            send(events, event);
+        }
+        if last {
+            self.streams.remove(&place);
+        }
+    }
+
+    fn fail_all(&mut self, reason: &str) {
+        for (place, events) in std::mem::take(&mut self.streams) {
+            self.scheduler.cancel(place);
+            send(&events, Event::Failed(reason.to_owned()));
+        }
+        self.publish_load();
+    }
+
+    fn publish_load(&mut self) {
+        let waiting = self.scheduler.waiting();
+        self.shared.waiting.fetch_sub(self.waiting_seen - waiting, Ordering::Relaxed);
+        self.waiting_seen = waiting;
+        self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
+        self.shared.free_blocks.store(self.scheduler.free_blocks(), Ordering::Relaxed);
+    }
+}
+
+/// Sends to a stream. One whose receiver is gone has its `Cancel` on the way.
+fn send(events: &UnboundedSender<Event>, event: Event) {
+    let _ = events.send(event);
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    format!("a step panicked: {text}")
+}

@@ -1,0 +1,5 @@
+//! Tests of the scheduler alone (a seeded simulation) and of the whole engine, over a fake device.
+
+mod fake_device;
+mod simulation;
+mod threads;

@@ -1,1 +1,32 @@
-//! text
+//! Text in and out of the model: tokenizer, chat template, streaming detokenizer, and the parser
+//! that tells reasoning, content and tool calls apart.
+//!
+//! In: a model directory ([`Tokenizer::from_dir`], [`ChatTemplate::from_dir`]), then OpenAI-shaped
+//! messages and tools. Out: token ids for the engine ([`ChatTemplate::encode`]). Back: sampled ids
+//! become text ([`Detokenizer`]) or typed pieces of an answer ([`OutputParser`]). Everything here
+//! is a function of its arguments; only the constructors read files.
+//!
+//! What a user writes never becomes a control token, wherever the template puts it.
+
+mod byte_level;
+mod detokenizer;
+mod error;
+mod output_parser;
+mod protect;
+mod python;
+mod schema;
+mod slices;
+mod special;
+mod template;
+mod tiktoken;
+mod tokenizer;
+mod tool_call_id;
+mod tool_declaration;
+
+pub use detokenizer::Detokenizer;
+pub use error::TextError;
+pub use output_parser::{Delta, OutputParser, ParserOptions};
+pub use template::{ChatPrompt, ChatTemplate};
+pub use tokenizer::Tokenizer;
+pub use tool_call_id::repair_tool_call_ids;
+pub use tool_declaration::tools_to_typescript;

@@ -9,8 +9,9 @@ pub fn decode(nibble: u8) -> i32 {
     (nibble & 15) as i32 - 8
 }
 
-/// Unpacks one row: `weights` are the nibbles' values times their group's scale, each product
-/// rounded to BF16 (as every reader of this format does).
+/// Unpacks one row: each nibble's integer times its group's scale, exact in f32 (4 + 8 significant
+/// bits). Tools that decompress this format to BF16 tensors round each product once more
+/// ([`crate::bf16::round`]); a matmul that applies the scale itself does not.
 ///
 /// `packed` has half as many bytes as `out` elements, `scales` one BF16 per 32 elements.
 ///
@@ -24,8 +25,8 @@ pub fn dequantize(packed: &[u8], scales: &[u16], out: &mut [f32]) {
     {
         let scale = crate::bf16::to_f32(scale);
         for (pair, &byte) in group.chunks_exact_mut(2).zip(bytes) {
-            pair[0] = crate::bf16::round(decode(byte) as f32 * scale);
-            pair[1] = crate::bf16::round(decode(byte >> 4) as f32 * scale);
+            pair[0] = decode(byte) as f32 * scale;
+            pair[1] = decode(byte >> 4) as f32 * scale;
         }
     }
 }
@@ -51,11 +52,12 @@ mod tests {
     }
 
     #[test]
-    fn products_are_rounded_to_bf16() {
-        // 7 * 1.0078125 = 7.0546875 needs nine significant bits; BF16 has eight: 7.0625 or 7.03125.
+    fn products_are_exact() {
+        // 7 * 1.0078125 = 7.0546875 needs nine significant bits, one more than BF16 has.
         let scale = crate::bf16::from_f32(1.0078125);
         let mut out = [0.0; GROUP];
         dequantize(&[0xff; GROUP / 2], &[scale], &mut out);
-        assert_eq!(out, [7.0625; GROUP]);
+        assert_eq!(out, [7.0546875; GROUP]);
+        assert_eq!(crate::bf16::round(out[0]), 7.0625);
     }
 }

@@ -1,0 +1,269 @@
+//! The verbs, each handed to the module of its name.
+
+use checkpoint::{Activations, Encoded, Matrix};
+use model::{
+    Backend, Batch, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape, RowOutput, Span,
+};
+use rayon::prelude::*;
+
+use crate::attention::{self, Cache, LatentProjection};
+use crate::experts::{self, Expert, Experts};
+use crate::group::Group;
+use crate::matmul::matmul;
+use crate::norm::rms_norm_rows;
+use crate::route::Routing;
+use crate::sample::sample;
+
+/// Activations `[rows, width]`, row-major. Grows to what is written to it.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    rows: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Buffer {
+    fn resize(&mut self, rows: usize, width: usize) {
+        (self.rows, self.width) = (rows, width);
+        self.values.resize(rows * width, 0.0);
+    }
+}
+
+/// One rank on the host's cores.
+pub struct Cpu {
+    group: Group,
+    activations: Activations,
+    cache: Option<Cache>,
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+}
+
+impl Cpu {
+    /// A rank of `group` that multiplies 4-bit matrices with `activations`.
+    pub fn new(group: Group, activations: Activations) -> Cpu {
+        Cpu { group, activations, cache: None, tokens: Vec::new(), spans: Vec::new() }
+    }
+
+    fn cache(&mut self) -> Result<&mut Cache, DeviceError> {
+        self.cache.as_mut().ok_or_else(|| DeviceError("the KV cache is not allocated".into()))
+    }
+}
+
+impl Backend for Cpu {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+    type LatentProjection = LatentProjection;
+    type Experts = Experts;
+    type Buffer = Buffer;
+    type Routing = Routing;
+
+    fn matrix(&mut self, weights: Matrix) -> Result<Matrix, DeviceError> {
+        Ok(weights)
+    }
+
+    fn vector(&mut self, values: Vec<f32>) -> Result<Vec<f32>, DeviceError> {
+        Ok(values)
+    }
+
+    fn latent_projection(
+        &mut self,
+        kv_b: Matrix,
+        shape: HeadShape,
+    ) -> Result<LatentProjection, DeviceError> {
+        Ok(LatentProjection::new(&kv_b, shape))
+    }
+
+    fn new_experts(&mut self, count: usize) -> Result<Experts, DeviceError> {
+        Ok(Experts(Vec::with_capacity(count)))
+    }
+
+    fn add_expert(
+        &mut self,
+        experts: &mut Experts,
+        gate_up: Matrix,
+        down: Matrix,
+    ) -> Result<(), DeviceError> {
+        experts.0.push(Expert { gate_up, down });
+        Ok(())
+    }
+
+    fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer, DeviceError> {
+        Ok(Buffer { values: Vec::with_capacity(rows * width), ..Buffer::default() })
+    }
+
+    fn routing(&mut self, rows: usize, shape: RouterShape) -> Result<Routing, DeviceError> {
+        Ok(Routing::new(rows, shape))
+    }
+
+    fn allocate_cache(&mut self, shape: CacheShape) -> Result<(), DeviceError> {
+        self.cache = Some(Cache::new(shape));
+        Ok(())
+    }
+
+    fn begin(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        self.tokens.clone_from(&batch.tokens);
+        self.spans.clone_from(&batch.spans);
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &Matrix, out: &mut Buffer) -> Result<(), DeviceError> {
+        out.resize(self.tokens.len(), table.cols);
+        for (&token, row) in self.tokens.iter().zip(out.values.chunks_mut(table.cols)) {
+            table.row(token as usize, row);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &Buffer,
+        weight: &Vec<f32>,
+        eps: f32,
+        out: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        out.resize(x.rows, x.width);
+        rms_norm_rows(&x.values, weight, eps, &mut out.values);
+        Ok(())
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        residual: &mut Buffer,
+        delta: &Buffer,
+        weight: &Vec<f32>,
+        eps: f32,
+        out: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        for (residual, delta) in residual.values.iter_mut().zip(&delta.values) {
+            *residual += delta;
+        }
+        self.rms_norm(residual, weight, eps, out)
+    }
+
+    fn matmul(&mut self, x: &Buffer, w: &Matrix, out: &mut Buffer) -> Result<(), DeviceError> {
+        out.resize(x.rows, w.rows);
+        let four_bit = matches!(w.data, Encoded::Mxfp4 { .. } | Encoded::Int4 { .. });
+        if four_bit && self.activations != Activations::Bf16 {
+            let mut quantized = x.values.clone();
+            experts::quantize(&mut quantized, self.activations);
+            matmul(&quantized, w, &mut out.values);
+        } else {
+            matmul(&x.values, w, &mut out.values);
+        }
+        Ok(())
+    }
+
+    fn rope_and_cache(
+        &mut self,
+        layer: usize,
+        shape: HeadShape,
+        q: &mut Buffer,
+        kv_a: &Buffer,
+        norm: &Vec<f32>,
+        eps: f32,
+        table: &Vec<f32>,
+    ) -> Result<(), DeviceError> {
+        let spans = std::mem::take(&mut self.spans);
+        let (q, kv_a) = (&mut q.values, &kv_a.values);
+        let cache = self.cache()?;
+        attention::rope_and_cache(cache, &spans, layer, shape, q, kv_a, norm, eps, table);
+        self.spans = spans;
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        q: &Buffer,
+        kv_b: &LatentProjection,
+        scale: f32,
+        out: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        out.resize(q.rows, kv_b.out_width());
+        let spans = std::mem::take(&mut self.spans);
+        let cache = self.cache()?;
+        attention::attention(cache, &spans, layer, &q.values, kv_b, scale, &mut out.values);
+        self.spans = spans;
+        Ok(())
+    }
+
+    fn swiglu(&mut self, gate_up: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
+        out.resize(gate_up.rows, gate_up.width / 2);
+        let rows = gate_up.values.par_chunks(gate_up.width);
+        rows.zip(out.values.par_chunks_mut(gate_up.width / 2))
+            .for_each(|(gate_up, out)| experts::swiglu(gate_up, out));
+        Ok(())
+    }
+
+    fn clear(&mut self, like: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
+        out.resize(like.rows, like.width);
+        out.values.fill(0.0);
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        logits: &Buffer,
+        bias: &Vec<f32>,
+        routing: &mut Routing,
+    ) -> Result<(), DeviceError> {
+        routing.route(&logits.values, bias);
+        Ok(())
+    }
+
+    fn experts(
+        &mut self,
+        x: &Buffer,
+        routing: &Routing,
+        experts: &Experts,
+        out: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        experts.accumulate(&x.values, x.width, routing, self.activations, &mut out.values);
+        Ok(())
+    }
+
+    fn all_reduce(&mut self, x: &mut Buffer) -> Result<(), DeviceError> {
+        if self.group.ranks() == 1 {
+            return Ok(());
+        }
+        let mut sum = vec![0f32; x.values.len()];
+        self.group.exchange(&x.values, |_, part| {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        });
+        x.values = sum;
+        Ok(())
+    }
+
+    fn select(
+        &mut self,
+        x: &Buffer,
+        outputs: &[OutputRow],
+        out: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        out.resize(outputs.len(), x.width);
+        for (output, row) in outputs.iter().zip(out.values.chunks_exact_mut(x.width)) {
+            row.copy_from_slice(&x.values[output.row * x.width..(output.row + 1) * x.width]);
+        }
+        Ok(())
+    }
+
+    fn gather_columns(&mut self, part: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
+        let (ranks, width) = (self.group.ranks(), part.width);
+        out.resize(part.rows, ranks * width);
+        self.group.exchange(&part.values, |rank, part| {
+            let rows = out.values.chunks_exact_mut(ranks * width);
+            for (out, part) in rows.zip(part.chunks_exact(width)) {
+                out[rank * width..(rank + 1) * width].copy_from_slice(part);
+            }
+        });
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        logits: &Buffer,
+        outputs: &[OutputRow],
+    ) -> Result<Vec<RowOutput>, DeviceError> {
+        Ok(sample(&logits.values, logits.width, outputs))
+    }
+}

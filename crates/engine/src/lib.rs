@@ -112,8 +112,8 @@ impl Engine {
     /// [`SubmitError`], at once; nothing is queued then.
     pub fn submit(&self, request: Request) -> Result<Stream, SubmitError> {
         let handle = &*self.0;
-        handle.config.admits(&request)?;
         self.health().map_err(SubmitError::Stopped)?;
+        handle.config.admits(&request)?;
         let max_waiting = handle.config.max_waiting;
         handle
             .shared

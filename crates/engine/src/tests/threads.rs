@@ -1,1 +1,246 @@
+//! The engine with its thread: callers, cancels, failures, the end.
 
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use model::DeviceError;
+
+use super::fake_device::{FakeDevice, expected_events};
+use crate::{Engine, EngineConfig, Event, Execute, Load, Request, Stream, SubmitError};
+
+const CONFIG: EngineConfig = EngineConfig {
+    max_model_len: 64,
+    max_num_seqs: 4,
+    max_num_batched_tokens: 16,
+    block_size: 4,
+    num_blocks: 40,
+    vocab_size: 50,
+    max_waiting: 1000,
+};
+
+fn device() -> FakeDevice {
+    let EngineConfig { num_blocks, block_size, vocab_size, max_num_batched_tokens, .. } = CONFIG;
+    FakeDevice::new(num_blocks, block_size, vocab_size, max_num_batched_tokens)
+}
+
+/// An executor that waits for a permit before each batch.
+fn gated() -> (Execute, Sender<()>) {
+    let (permits, permit) = channel();
+    let mut device = device();
+    let execute: Execute = Box::new(move |batch| {
+        permit.recv().map_err(|_| DeviceError("the test is over".into()))?;
+        device.execute(batch)
+    });
+    (execute, permits)
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        stop_ids: vec![49],
+        sampling: Default::default(),
+        logprobs: None,
+        prompt_logprobs: None,
+        priority: 0,
+        cache_salt: None,
+    }
+}
+
+fn events(mut stream: Stream) -> Vec<Event> {
+    std::iter::from_fn(|| stream.next_blocking()).collect()
+}
+
+/// Waits for the engine's thread to publish these figures.
+fn await_load(engine: &Engine, expected: Load) {
+    let start = Instant::now();
+    while engine.load() != expected {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}, not {expected:?}", engine.load());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn idle() -> Load {
+    Load { free_blocks: CONFIG.num_blocks, total_blocks: CONFIG.num_blocks, ..Load::default() }
+}
+
+#[test]
+fn many_callers_get_the_answers_they_would_get_alone() {
+    let mut device = device();
+    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let engine = engine.clone();
+            scope.spawn(move || {
+                for turn in 0..40 {
+                    let prompt: Vec<u32> = (0..1 + (caller * 7 + turn) % 30).collect();
+                    let mut request = request(&prompt, (turn as usize * 5) % 34);
+                    request.prompt_logprobs = (turn % 3 == 0).then_some(2);
+                    request.logprobs = (turn % 2 == 0).then_some(1);
+                    let expected = expected_events(&request, CONFIG.vocab_size);
+                    let stream = engine.submit(request).expect("a request within the limits");
+                    if turn % 5 != 4 {
+                        assert_eq!(events(stream), expected);
+                    }
+                }
+            });
+        }
+    });
+    await_load(&engine, idle());
+    assert_eq!(engine.health(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_stream_can_be_awaited() {
+    let mut device = device();
+    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    let request = request(&[1, 2, 3], 5);
+    let mut expected = expected_events(&request, CONFIG.vocab_size).into_iter();
+    let mut stream = engine.submit(request).expect("a request within the limits");
+    while let Some(event) = stream.next().await {
+        assert_eq!(Some(event), expected.next());
+    }
+    assert_eq!(expected.next(), None);
+}
+
+#[test]
+fn dropping_a_running_stream_frees_its_blocks_within_a_step() {
+    let (execute, permits) = gated();
+    let engine = Engine::start(CONFIG, execute);
+    let stream = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
+    let free_blocks = CONFIG.num_blocks - 10;
+    await_load(&engine, Load { running: 1, free_blocks, ..idle() });
+    drop(stream);
+    permits.send(()).expect("the engine runs"); // ends the step that was under way
+    await_load(&engine, idle());
+}
+
+#[test]
+fn dropping_a_waiting_stream_takes_it_out_of_the_queue() {
+    let (execute, permits) = gated();
+    let config = EngineConfig { max_num_seqs: 1, ..CONFIG };
+    let engine = Engine::start(config, execute);
+    let first = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
+    let running = Load { running: 1, free_blocks: CONFIG.num_blocks - 10, ..idle() };
+    await_load(&engine, running);
+    let second = engine.submit(request(&[2; 10], 30)).expect("a request within the limits");
+    assert_eq!(engine.load(), Load { waiting: 1, ..running });
+    drop(second);
+    permits.send(()).expect("the engine runs");
+    await_load(&engine, running);
+    drop(first);
+}
+
+#[test]
+fn a_full_queue_is_known_at_once() {
+    let (execute, permits) = gated();
+    let config = EngineConfig { max_num_seqs: 1, max_waiting: 2, ..CONFIG };
+    let engine = Engine::start(config, execute);
+    let mut streams = vec![engine.submit(request(&[1], 2)).expect("an empty queue")];
+    await_load(&engine, Load { running: 1, free_blocks: CONFIG.num_blocks - 1, ..idle() });
+    streams.extend((0..2).map(|_| engine.submit(request(&[1], 2)).expect("room in the queue")));
+    let refused = engine.submit(request(&[1], 2)).map(|_| ());
+    assert_eq!(refused, Err(SubmitError::QueueFull { waiting: 2 }));
+    for _ in 0..6 {
+        permits.send(()).expect("the engine runs");
+    }
+    for stream in streams {
+        assert!(matches!(events(stream).last(), Some(Event::Finished(_))));
+    }
+    engine.submit(request(&[1], 2)).map(drop).expect("room in the queue again");
+}
+
+/// Whatever goes wrong in a step, every caller hears of it and the engine says so.
+fn check_failure(execute: Execute, reason: &str) {
+    let engine = Engine::start(CONFIG, execute);
+    let streams: Vec<Stream> =
+        (0..6).filter_map(|_| engine.submit(request(&[1; 20], 9)).ok()).collect();
+    assert!(!streams.is_empty());
+    for stream in streams {
+        assert_eq!(events(stream), [Event::Failed(reason.into())]);
+    }
+    assert_eq!(engine.health(), Err(reason.into()));
+    let refused = engine.submit(request(&[1], 1)).map(drop);
+    assert_eq!(refused, Err(SubmitError::Stopped(reason.into())));
+    await_load(&engine, idle());
+}
+
+#[test]
+fn a_failed_device_fails_every_stream() {
+    let execute = Box::new(|_| Err(DeviceError("rank 3: memory fault".into())));
+    check_failure(execute, "rank 3: memory fault");
+}
+
+#[test]
+fn a_panic_in_the_executor_fails_every_stream() {
+    check_failure(Box::new(|_| panic!("lost a rank")), "a step panicked: lost a rank");
+}
+
+#[test]
+fn results_that_do_not_match_the_batch_fail_every_stream() {
+    let execute = Box::new(|_| Ok(vec![model::RowOutput { token: 0, logprob: None, top: vec![] }]));
+    check_failure(execute, "a batch asked for 0 results and got 1");
+    let mut device = device();
+    let execute: Execute = Box::new(move |batch| {
+        let mut results = device.execute(batch)?;
+        results.iter_mut().for_each(|result| result.token = 50);
+        Ok(results)
+    });
+    check_failure(execute, "the device drew token 50, but the vocabulary has 50 tokens");
+}
+
+#[test]
+fn a_configuration_with_a_zero_fails_from_the_start() {
+    let engine = Engine::start(EngineConfig { block_size: 0, ..CONFIG }, gated().0);
+    let reason = "block_size is 0, but must be at least 1";
+    assert_eq!(engine.health(), Err(reason.into()));
+    let refused = engine.submit(request(&[1], 1)).map(drop);
+    assert_eq!(refused, Err(SubmitError::Stopped(reason.into())));
+}
+
+#[test]
+fn without_handles_the_thread_ends_and_open_streams_fail() {
+    let (execute, permits) = gated();
+    let engine = Engine::start(CONFIG, execute);
+    let running = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
+    let other_handle = engine.clone();
+    drop(engine);
+    let stream = other_handle.submit(request(&[2], 1)).expect("a handle is left");
+    drop(other_handle);
+    permits.send(()).expect("the engine runs");
+    for stream in [running, stream] {
+        let reason = "the engine was stopped".into();
+        assert_eq!(events(stream).last(), Some(&Event::Failed(reason)));
+    }
+    // The executor, and with it the receiving end, goes with the thread.
+    let start = Instant::now();
+    while permits.send(()).is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the thread is still there");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn requests_beyond_the_limits_are_refused() {
+    let engine = Engine::start(EngineConfig { num_blocks: 10, ..CONFIG }, gated().0);
+    let check = |prompt: &[u32], max_tokens, message: &str| {
+        let refused = engine.submit(request(prompt, max_tokens)).map(drop);
+        assert_eq!(refused.map_err(|error| error.to_string()), Err(message.into()));
+        assert_eq!(engine.load().waiting, 0);
+    };
+    check(&[], 1, "the prompt is empty");
+    check(&[0, 50], 1, "token id 50 is out of range: the vocabulary has 50 tokens");
+    check(&[0; 41], 0, "the KV pool holds 40 tokens, but this request needs 41");
+    check(
+        &[0; 60],
+        5,
+        "this model's context length is 64 tokens, but 60 in the prompt and 5 to generate were \
+         asked for",
+    );
+    check(
+        &[0],
+        usize::MAX,
+        "this model's context length is 64 tokens, but 1 in the prompt and 18446744073709551615 \
+         to generate were asked for",
+    );
+}

@@ -169,7 +169,7 @@ impl Config {
                 self.first_k_dense_replace, self.num_hidden_layers
             ));
         }
-        if self.qk_rope_head_dim % 2 != 0 {
+        if !self.qk_rope_head_dim.is_multiple_of(2) {
             return Err(format!("qk_rope_head_dim is {}, expected even", self.qk_rope_head_dim));
         }
         match &self.yarn {

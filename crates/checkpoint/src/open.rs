@@ -255,7 +255,7 @@ impl Checkpoint {
         let (spec, format) =
             self.by_name.get(module).map(|&i| &self.tensors[i]).ok_or_else(missing)?;
         let Shape::Matrix { rows, cols } = spec.shape else { return Err(missing()) };
-        let divides = |n: usize, unit: usize| ranks > 0 && rank < ranks && n % (ranks * unit) == 0;
+        let divides = |n: usize, unit: usize| rank < ranks && n.is_multiple_of(ranks * unit);
         let part = |n: usize| n / ranks * rank..n / ranks * (rank + 1);
         let unit = if matches!(format, Format::Mxfp4 | Format::Int4) { mx::BLOCK } else { 1 };
         let (rows, range) = match spec.split {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::dot::all_pairs;
 use crate::norm::rms_norm;
-use crate::simd::simd;
+use crate::simd::{Lanes, simd};
 
 /// The paged latent cache, f32: `[layer][block][token in block][latent_dim]`.
 pub(crate) struct Cache {
@@ -139,7 +139,7 @@ simd! {
 }
 
 #[inline(always)]
-fn attend_body(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
+fn attend_body<V: Lanes>(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
     let HeadShape { nope, rope, v, latent, .. } = task.kv_b.shape;
     let heads = q.len() / (nope + rope);
     let entry = latent + rope;
@@ -147,7 +147,7 @@ fn attend_body(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
     for ((i, q), query) in q.chunks_exact(nope + rope).enumerate().zip(queries.chunks_mut(entry)) {
         let head = task.first_head + i;
         let keys = &task.kv_b.keys[head * latent * nope..(head + 1) * latent * nope];
-        all_pairs(&q[..nope], keys, nope, &mut query[..latent]);
+        all_pairs::<V>(&q[..nope], keys, nope, &mut query[..latent]);
         query[latent..].copy_from_slice(&q[nope..]);
     }
     // scores[position][head]
@@ -155,7 +155,7 @@ fn attend_body(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
     let mut rest = &mut scores[..];
     for run in task.cache.runs(task.layer, task.blocks, task.len) {
         let (part, tail) = rest.split_at_mut(run.len() / entry * heads);
-        all_pairs(run, &queries, entry, part);
+        all_pairs::<V>(run, &queries, entry, part);
         rest = tail;
     }
     let sums = softmax_numerators(&mut scores, heads, task.scale);
@@ -174,7 +174,7 @@ fn attend_body(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
         mixed.iter_mut().for_each(|x| *x /= sums[i]);
         let head = task.first_head + i;
         let values = &task.kv_b.values[head * v * latent..(head + 1) * v * latent];
-        all_pairs(mixed, values, latent, out);
+        all_pairs::<V>(mixed, values, latent, out);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Dot products in the one order that this backend sums in.
 
+use crate::simd::Lanes;
+
 /// Lanes of a sum: element `k` goes to lane `k % LANES`.
 pub(crate) const LANES: usize = 16;
 
@@ -9,35 +11,28 @@ pub(crate) const LANES: usize = 16;
 /// takes up lane `l + 8`, `l + 4`, `l + 2`, `l + 1`. How many products are computed at a time does
 /// not change any of them.
 #[inline(always)]
-pub(crate) fn dots<const X: usize, const W: usize>(
+pub(crate) fn dots<V: Lanes, const X: usize, const W: usize>(
     x: [&[f32]; X],
     w: [&[f32]; W],
 ) -> [[f32; W]; X] {
-    let len = w[0].len();
-    let x = x.map(|x| &x[..len]);
-    let w = w.map(|w| &w[..len]);
-    let whole = len / LANES * LANES;
-    let mut lanes = [[[0f32; LANES]; W]; X];
-    let mut k = 0;
-    while k < whole {
+    let x = x.map(|x| x.as_chunks::<LANES>());
+    let w = w.map(|w| w.as_chunks::<LANES>());
+    let mut lanes = [[V::zero(); W]; X];
+    for k in 0..w[0].0.len() {
         for i in 0..X {
-            let a = &x[i][k..k + LANES];
             for j in 0..W {
-                let b = &w[j][k..k + LANES];
-                for l in 0..LANES {
-                    lanes[i][j][l] = a[l].mul_add(b[l], lanes[i][j][l]);
-                }
+                lanes[i][j] = lanes[i][j].add_product(&x[i].0[k], &w[j].0[k]);
             }
         }
-        k += LANES;
     }
     let mut sums = [[0f32; W]; X];
     for i in 0..X {
         for j in 0..W {
-            for (l, k) in (whole..len).enumerate() {
-                lanes[i][j][l] = x[i][k].mul_add(w[j][k], lanes[i][j][l]);
+            let mut lanes = lanes[i][j].array();
+            for ((lane, x), w) in lanes.iter_mut().zip(x[i].1).zip(w[j].1) {
+                *lane = x.mul_add(*w, *lane);
             }
-            sums[i][j] = tree(lanes[i][j]);
+            sums[i][j] = tree(lanes);
         }
     }
     sums
@@ -57,10 +52,10 @@ fn tree(mut lanes: [f32; LANES]) -> f32 {
 
 /// `out[t * w.len() / len + n] = x_t . w_n` for rows `x_t`, `w_n` of `len` elements.
 #[inline(always)]
-pub(crate) fn all_pairs(x: &[f32], w: &[f32], len: usize, out: &mut [f32]) {
+pub(crate) fn all_pairs<V: Lanes>(x: &[f32], w: &[f32], len: usize, out: &mut [f32]) {
     let n = w.len() / len;
     if n == 1 {
-        return one_column(x, w, len, out);
+        return one_column::<V>(x, w, len, out);
     }
     let mut x_rows = x.chunks_exact(len);
     let mut out_rows = out.chunks_exact_mut(n);
@@ -69,32 +64,32 @@ pub(crate) fn all_pairs(x: &[f32], w: &[f32], len: usize, out: &mut [f32]) {
         let (Some(out_a), Some(out_b)) = (out_rows.next(), out_rows.next()) else { return };
         let mut pairs = w.chunks_exact(2 * len);
         for (i, pair) in (&mut pairs).enumerate() {
-            let sums = dots([a, b], [&pair[..len], &pair[len..]]);
+            let sums = dots::<V, _, _>([a, b], [&pair[..len], &pair[len..]]);
             out_a[2 * i..2 * i + 2].copy_from_slice(&sums[0]);
             out_b[2 * i..2 * i + 2].copy_from_slice(&sums[1]);
         }
         if n % 2 == 1 {
-            let sums = dots([a, b], [pairs.remainder()]);
+            let sums = dots::<V, _, _>([a, b], [pairs.remainder()]);
             (out_a[n - 1], out_b[n - 1]) = (sums[0][0], sums[1][0]);
         }
     }
     if let (Some(a), Some(out)) = (x_rows.next(), out_rows.next()) {
-        one_column(w, a, len, out);
+        one_column::<V>(w, a, len, out);
     }
 }
 
 /// [`all_pairs`] for one vector `w`.
 #[inline(always)]
-fn one_column(x: &[f32], w: &[f32], len: usize, out: &mut [f32]) {
+fn one_column<V: Lanes>(x: &[f32], w: &[f32], len: usize, out: &mut [f32]) {
     let mut quads = x.chunks_exact(4 * len);
     let mut out_quads = out.chunks_exact_mut(4);
     for (x, out) in (&mut quads).zip(&mut out_quads) {
         let x = [&x[..len], &x[len..2 * len], &x[2 * len..3 * len], &x[3 * len..]];
-        out.copy_from_slice(&dots(x, [w]).map(|[sum]| sum));
+        out.copy_from_slice(&dots::<V, _, _>(x, [w]).map(|[sum]| sum));
     }
     let rest = quads.remainder().chunks_exact(len);
     for (x, out) in rest.zip(out_quads.into_remainder()) {
-        *out = dots([x], [w])[0][0];
+        *out = dots::<V, _, _>([x], [w])[0][0];
     }
 }
 
@@ -128,7 +123,7 @@ mod tests {
                     .flat_map(|x| w.chunks(len).map(|w| scalar(x, w)).collect::<Vec<_>>())
                     .collect();
                 let (mut portable, mut fast) = (vec![f32::NAN; rows * n], vec![f32::NAN; rows * n]);
-                all_pairs(&x, &w, len, &mut portable);
+                all_pairs::<[f32; 16]>(&x, &w, len, &mut portable);
                 all_pairs_fast(&x, &w, len, &mut fast);
                 assert_eq!(portable, expected, "{rows} x {n} of {len}");
                 assert_eq!(fast, expected, "{rows} x {n} of {len}");

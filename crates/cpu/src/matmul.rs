@@ -4,7 +4,7 @@ use checkpoint::Matrix;
 use rayon::prelude::*;
 
 use crate::dot::all_pairs;
-use crate::simd::simd;
+use crate::simd::{Lanes, simd};
 use crate::unpack::unpack;
 
 /// Unpacked weights that one task holds at a time: half of a small L2 cache.
@@ -16,11 +16,11 @@ simd! {
 }
 
 #[inline(always)]
-fn columns_body(x: &[f32], w: &Matrix, first: usize, out: &mut [f32]) {
+fn columns_body<V: Lanes>(x: &[f32], w: &Matrix, first: usize, out: &mut [f32]) {
     let rows = x.len() / w.cols;
     let mut scratch = vec![0f32; out.len() / rows * w.cols];
     unpack(w, first, &mut scratch);
-    all_pairs(&scratch, x, w.cols, out);
+    all_pairs::<V>(&scratch, x, w.cols, out);
 }
 
 /// `out[t][n] = x[t] . w[n]`, `x` being `[rows, w.cols]`. Parallel over `n`.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::dot::dots;
-use crate::simd::simd;
+use crate::simd::{Lanes, simd};
 
 simd! {
     /// `out = weight * x * rsqrt(mean(x^2) + eps)` for one row.
@@ -11,8 +11,8 @@ simd! {
 }
 
 #[inline(always)]
-fn rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mean = dots([x], [x])[0][0] / x.len() as f32;
+fn rms_norm_body<V: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = dots::<V, _, _>([x], [x])[0][0] / x.len() as f32;
     let factor = 1.0 / (mean + eps).sqrt();
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = weight * (x * factor);

@@ -9,6 +9,8 @@
 //! 1e-4. `BOUND` is the reference's own statement of agreement, between the two; `TYPICAL` is the
 //! random-sign estimate with a factor of 4, and must hold in the mean.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -15,15 +15,15 @@ mod step_loop;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::scheduler::Scheduler;
 use crate::sequence::{Place, Sequence};
-use crate::step_loop::{Command, Shared, StepLoop};
+use crate::step_loop::{Caller, Command, Shared, StepLoop};
 
 pub use request::{Event, FinishReason, Request, Stream, SubmitError, TokenInfo};
 
@@ -46,6 +46,8 @@ pub struct EngineConfig {
     /// Most requests that may wait; one more is refused. A request waits until a step takes it up,
     /// even when nothing else is running.
     pub max_waiting: usize,
+    /// Whether sequences that begin alike share KV blocks.
+    pub prefix_caching: bool,
 }
 
 /// A moment's figures, for `/health`, `/metrics` and tests.
@@ -59,6 +61,12 @@ pub struct Load {
     pub free_blocks: usize,
     /// KV blocks in the pool.
     pub total_blocks: usize,
+    /// How often a running sequence had to give up its blocks, since the start.
+    pub preemptions: u64,
+    /// Prompt tokens of all sequences that have begun to run, since the start.
+    pub prompt_tokens: u64,
+    /// Those of them whose KV was in the prefix cache.
+    pub cached_prompt_tokens: u64,
 }
 
 /// Runs one batch on all ranks and returns rank 0's results, one per `Batch::outputs` entry, in order.
@@ -85,10 +93,8 @@ impl Engine {
     pub fn start(config: EngineConfig, execute: Execute) -> Engine {
         let (commands, received) = channel();
         let shared = Arc::new(Shared {
-            running: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
             free_blocks: AtomicUsize::new(config.num_blocks),
-            failure: OnceLock::new(),
+            ..Shared::default()
         });
         let started = config.check().and_then(|()| {
             let scheduler = Scheduler::new(&config);
@@ -125,11 +131,13 @@ impl Engine {
         let place = Place { priority: request.priority, arrival };
         let sequence = Box::new(Sequence::new(request));
         let (events, receiver) = unbounded_channel();
+        let cached_tokens = Arc::new(AtomicUsize::new(0));
+        let caller = Caller { events, cached_tokens: cached_tokens.clone() };
         handle
             .commands
-            .send(Command::Submit { place, sequence, events })
+            .send(Command::Submit { place, sequence, caller })
             .map_err(|_| SubmitError::Stopped("its thread has ended".into()))?;
-        Ok(Stream { place, events: receiver, commands: handle.commands.clone() })
+        Ok(Stream { place, events: receiver, cached_tokens, commands: handle.commands.clone() })
     }
 
     /// This moment's figures.
@@ -140,6 +148,9 @@ impl Engine {
             waiting: shared.waiting.load(Relaxed),
             free_blocks: shared.free_blocks.load(Relaxed),
             total_blocks: config.num_blocks,
+            preemptions: shared.preemptions.load(Relaxed),
+            prompt_tokens: shared.prompt_tokens.load(Relaxed),
+            cached_prompt_tokens: shared.cached_prompt_tokens.load(Relaxed),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a caller asks of the engine and what it hears back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 
 use model::SamplingParams;
@@ -114,6 +115,7 @@ pub enum SubmitError {
 pub struct Stream {
     pub(crate) place: Place,
     pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) cached_tokens: Arc<AtomicUsize>,
     pub(crate) commands: Sender<Command>,
 }
 
@@ -126,6 +128,11 @@ impl Stream {
     /// The next event, for callers without a runtime.
     pub fn next_blocking(&mut self) -> Option<Event> {
         self.events.blocking_recv()
+    }
+
+    /// How many prompt tokens were taken from the prefix cache; 0 until the first event is there.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached_tokens.load(Relaxed)
     }
 }
 

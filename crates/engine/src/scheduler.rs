@@ -16,8 +16,10 @@ use crate::sequence::{Place, Sequence};
 /// All sequences of an engine, and the KV blocks.
 ///
 /// Sequences start in the order of their places: while the first one waiting lacks blocks, no later
-/// one overtakes it. A sequence starts only when the blocks for its prompt and all of its answer
-/// are free, so what runs can always end, and then the next one fits.
+/// one overtakes it. A sequence starts when there are blocks for its tokens so far; when the blocks
+/// run out later, the last ones in line are preempted: they give up their blocks, wait in their old
+/// place and are computed again. The first one running is never preempted and every step computes
+/// some of it, so every sequence ends.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     pub(crate) waiting: BTreeMap<Place, Sequence>,
@@ -27,6 +29,9 @@ pub(crate) struct Scheduler {
     max_rows: usize,
     block_size: usize,
     vocab_size: usize,
+    prefix_caching: bool,
+    /// Preemptions so far.
+    pub(crate) preemptions: u64,
 }
 
 /// The next step: the batch to execute, and whose rows it holds (for [`Scheduler::apply`]).
@@ -34,6 +39,17 @@ pub(crate) struct Scheduler {
 pub(crate) struct Plan {
     pub(crate) batch: Batch,
     pub(crate) chunks: Vec<Chunk>,
+    /// Sequences that run for the first time.
+    pub(crate) started: Vec<Started>,
+}
+
+/// A sequence that runs for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    pub(crate) place: Place,
+    pub(crate) prompt_tokens: usize,
+    /// Those of them that need not be computed.
+    pub(crate) cached_tokens: usize,
 }
 
 /// One sequence's part of a batch.
@@ -56,12 +72,17 @@ impl Scheduler {
         Scheduler {
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
-            pool: BlockPool::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
+            pool: BlockPool::new(
+                u32::try_from(config.num_blocks).unwrap_or(u32::MAX),
+                config.block_size,
+            ),
             // Every running sequence may need a row each step.
             max_running: config.max_num_seqs.min(config.max_num_batched_tokens),
             max_rows: config.max_num_batched_tokens,
             block_size: config.block_size,
             vocab_size: config.vocab_size,
+            prefix_caching: config.prefix_caching,
+            preemptions: 0,
         }
     }
 
@@ -80,8 +101,8 @@ impl Scheduler {
     }
 
     fn end(&mut self, place: Place) {
-        if let Some(sequence) = self.running.remove(&place) {
-            self.pool.release(sequence.blocks);
+        if let Some(mut sequence) = self.running.remove(&place) {
+            sequence.stop(&mut self.pool);
         }
     }
 
@@ -89,6 +110,9 @@ impl Scheduler {
     /// as far as the budget goes, starting waiting sequences as they fit. `None` if no sequence is
     /// left.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
+        let preemptions_before = self.preemptions;
+        self.make_room_for_decodes();
+
         let mut plan = Plan::default();
         for (place, sequence) in &self.running {
             if sequence.is_decoding() {
@@ -101,25 +125,80 @@ impl Scheduler {
                 plan.push(*place, sequence, rows, self.block_size);
             }
         }
-        while plan.batch.tokens.len() < self.max_rows
-            && let Some((place, sequence)) = self.admit()
-        {
-            let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
-            plan.push(place, &sequence, rows, self.block_size);
-            self.running.insert(place, sequence);
+        // Who was just preempted must not take its blocks back at once.
+        if self.preemptions == preemptions_before {
+            self.start_waiting(&mut plan);
         }
         (!plan.chunks.is_empty()).then_some(plan)
     }
 
-    /// Takes the first waiting sequence with its blocks, if it may run.
+    /// Gives each decoding sequence the block its next token needs, preempting from the end of the
+    /// line.
+    fn make_room_for_decodes(&mut self) {
+        let block_size = self.block_size;
+        let full = |sequence: &Sequence| sequence.len() > sequence.blocks.len() * block_size;
+        let grow: Vec<Place> =
+            self.running.iter().filter(|(_, s)| full(s)).map(|(place, _)| *place).collect();
+        for place in grow {
+            // The sequence may itself be the last in line.
+            while let Some(sequence) = self.running.get_mut(&place) {
+                match self.pool.allocate() {
+                    Some(block) => {
+                        sequence.blocks.push(block);
+                        break;
+                    }
+                    None => self.preempt_last(),
+                }
+            }
+        }
+    }
+
+    /// Puts the last running sequence back in line.
+    fn preempt_last(&mut self) {
+        if let Some((place, mut sequence)) = self.running.pop_last() {
+            sequence.stop(&mut self.pool);
+            self.waiting.insert(place, sequence);
+            self.preemptions += 1;
+        }
+    }
+
+    fn start_waiting(&mut self, plan: &mut Plan) {
+        while plan.batch.tokens.len() < self.max_rows
+            && self.running.len() < self.max_running
+            && let Some((place, mut sequence)) = self.admit()
+        {
+            if let Some(cached_tokens) = sequence.first_start() {
+                let prompt_tokens = sequence.prompt_len();
+                plan.started.push(Started { place, prompt_tokens, cached_tokens });
+            }
+            let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
+            plan.push(place, &sequence, rows, self.block_size);
+            self.running.insert(place, sequence);
+        }
+    }
+
+    /// Takes the first waiting sequence with blocks for its tokens so far, if there are enough. One
+    /// block is left for each running sequence: they will need it soon, and to wait now is cheaper
+    /// than to be preempted then.
     fn admit(&mut self) -> Option<(Place, Sequence)> {
-        if self.running.len() >= self.max_running {
+        let first = self.waiting.first_entry()?;
+        let spare = self.pool.free().saturating_sub(self.running.len());
+        if spare == 0 {
             return None;
         }
-        let first = self.waiting.first_entry()?;
-        let blocks = self.pool.allocate(first.get().final_len().div_ceil(self.block_size))?;
+        let mut blocks = match self.prefix_caching {
+            true => first.get().find_prefix(&self.pool),
+            false => Vec::new(),
+        };
+        let cached = blocks.len();
+        let new = first.get().len().div_ceil(self.block_size) - cached;
+        if new + self.pool.idle_among(&blocks) > spare {
+            return None;
+        }
+        blocks.iter().for_each(|block| self.pool.hold(*block));
+        blocks.extend((0..new).map_while(|_| self.pool.allocate()));
         let (place, mut sequence) = first.remove_entry();
-        sequence.blocks = blocks;
+        sequence.start(blocks, cached, self.block_size);
         Some((place, sequence))
     }
 
@@ -154,6 +233,9 @@ impl Scheduler {
                 continue;
             };
             let events = sequence.advance(chunk.rows, own);
+            if self.prefix_caching {
+                sequence.publish_full_blocks(&mut self.pool, self.block_size);
+            }
             if let Some(Event::Finished(_)) = events.last() {
                 self.end(chunk.place);
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use model::{Batch, Draw, OutputRow, RowOutput, Span, TokenCounts, Want};
 
+use crate::block_pool::BlockPool;
 use crate::request::{Event, FinishReason, Request, TokenInfo};
 
 /// A sequence's place in line. The lower one is served first: by priority, then by arrival.
@@ -27,11 +28,16 @@ pub(crate) struct Sequence {
     tokens: Vec<u32>,
     prompt_len: usize,
     computed: usize,
-    /// Room for `tokens` and what `max_tokens` allows; empty while waiting.
+    /// Room for `tokens`; none while waiting.
     pub(crate) blocks: Vec<u32>,
+    /// How many of `blocks`, from the first, are published in the pool.
+    published: usize,
     counts: Option<Arc<TokenCounts>>,
-    /// Scores of prompt tokens 1, 2, … as far as they are computed.
+    /// Scores of prompt tokens 1, 2, … that the caller was not told yet.
     prompt_scores: Vec<TokenInfo>,
+    /// How many prompt tokens were scored.
+    scored: usize,
+    started_before: bool,
 }
 
 impl Sequence {
@@ -47,14 +53,22 @@ impl Sequence {
             tokens,
             computed: 0,
             blocks: Vec::new(),
+            published: 0,
             counts,
             prompt_scores: Vec::new(),
+            scored: 0,
+            started_before: false,
         }
     }
 
-    /// Tokens when the sequence ends by length.
-    pub(crate) fn final_len(&self) -> usize {
-        self.prompt_len + self.request.max_tokens
+    /// Tokens known: the prompt's and those generated.
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens of the prompt.
+    pub(crate) fn prompt_len(&self) -> usize {
+        self.prompt_len
     }
 
     /// Tokens known but not yet run. At least 1 in every running sequence.
@@ -69,6 +83,45 @@ impl Sequence {
 
     fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
+    }
+
+    /// The published blocks this sequence can begin with. Never all tokens: the last one's row is
+    /// needed for what comes next, and so are the rows that still have to be scored.
+    pub(crate) fn find_prefix(&self, pool: &BlockPool) -> Vec<u32> {
+        let unscored = self.request.prompt_logprobs.is_some() && self.scored + 1 < self.prompt_len;
+        let usable = if unscored { self.scored } else { self.tokens.len() - 1 };
+        pool.find(self.request.cache_salt.as_ref(), &self.tokens[..usable])
+    }
+
+    /// Begins to run with these blocks, the first `published` of them from [`Self::find_prefix`].
+    pub(crate) fn start(&mut self, blocks: Vec<u32>, published: usize, block_size: usize) {
+        self.computed = published * block_size;
+        self.blocks = blocks;
+        self.published = published;
+    }
+
+    /// Once, after the first start: how many prompt tokens were in the cache.
+    pub(crate) fn first_start(&mut self) -> Option<usize> {
+        let first = !std::mem::replace(&mut self.started_before, true);
+        first.then_some(self.computed)
+    }
+
+    /// Gives all blocks back. What was computed is to be computed again; tokens and scores stay.
+    pub(crate) fn stop(&mut self, pool: &mut BlockPool) {
+        pool.release(&std::mem::take(&mut self.blocks));
+        self.computed = 0;
+        self.published = 0;
+    }
+
+    /// Lets other sequences use the blocks that have become full.
+    pub(crate) fn publish_full_blocks(&mut self, pool: &mut BlockPool, block_size: usize) {
+        let salt = self.request.cache_salt.as_ref();
+        while (self.published + 1) * block_size <= self.computed {
+            let (before, rest) = self.blocks.split_at_mut(self.published);
+            let tokens = &self.tokens[self.published * block_size..][..block_size];
+            rest[0] = pool.publish(salt, before, tokens, rest[0]);
+            self.published += 1;
+        }
     }
 
     /// Appends the next `rows` pending tokens to the batch; returns how many outputs they ask for.
@@ -103,7 +156,8 @@ impl Sequence {
             (self.request.max_tokens > 0).then_some((Want::Sample(draw), self.request.logprobs))
         } else {
             let count = self.request.prompt_logprobs?;
-            (next < self.prompt_len).then(|| (Want::Score(self.tokens[next]), Some(count)))
+            let unscored = self.scored < next && next < self.prompt_len;
+            unscored.then(|| (Want::Score(self.tokens[next]), Some(count)))
         }
     }
 
@@ -115,13 +169,13 @@ impl Sequence {
     ) -> Vec<Event> {
         self.computed += rows;
         let mut infos: Vec<TokenInfo> = results.map(TokenInfo::from).collect();
-        if self.pending() > 0 {
-            self.prompt_scores.append(&mut infos);
+        let done = self.pending() == 0;
+        let sampled = if done && self.request.max_tokens > 0 { infos.pop() } else { None };
+        self.scored += infos.len();
+        self.prompt_scores.append(&mut infos);
+        if !done {
             return Vec::new();
         }
-        let sampled = if self.request.max_tokens > 0 { infos.pop() } else { None };
-        self.prompt_scores.append(&mut infos);
-
         let mut events = Vec::new();
         if self.generated() == 0 && self.request.prompt_logprobs.is_some() {
             events.push(Event::Prompt(std::mem::take(&mut self.prompt_scores)));

@@ -2,34 +2,51 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, OnceLock, atomic::AtomicUsize, atomic::Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::Execute;
 use crate::request::Event;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Started};
 use crate::sequence::{Place, Sequence};
 
 /// What other threads ask of the engine's thread.
 pub(crate) enum Command {
-    /// Run a sequence, telling its events here.
-    Submit { place: Place, sequence: Box<Sequence>, events: UnboundedSender<Event> },
+    /// Run a sequence and tell its caller.
+    Submit { place: Place, sequence: Box<Sequence>, caller: Caller },
     /// Nobody listens to this sequence any more.
     Cancel(Place),
     /// The last handle is gone.
     Stop,
 }
 
+/// The sending end of a `Stream`.
+pub(crate) struct Caller {
+    pub(crate) events: UnboundedSender<Event>,
+    pub(crate) cached_tokens: Arc<AtomicUsize>,
+}
+
+impl Caller {
+    /// Sends an event. A caller that is gone has its `Cancel` on the way.
+    fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
+
 /// What the engine's thread shows to the handles.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) running: AtomicUsize,
     /// Requests in the channel or in the scheduler's queue. A handle counts its own request before
     /// sending it, so that a full queue is known at once.
     pub(crate) waiting: AtomicUsize,
     pub(crate) free_blocks: AtomicUsize,
+    pub(crate) preemptions: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
+    pub(crate) cached_prompt_tokens: AtomicU64,
     /// Why the engine cannot run batches any more.
     pub(crate) failure: OnceLock<String>,
 }
@@ -38,7 +55,7 @@ pub(crate) struct StepLoop {
     commands: Receiver<Command>,
     scheduler: Scheduler,
     execute: Execute,
-    streams: HashMap<Place, UnboundedSender<Event>>,
+    callers: HashMap<Place, Caller>,
     shared: Arc<Shared>,
     /// How many of `shared.waiting` have come out of the channel.
     waiting_seen: usize,
@@ -51,8 +68,8 @@ impl StepLoop {
         execute: Execute,
         shared: Arc<Shared>,
     ) -> StepLoop {
-        let streams = HashMap::new();
-        StepLoop { commands, scheduler, execute, streams, shared, waiting_seen: 0 }
+        let callers = HashMap::new();
+        StepLoop { commands, scheduler, execute, callers, shared, waiting_seen: 0 }
     }
 
     /// Runs until the last handle is gone. Streams that are open then fail.
@@ -96,17 +113,17 @@ impl StepLoop {
 
     fn take(&mut self, command: Command) -> bool {
         match command {
-            Command::Submit { place, sequence, events } => {
+            Command::Submit { place, sequence, caller } => {
                 self.waiting_seen += 1;
                 if let Some(reason) = self.shared.failure.get() {
-                    send(&events, Event::Failed(reason.clone()));
+                    caller.tell(Event::Failed(reason.clone()));
                 } else {
-                    self.streams.insert(place, events);
+                    self.callers.insert(place, caller);
                     self.scheduler.add(place, *sequence);
                 }
             }
             Command::Cancel(place) => {
-                self.streams.remove(&place);
+                self.callers.remove(&place);
                 self.scheduler.cancel(place);
             }
             Command::Stop => return false,
@@ -119,46 +136,52 @@ impl StepLoop {
             return Ok(());
         };
         self.publish_load();
+        self.publish_starts(&plan.started);
         let results = (self.execute)(plan.batch).map_err(|error| error.to_string())?;
         let news = self.scheduler.apply(&plan.chunks, results)?;
         // First the figures, then the events: whoever sees an end also sees its blocks free.
         self.publish_load();
         for (place, event) in news {
-            self.tell(place, event);
+            let last = matches!(event, Event::Finished(_));
+            if let Some(caller) = self.callers.get(&place) {
+                caller.tell(event);
+            }
+            if last {
+                self.callers.remove(&place);
+            }
         }
         Ok(())
     }
 
-    fn tell(&mut self, place: Place, event: Event) {
-        let last = matches!(event, Event::Finished(_) | Event::Failed(_));
-        if let Some(events) = self.streams.get(&place) {
-            send(events, event);
-        }
-        if last {
-            self.streams.remove(&place);
-        }
-    }
-
     fn fail_all(&mut self, reason: &str) {
-        for (place, events) in std::mem::take(&mut self.streams) {
+        for (place, caller) in std::mem::take(&mut self.callers) {
             self.scheduler.cancel(place);
-            send(&events, Event::Failed(reason.to_owned()));
+            caller.tell(Event::Failed(reason.to_owned()));
         }
         self.publish_load();
     }
 
     fn publish_load(&mut self) {
         let waiting = self.scheduler.waiting();
-        self.shared.waiting.fetch_sub(self.waiting_seen - waiting, Ordering::Relaxed);
+        match waiting.checked_sub(self.waiting_seen) {
+            Some(preempted) => self.shared.waiting.fetch_add(preempted, Relaxed),
+            None => self.shared.waiting.fetch_sub(self.waiting_seen - waiting, Relaxed),
+        };
         self.waiting_seen = waiting;
-        self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
-        self.shared.free_blocks.store(self.scheduler.free_blocks(), Ordering::Relaxed);
+        self.shared.running.store(self.scheduler.running(), Relaxed);
+        self.shared.free_blocks.store(self.scheduler.free_blocks(), Relaxed);
+        self.shared.preemptions.store(self.scheduler.preemptions, Relaxed);
     }
-}
 
-/// Sends to a stream. One whose receiver is gone has its `Cancel` on the way.
-fn send(events: &UnboundedSender<Event>, event: Event) {
-    let _ = events.send(event);
+    fn publish_starts(&mut self, started: &[Started]) {
+        for start in started {
+            self.shared.prompt_tokens.fetch_add(start.prompt_tokens as u64, Relaxed);
+            self.shared.cached_prompt_tokens.fetch_add(start.cached_tokens as u64, Relaxed);
+            if let Some(caller) = self.callers.get(&start.place) {
+                caller.cached_tokens.store(start.cached_tokens, Relaxed);
+            }
+        }
+    }
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

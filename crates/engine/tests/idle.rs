@@ -30,6 +30,7 @@ fn an_idle_engine_does_not_wake_up() {
         num_blocks: 40,
         vocab_size: 50,
         max_waiting: 10,
+        prefix_caching: true,
     };
     let result = RowOutput { token: 7, logprob: None, top: vec![] };
     let engine = Engine::start(config, Box::new(move |_| Ok(vec![result.clone()])));

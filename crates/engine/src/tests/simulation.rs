@@ -3,42 +3,63 @@
 //! `ENGINE_SIM_SEED=n cargo test -p engine simulation` runs world `n` alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use model::{SamplingParams, uniform};
+use model::{Batch, SamplingParams, uniform};
 
 use super::fake_device::{FakeDevice, expected_events};
-use crate::scheduler::{Plan, Scheduler};
+use crate::scheduler::{Chunk, Plan, Scheduler};
 use crate::sequence::{Place, Sequence};
 use crate::{EngineConfig, Event, Request};
 
-/// Enough worlds for more than this many steps.
-const STEPS: usize = 200_000;
+/// Each test runs worlds until it has made this many steps.
+const STEPS: usize = 500_000;
 
 #[test]
-fn random_workloads_keep_every_invariant() {
+fn fixed_worlds_keep_every_invariant() {
+    run_worlds(0);
+}
+
+#[test]
+fn fresh_worlds_keep_every_invariant() {
+    run_worlds(std::hash::RandomState::new().hash_one("worlds") >> 1);
+}
+
+fn run_worlds(first_seed: u64) {
     if let Ok(seed) = std::env::var("ENGINE_SIM_SEED") {
         let seed = seed.parse().expect("ENGINE_SIM_SEED is a number");
         World::new(seed).run().expect("the world of this seed");
         return;
     }
     let mut seen = Seen::default();
-    for seed in 0.. {
-        match World::new(seed).run() {
+    for seed in first_seed.. {
+        let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed).run()));
+        match outcome.unwrap_or_else(|_| Err("a panic, see above".into())) {
             Ok(world) => seen += world,
             Err(broken) => {
                 panic!("{broken}\nagain: ENGINE_SIM_SEED={seed} cargo test -p engine simulation")
             }
         }
-        if seen.steps > STEPS {
+        if seen.steps >= STEPS {
             break;
         }
     }
     println!("{seen:?}");
     // The workloads must reach the interesting states, or the invariants say little.
-    assert!(seen.finished > 20_000 && seen.cancelled_running > 1_000, "{seen:?}");
-    assert!(seen.cancelled_waiting > 1_000 && seen.mixed_batches > 10_000, "{seen:?}");
-    assert!(seen.held_back > 10_000 && seen.split_prompts > 10_000, "{seen:?}");
+    let each = [
+        seen.finished,
+        seen.cancelled_running,
+        seen.cancelled_waiting,
+        seen.mixed_batches,
+        seen.held_back,
+        seen.split_prompts,
+        seen.preempted,
+        seen.prefix_hits,
+        seen.shared_blocks,
+    ];
+    assert!(each.iter().all(|count| *count > 1000), "{seen:?}");
 }
 
 /// What happened, summed over worlds.
@@ -54,6 +75,11 @@ struct Seen {
     held_back: usize,
     /// Prompt chunks that left some of the prompt.
     split_prompts: usize,
+    preempted: usize,
+    /// Sequences that began with cached blocks.
+    prefix_hits: usize,
+    /// Blocks with several holders, summed over steps.
+    shared_blocks: usize,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -65,12 +91,16 @@ impl std::ops::AddAssign for Seen {
         self.mixed_batches += other.mixed_batches;
         self.held_back += other.held_back;
         self.split_prompts += other.split_prompts;
+        self.preempted += other.preempted;
+        self.prefix_hits += other.prefix_hits;
+        self.shared_blocks += other.shared_blocks;
     }
 }
 
-/// A caller, and what it may still be told.
+/// A caller: what it may still be told, and its salt.
 struct Caller {
     expected: std::vec::IntoIter<Event>,
+    salt: Option<Arc<str>>,
 }
 
 struct World {
@@ -94,6 +124,7 @@ impl World {
             num_blocks: 1 + random.below(30),
             vocab_size: 1 + random.below(12),
             max_waiting: usize::MAX,
+            prefix_caching: random.percent(80),
         };
         let device = FakeDevice::new(
             config.num_blocks,
@@ -118,8 +149,9 @@ impl World {
             }
             self.step()?;
         }
-        // What is left needs at most a step for each of its tokens: no step is empty.
-        let mut left = self.callers.len() * self.config.max_model_len;
+        // The first one running gets nearer to its end each step; while it runs, the others may be
+        // preempted and begin again.
+        let mut left = self.callers.len().pow(2) * self.config.max_model_len;
         while self.step()? {
             left = left.checked_sub(1).ok_or("the rest does not end")?;
         }
@@ -136,7 +168,7 @@ impl World {
         let place = Place { priority: request.priority, arrival: self.arrivals };
         self.arrivals += 1;
         let expected = expected_events(&request, self.config.vocab_size).into_iter();
-        self.callers.insert(place, Caller { expected });
+        self.callers.insert(place, Caller { expected, salt: request.cache_salt.clone() });
         self.scheduler.add(place, Sequence::new(request));
     }
 
@@ -161,13 +193,17 @@ impl World {
             .iter()
             .filter_map(|(place, sequence)| sequence.is_decoding().then_some(*place))
             .collect();
+        let preempted_before = self.scheduler.preemptions;
         let Some(plan) = self.scheduler.plan() else {
             ensure(self.callers.is_empty(), "no plan, though someone waits")?;
             return Ok(false);
         };
         self.seen.steps += 1;
-        self.check_plan(&plan, &running_before, &decoding)?;
-        self.check_blocks()?;
+        let preempted = (self.scheduler.preemptions - preempted_before) as usize;
+        self.seen.preempted += preempted;
+        self.check_places(&plan, &running_before, preempted)?;
+        self.check_plan(&plan, &decoding)?;
+        self.check_blocks(Some(&plan.batch))?;
 
         let mut cancelled = None;
         let results = self.device.execute(plan.batch).map_err(|error| error.to_string())?;
@@ -181,7 +217,7 @@ impl World {
             ensure(Some(place) != cancelled, "news of a cancelled sequence")?;
             self.hear(place, event)?;
         }
-        self.check_blocks()?;
+        self.check_blocks(None)?;
         Ok(true)
     }
 
@@ -197,67 +233,102 @@ impl World {
         Ok(())
     }
 
-    fn check_plan(
+    /// Who started and who was preempted: nobody is overtaken.
+    fn check_places(
         &mut self,
         plan: &Plan,
-        running_before: &BTreeSet<Place>,
-        decoding: &BTreeSet<Place>,
+        before: &BTreeSet<Place>,
+        preempted: usize,
     ) -> Result<(), String> {
-        let rows = plan.batch.tokens.len();
-        let in_batch: BTreeSet<Place> = plan.chunks.iter().map(|chunk| chunk.place).collect();
-        ensure(rows <= self.config.max_num_batched_tokens, "over the budget")?;
-        ensure(self.scheduler.running() <= self.config.max_num_seqs, "too many run")?;
-        ensure(in_batch.len() == plan.chunks.len(), "a sequence twice in a batch")?;
-        ensure(decoding.is_subset(&in_batch), "a decode was left out")?;
-        let started = self.scheduler.running.keys().filter(|place| !running_before.contains(place));
-        if let (Some(last), Some(first)) = (started.max(), self.scheduler.waiting.keys().next()) {
-            ensure(last < first, "someone was overtaken")?;
+        let now: BTreeSet<Place> = self.scheduler.running.keys().copied().collect();
+        let gone: Vec<&Place> = before.difference(&now).collect();
+        ensure(gone.len() == preempted, "running sequences vanished")?;
+        ensure(gone.iter().all(|place| now.iter().all(|other| other < place)), "not the last")?;
+        let started: Vec<&Place> = now.difference(before).collect();
+        ensure(preempted == 0 || started.is_empty(), "preempted, and started others")?;
+        if let (Some(last), Some(first)) = (started.last(), self.scheduler.waiting.keys().next()) {
+            ensure(*last < first, "someone was overtaken")?;
         }
-        // Prompts are served in the order of places too: only the last one is cut short.
-        let prompts: Vec<_> =
-            plan.chunks.iter().filter(|chunk| !decoding.contains(&chunk.place)).collect();
-        let cut = |chunk: &&&crate::scheduler::Chunk| {
-            self.scheduler.running[&chunk.place].pending() > chunk.rows
-        };
-        let cut_short = prompts.iter().filter(cut).count();
-        ensure(cut_short <= 1, "two prompts share the budget")?;
-
-        self.seen.split_prompts += cut_short;
-        self.seen.mixed_batches += usize::from(!decoding.is_empty() && !prompts.is_empty());
-        let seats = self.config.max_num_seqs.min(self.config.max_num_batched_tokens);
-        self.seen.held_back += usize::from(
-            rows < self.config.max_num_batched_tokens
-                && self.scheduler.running() < seats
-                && self.scheduler.waiting() > 0,
-        );
+        for start in &plan.started {
+            ensure(started.contains(&&start.place), "called started, but was not")?;
+            ensure(start.cached_tokens < start.prompt_tokens, "nothing left to compute")?;
+            let caching = self.config.prefix_caching;
+            ensure(caching || start.cached_tokens == 0, "cached, though the cache is off")?;
+            self.seen.prefix_hits += usize::from(start.cached_tokens > 0);
+        }
         Ok(())
     }
 
-    /// Every block is free or in exactly one sequence, and running sequences hold all they need.
-    fn check_blocks(&self) -> Result<(), String> {
-        let mut owners = vec![0; self.config.num_blocks];
-        for &block in self.scheduler.pool.free_blocks() {
-            owners[block as usize] += 1;
-        }
-        for sequence in self.scheduler.running.values() {
-            let needed = sequence.final_len().div_ceil(self.config.block_size);
-            ensure(sequence.blocks.len() == needed, "a sequence lacks blocks")?;
-            for &block in &sequence.blocks {
-                owners[block as usize] += 1;
+    /// What is in the batch: all decodes, then prompts in the order of places, within the budget.
+    fn check_plan(&mut self, plan: &Plan, decoding: &BTreeSet<Place>) -> Result<(), String> {
+        let rows = plan.batch.tokens.len();
+        let running = &self.scheduler.running;
+        let in_batch: BTreeSet<Place> = plan.chunks.iter().map(|chunk| chunk.place).collect();
+        ensure(rows <= self.config.max_num_batched_tokens, "over the budget")?;
+        ensure(running.len() <= self.config.max_num_seqs, "too many run")?;
+        ensure(in_batch.len() == plan.chunks.len(), "a sequence twice in a batch")?;
+        let served = |place: &Place| in_batch.contains(place) || !running.contains_key(place);
+        ensure(decoding.iter().all(served), "a decode was left out")?;
+        let prompts: Vec<&Chunk> =
+            plan.chunks.iter().filter(|chunk| !decoding.contains(&chunk.place)).collect();
+        let cut = |chunk: &&&Chunk| running[&chunk.place].pending() > chunk.rows;
+        let cut_short = prompts.iter().filter(cut).count();
+        ensure(cut_short <= 1, "two prompts share the budget")?;
+
+        let seats = self.config.max_num_seqs.min(self.config.max_num_batched_tokens);
+        let held_back = rows < self.config.max_num_batched_tokens
+            && running.len() < seats
+            && self.scheduler.waiting() > 0;
+        self.seen.held_back += usize::from(held_back);
+        self.seen.split_prompts += cut_short;
+        self.seen.mixed_batches += usize::from(!decoding.is_empty() && !prompts.is_empty());
+        Ok(())
+    }
+
+    /// Blocks are conserved, shared only if they are full and of one salt, never written when they
+    /// are shared, and nobody holds more than needed.
+    fn check_blocks(&mut self, batch: Option<&Batch>) -> Result<(), String> {
+        let Scheduler { pool, running, waiting, .. } = &self.scheduler;
+        pool.check(running.values().map(|sequence| &sequence.blocks))?;
+        ensure(waiting.values().all(|sequence| sequence.blocks.is_empty()), "waits with blocks")?;
+        let mut salts = BTreeMap::new();
+        for (place, sequence) in running {
+            let needed = sequence.len().div_ceil(self.config.block_size);
+            ensure(sequence.blocks.len() <= needed, "a sequence has too many blocks")?;
+            let salt = self.callers.get(place).and_then(|caller| caller.salt.clone());
+            for block in &sequence.blocks {
+                match salts.insert(*block, salt.clone()) {
+                    Some(other) if other != salt => return Err("blocks cross salts".into()),
+                    other => self.seen.shared_blocks += usize::from(other.is_some()),
+                }
             }
         }
-        ensure(owners.iter().all(|count| *count == 1), "a block without or with two owners")
+        for span in batch.iter().flat_map(|batch| &batch.spans) {
+            let mut written = span.blocks.iter().skip(span.position / self.config.block_size);
+            ensure(written.all(|block| !pool.is_published(*block)), "writes a published block")?;
+        }
+        Ok(())
     }
 }
 
 fn random_request(random: &mut Random, config: &EngineConfig) -> Request {
     let vocab = config.vocab_size;
-    let prompt_len = 1 + random.below(config.max_model_len);
+    let longest = 1 + random.below(config.max_model_len);
+    let prompt_len = 1 + random.below(longest);
     let max_tokens = random.below(config.max_model_len - prompt_len + 1);
     let stop_ids = (0..random.below(2)).map(|_| random.below(vocab) as u32).collect();
+    // Prompts begin like one of a few documents, so that prefixes are shared.
+    let document = random.below(3) as u64;
+    let same = random.below(prompt_len + 1);
+    let prompt = (0..prompt_len).map(|position| {
+        let random_token = random.below(vocab) as u32;
+        let document_token = (uniform(document, position as u64) * vocab as f32) as u32;
+        if position < same { document_token } else { random_token }
+    });
+    let prompt = prompt.collect();
     let logprobs = |random: &mut Random| random.percent(20).then(|| random.below(4));
     Request {
-        prompt: (0..prompt_len).map(|_| random.below(vocab) as u32).collect(),
+        prompt,
         max_tokens,
         stop_ids,
         sampling: Arc::new(SamplingParams {
@@ -268,7 +339,7 @@ fn random_request(random: &mut Random, config: &EngineConfig) -> Request {
         logprobs: logprobs(random),
         prompt_logprobs: logprobs(random),
         priority: if random.percent(20) { random.below(5) as i32 - 2 } else { 0 },
-        cache_salt: None,
+        cache_salt: random.percent(20).then(|| "salt".into()),
     }
 }
 

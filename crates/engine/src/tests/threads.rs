@@ -16,6 +16,7 @@ const CONFIG: EngineConfig = EngineConfig {
     num_blocks: 40,
     vocab_size: 50,
     max_waiting: 1000,
+    prefix_caching: true,
 };
 
 fn device() -> FakeDevice {
@@ -51,17 +52,24 @@ fn events(mut stream: Stream) -> Vec<Event> {
     std::iter::from_fn(|| stream.next_blocking()).collect()
 }
 
-/// Waits for the engine's thread to publish these figures.
-fn await_load(engine: &Engine, expected: Load) {
-    let start = Instant::now();
-    while engine.load() != expected {
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}, not {expected:?}", engine.load());
-        std::thread::sleep(Duration::from_millis(1));
-    }
+/// Sequences running and waiting, blocks held.
+type Gauges = (usize, usize, usize);
+
+const IDLE: Gauges = (0, 0, 0);
+
+fn gauges(engine: &Engine) -> Gauges {
+    let Load { running, waiting, free_blocks, total_blocks, .. } = engine.load();
+    (running, waiting, total_blocks - free_blocks)
 }
 
-fn idle() -> Load {
-    Load { free_blocks: CONFIG.num_blocks, total_blocks: CONFIG.num_blocks, ..Load::default() }
+/// Waits for the engine's thread to publish these figures.
+fn await_gauges(engine: &Engine, expected: Gauges) {
+    let start = Instant::now();
+    while gauges(engine) != expected {
+        let found = gauges(engine);
+        assert!(start.elapsed() < Duration::from_secs(10), "{found:?}, not {expected:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -86,7 +94,7 @@ fn many_callers_get_the_answers_they_would_get_alone() {
             });
         }
     });
-    await_load(&engine, idle());
+    await_gauges(&engine, IDLE);
     assert_eq!(engine.health(), Ok(()));
 }
 
@@ -104,15 +112,58 @@ async fn a_stream_can_be_awaited() {
 }
 
 #[test]
+fn a_prompt_that_begins_like_an_earlier_one_takes_its_blocks() {
+    let mut device = device();
+    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    let cached_tokens = |prompt: &[u32], salt: Option<&str>| {
+        let mut request = request(prompt, 1);
+        request.cache_salt = salt.map(Into::into);
+        let expected = expected_events(&request, CONFIG.vocab_size);
+        let mut stream = engine.submit(request).expect("a request within the limits");
+        let events: Vec<Event> = std::iter::from_fn(|| stream.next_blocking()).collect();
+        assert_eq!(events, expected);
+        stream.cached_tokens()
+    };
+    let document: Vec<u32> = (0..20).collect();
+    assert_eq!(cached_tokens(&document, None), 0);
+    assert_eq!(cached_tokens(&document, None), 16, "the last token's row is always computed");
+    assert_eq!(cached_tokens(&document[..11], None), 8);
+    assert_eq!(cached_tokens(&[&document[..9], &[48; 20]].concat(), None), 8);
+    assert_eq!(cached_tokens(&document[1..], None), 0, "other positions");
+    assert_eq!(cached_tokens(&document, Some("tenant")), 0);
+    assert_eq!(cached_tokens(&document, Some("tenant")), 16);
+    let Load { prompt_tokens, cached_prompt_tokens, .. } = engine.load();
+    assert_eq!((prompt_tokens, cached_prompt_tokens), (20 + 20 + 11 + 29 + 19 + 20 + 20, 48));
+}
+
+#[test]
+fn preempted_streams_go_on_as_if_nothing_had_happened() {
+    let mut device = device();
+    // Four sequences need 4 * 12 blocks in the end.
+    let config = EngineConfig { num_blocks: 14, ..CONFIG };
+    let engine = Engine::start(config, Box::new(move |batch| device.execute(batch)));
+    let submit = |first: u32| {
+        let mut request = request(&[first, 1, 2], 45);
+        request.stop_ids.clear();
+        let expected = expected_events(&request, CONFIG.vocab_size);
+        (engine.submit(request).expect("a request within the limits"), expected)
+    };
+    for (stream, expected) in [submit(1), submit(2), submit(3), submit(4)] {
+        assert_eq!(events(stream), expected);
+    }
+    await_gauges(&engine, IDLE);
+    assert!(engine.load().preemptions >= 2, "{:?}", engine.load());
+}
+
+#[test]
 fn dropping_a_running_stream_frees_its_blocks_within_a_step() {
     let (execute, permits) = gated();
     let engine = Engine::start(CONFIG, execute);
     let stream = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
-    let free_blocks = CONFIG.num_blocks - 10;
-    await_load(&engine, Load { running: 1, free_blocks, ..idle() });
+    await_gauges(&engine, (1, 0, 3));
     drop(stream);
     permits.send(()).expect("the engine runs"); // ends the step that was under way
-    await_load(&engine, idle());
+    await_gauges(&engine, IDLE);
 }
 
 #[test]
@@ -121,13 +172,12 @@ fn dropping_a_waiting_stream_takes_it_out_of_the_queue() {
     let config = EngineConfig { max_num_seqs: 1, ..CONFIG };
     let engine = Engine::start(config, execute);
     let first = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
-    let running = Load { running: 1, free_blocks: CONFIG.num_blocks - 10, ..idle() };
-    await_load(&engine, running);
+    await_gauges(&engine, (1, 0, 3));
     let second = engine.submit(request(&[2; 10], 30)).expect("a request within the limits");
-    assert_eq!(engine.load(), Load { waiting: 1, ..running });
+    assert_eq!(gauges(&engine), (1, 1, 3));
     drop(second);
     permits.send(()).expect("the engine runs");
-    await_load(&engine, running);
+    await_gauges(&engine, (1, 0, 3));
     drop(first);
 }
 
@@ -137,7 +187,7 @@ fn a_full_queue_is_known_at_once() {
     let config = EngineConfig { max_num_seqs: 1, max_waiting: 2, ..CONFIG };
     let engine = Engine::start(config, execute);
     let mut streams = vec![engine.submit(request(&[1], 2)).expect("an empty queue")];
-    await_load(&engine, Load { running: 1, free_blocks: CONFIG.num_blocks - 1, ..idle() });
+    await_gauges(&engine, (1, 0, 1));
     streams.extend((0..2).map(|_| engine.submit(request(&[1], 2)).expect("room in the queue")));
     let refused = engine.submit(request(&[1], 2)).map(|_| ());
     assert_eq!(refused, Err(SubmitError::QueueFull { waiting: 2 }));
@@ -162,7 +212,7 @@ fn check_failure(execute: Execute, reason: &str) {
     assert_eq!(engine.health(), Err(reason.into()));
     let refused = engine.submit(request(&[1], 1)).map(drop);
     assert_eq!(refused, Err(SubmitError::Stopped(reason.into())));
-    await_load(&engine, idle());
+    await_gauges(&engine, IDLE);
 }
 
 #[test]

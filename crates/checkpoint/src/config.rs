@@ -121,14 +121,17 @@ impl Config {
     fn parse(bytes: &[u8]) -> Result<Config, String> {
         let whole: Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON: {e}"))?;
         let text = whole.get("text_config").unwrap_or(&whole);
-        let mut config = Config::deserialize(text).map_err(|e| e.to_string())?;
+        let mut config: Config =
+            serde_path_to_error::deserialize(text).map_err(|e| e.to_string())?;
         check_variant(text)?;
         if whole.get("tie_word_embeddings").or(text.get("tie_word_embeddings"))
             == Some(&Value::Bool(true))
         {
             return Err("tie_word_embeddings is true, but only false is supported".into());
         }
-        let quantization = [&whole, text].into_iter().find_map(|v| v.get("quantization_config"));
+        let quantization = [&whole, text]
+            .into_iter()
+            .find_map(|v| v.get("quantization_config").filter(|found| !found.is_null()));
         config.activations = declared_activations(quantization)?;
         config.check()?;
         Ok(config)
@@ -249,9 +252,7 @@ fn check_variant(text: &Value) -> Result<(), String> {
 /// The one thing that `quantization_config` decides: the inputs' precision. Weights are told from
 /// the files' headers.
 fn declared_activations(quantization: Option<&Value>) -> Result<Activations, String> {
-    let Some(quantization) = quantization.filter(|v| !v.is_null()) else {
-        return Ok(Activations::Bf16);
-    };
+    let Some(quantization) = quantization else { return Ok(Activations::Bf16) };
     let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("(none)");
     match method {
         "compressed-tensors" => Ok(Activations::Bf16),

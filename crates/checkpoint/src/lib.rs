@@ -7,6 +7,7 @@
 
 mod config;
 mod error;
+mod generation;
 mod inventory;
 mod matrix;
 mod open;
@@ -14,6 +15,7 @@ mod shards;
 
 pub use config::{Activations, Config, LATENT_NORM_EPS, Yarn};
 pub use error::CheckpointError;
+pub use generation::end_ids;
 pub use inventory::{Class, Shape, Split, TensorSpec};
 pub use matrix::{Encoded, Matrix};
 pub use open::{Checkpoint, Format};

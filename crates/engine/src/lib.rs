@@ -3,7 +3,9 @@
 //! Data enters as [`Request`]s through [`Engine::submit`], from any thread, and leaves as [`Event`]s
 //! of that request's [`Stream`]. Between them one OS thread (`step_loop`) owns the `scheduler` (a
 //! pure state machine: no clock, no I/O, no threads) and the executor, which hands each planned
-//! [`model::Batch`] to every rank and reads rank 0's results back. Text never appears here: stop
+//! [`model::Batch`] to every rank and reads rank 0's results back. Sequences that begin alike share
+//! KV blocks (`block_pool`), which relies on a row's result being the same bits in any batch and for
+//! any chunking; so does preemption, which computes a sequence again. Text never appears here: stop
 //! strings are the caller's, who drops the stream when one was seen.
 
 mod block_pool;

@@ -212,6 +212,9 @@ fn place(
     if index >= tokens.len() {
         tokens.resize_with(index + 1, Box::default);
     }
+    if !tokens[index].is_empty() {
+        return Err(TextError::format(path, format!("token id {id}: stands for two tokens")));
+    }
     tokens[index] = bytes;
     Ok(())
 }

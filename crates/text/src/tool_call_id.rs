@@ -2,7 +2,7 @@
 //! 0. The template prints ids as they are, and the model imitates what it reads, so history must
 //! hold well-formed ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ pub fn repair_tool_call_ids(messages: &mut [Value]) -> usize {
     let mut next = 0;
     // Clients may reuse an id in a later turn: an answer belongs to the latest call.
     let mut renamed: HashMap<String, String> = HashMap::new();
-    let mut taken = std::collections::HashSet::new();
+    let mut taken = HashSet::new();
     for message in messages {
         if let Some(id @ Value::String(_)) = message.get_mut("tool_call_id")
             && let Some(new) = id.as_str().and_then(|old| renamed.get(old))
@@ -50,7 +50,7 @@ pub fn repair_tool_call_ids(messages: &mut [Value]) -> usize {
             let old = call.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
             let kept = index_of(&old, name).filter(|_| !taken.contains(&old));
             let new = kept.map_or_else(|| format_id(name, next), |_| old.clone());
-            next = next.max(kept.unwrap_or(next)).saturating_add(1);
+            next = next.max(kept.unwrap_or(next)) + 1;
             taken.insert(new.clone());
             if let Some(call) = call.as_object_mut() {
                 call.insert("id".to_owned(), Value::from(new.as_str()));
@@ -61,10 +61,12 @@ pub fn repair_tool_call_ids(messages: &mut [Value]) -> usize {
     next
 }
 
-/// The index in `id`, if it is well formed for the function `name`.
+/// The index in `id`, if it is well formed for the function `name` and no larger than a
+/// conversation's calls can number.
 fn index_of(id: &str, name: &str) -> Option<usize> {
+    const LIMIT: usize = 1_000_000;
     let index = id.strip_prefix("functions.")?.strip_prefix(name)?.strip_prefix(':')?;
-    index.parse().ok().filter(|&parsed: &usize| parsed.to_string() == index)
+    index.parse().ok().filter(|&parsed: &usize| parsed < LIMIT && parsed.to_string() == index)
 }
 
 #[cfg(test)]
@@ -112,10 +114,11 @@ mod tests {
         let mut messages = vec![json!({"role": "assistant", "tool_calls": [
             {"id": "functions.f:7", "function": {"name": "f"}},
             {"id": "functions.f:07", "function": {"name": "f"}},
+            {"id": "functions.f:18446744073709551615", "function": {"name": "f"}},
             {"id": "functions.f:7", "function": {"name": "f"}},
         ]})];
-        assert_eq!(repair_tool_call_ids(&mut messages), 10);
-        let ids: Vec<_> = (0..3).map(|i| messages[0]["tool_calls"][i]["id"].clone()).collect();
-        assert_eq!(ids, ["functions.f:7", "functions.f:8", "functions.f:9"]);
+        assert_eq!(repair_tool_call_ids(&mut messages), 11);
+        let ids: Vec<_> = (0..4).map(|i| messages[0]["tool_calls"][i]["id"].clone()).collect();
+        assert_eq!(ids, ["functions.f:7", "functions.f:8", "functions.f:9", "functions.f:10"]);
     }
 }

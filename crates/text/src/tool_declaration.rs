@@ -47,6 +47,9 @@ fn declare_function(function: &Map<String, Value>) -> Result<String, Unsupported
     let parameters =
         if reader.refers_to_self { SELF_NAME.to_owned() } else { object_type(&root, "") };
     for (name, definition) in reader.definitions.clone() {
+        if !definition.is_object() {
+            return Err(Unsupported);
+        }
         let documented = reader.read(&definition)?;
         let mut interface = comment(&documented.description, "");
         interface += &format!("interface {name} {}", type_of(&documented.shape, ""));

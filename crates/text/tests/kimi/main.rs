@@ -14,6 +14,8 @@ mod injection;
 mod parser;
 mod speed;
 mod streaming;
+mod template;
+mod tokenizer_json;
 
 /// The directory with Kimi-K2.6's tokenizer files.
 fn kimi_dir() -> PathBuf {

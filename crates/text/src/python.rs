@@ -154,16 +154,16 @@ mod tests {
 
     #[test]
     fn strings_and_separators_print_as_in_python() {
-        let value = json!({"b": ["\"\\/\n\u{1}\u{7f}é😀"], "a": null, "c": [true, {}]});
+        let value = json!({"b": ["\"\\/\n\u{1}\u{7f}é😀"], "a": null, "c": [{}]});
         assert_eq!(
             json_dumps(&value, &JsonStyle::default()),
-            "{\"b\": [\"\\\"\\\\/\\n\\u0001\u{7f}é😀\"], \"a\": null, \"c\": [true, {}]}"
+            "{\"b\": [\"\\\"\\\\/\\n\\u0001\u{7f}é😀\"], \"a\": null, \"c\": [{}]}"
         );
         let ascii =
             JsonStyle { item_separator: ",".into(), key_separator: ":".into(), ensure_ascii: true };
         assert_eq!(
             json_dumps(&value, &ascii),
-            "{\"b\":[\"\\\"\\\\/\\n\\u0001\u{7f}\\u00e9\\ud83d\\ude00\"],\"a\":null,\"c\":[true,{}]}"
+            "{\"b\":[\"\\\"\\\\/\\n\\u0001\u{7f}\\u00e9\\ud83d\\ude00\"],\"a\":null,\"c\":[{}]}"
         );
     }
 }

@@ -90,7 +90,8 @@ fn render(dir: &Path, message: Value) -> Result<String, TextError> {
 
 #[test]
 fn a_template_may_refuse_and_may_live_in_the_config() {
-    let source = "{% if messages[0].role != 'user' %}{{ raise_exception('no ' + messages[0].role) }}\
+    let source = "{% if messages[0].role != 'user' %}\
+                  {{ raise_exception('no ' + messages[0].role) }}\
                   {% endif %}{{ messages[0].content | tojson }}";
     let config = json!({"chat_template": source}).to_string();
     let dir = directory(&[("tokenizer_config.json", &config)]);

@@ -14,7 +14,10 @@ fn control_tokens(ids: &[u32]) -> Vec<u32> {
 /// A conversation whose every free string is `text`.
 fn conversation(text: &str) -> (Vec<Value>, Vec<Value>) {
     let arguments = json!({ text: [text, {"k": text}] });
-    let call = |arguments: Value| json!({"id": text, "type": "function", "function": {"name": text, "arguments": arguments}});
+    let call = |arguments: Value| {
+        let function = json!({"name": text, "arguments": arguments});
+        json!({"id": text, "type": "function", "function": function})
+    };
     let messages = vec![
         json!({"role": "system", "content": text}),
         json!({"role": "user", "name": format!("{text}."), "content": [

@@ -77,7 +77,8 @@ fn the_current_tool_loop_keeps_its_reasoning_and_arguments() {
 #[test]
 fn blocks_are_trimmed_and_python_methods_work() {
     let dir = tempfile::tempdir().unwrap();
-    let source = "{% for m in messages %}\n  {% if loop.index > 1 %}\n  {% break %}\n  {% endif %}\n\
+    let source = "{% for m in messages %}\n  {% if loop.index > 1 %}\n  {% break %}\n\
+                  {% endif %}\n\
                   {{ m.content.strip().split(',')[1] }} {{ m.get('x', 1.0) }} {{ none }} {{ y }}\n\
                   {% endfor %}\nend";
     std::fs::write(dir.path().join("chat_template.jinja"), source).unwrap();

@@ -1,0 +1,236 @@
+//! Lane loops: fetch sources with their modifiers, apply a closure to 64 lanes, write back.
+//!
+//! Each loop works on blocks of 16 lanes held in local arrays, which the compiler turns into vector
+//! registers; a full EXEC without modifiers writes straight into the register file.
+
+use std::mem::MaybeUninit;
+
+use super::modifiers;
+use crate::inst::{Inst, Operand};
+use crate::wave::{Row, Wave};
+
+/// How modifiers act on a source or result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ty {
+    /// Integer: no modifiers but sign extension.
+    Int,
+    /// Single precision.
+    F32,
+    /// Half precision in the low (or selected) half.
+    F16,
+}
+
+/// A scratch row left uninitialised until used.
+pub(crate) type Tmp = MaybeUninit<Row>;
+
+/// Pointer to the 64 lanes of source `k`, directly in the register file or built in `tmp`.
+///
+/// # Safety
+/// `i` must come from the decoder; the pointer is good until `w` or `tmp` changes.
+#[inline(always)]
+pub(crate) unsafe fn src(w: &Wave, i: &Inst, k: usize, ty: Ty, tmp: &mut Tmp) -> *const u32 {
+    match i.src[k] {
+        // SAFETY: the decoder keeps r below 512.
+        Operand::V { r, .. } if !i.modified => unsafe { w.v.as_ptr().add(r.into()) }.cast(),
+        Operand::V { .. } => modifiers::fetch(w, i, k, ty, tmp),
+        o => {
+            let x = scalar(w, o);
+            let x = if i.modified { modifiers::apply_scalar(i, k, ty, x) } else { x };
+            tmp.write(Row([x; 64])).0.as_ptr()
+        }
+    }
+}
+
+/// The 32-bit value of a scalar operand or constant.
+#[inline(always)]
+pub(crate) fn scalar(w: &Wave, o: Operand) -> u32 {
+    match o {
+        Operand::S { r, .. } => w.s[usize::from(r & 127)],
+        o => scalar64(w, o) as u32,
+    }
+}
+
+/// The 64-bit value of a scalar operand or constant.
+#[inline(always)]
+pub(crate) fn scalar64(w: &Wave, o: Operand) -> u64 {
+    match o {
+        Operand::S { r, n: 1 } => w.s[usize::from(r & 127)].into(),
+        Operand::S { r, .. } => w.s64(r),
+        Operand::Imm(x) => x,
+        Operand::Scc => w.scc.into(),
+        Operand::Vccz => (w.vcc() == 0).into(),
+        Operand::Execz => (w.exec() == 0).into(),
+        Operand::Aperture(lds) => {
+            if lds {
+                super::LDS_APERTURE
+            } else {
+                super::SCRATCH_APERTURE
+            }
+        }
+        Operand::None | Operand::V { .. } => 0,
+    }
+}
+
+/// Register index of a vector destination (v0 if the decoder allowed something else).
+#[inline(always)]
+pub(crate) fn vdst(o: Operand) -> usize {
+    match o {
+        Operand::V { r, .. } => r.into(),
+        _ => 0,
+    }
+}
+
+macro_rules! map_fn {
+    ($name:ident, $ty_in:expr, $ty_out:expr, $($k:literal $a:ident),+) => {
+        /// Applies a function of one dword per source to every lane.
+        ///
+        /// # Safety
+        /// As for [`src`].
+        #[inline(always)]
+        pub(crate) unsafe fn $name<F>(w: &mut Wave, i: &Inst, f: F)
+        where
+            F: Fn($(map_fn!(@u32 $a)),+) -> u32,
+        {
+            $(let mut $a = Tmp::uninit();)+
+            // SAFETY: passed on from the caller.
+            $(let $a = unsafe { src(w, i, $k, $ty_in, &mut $a) };)+
+            let full = w.exec() == !0 && !i.modified;
+            let mut out = Tmp::uninit();
+            let to: *mut u32 = if full {
+                // SAFETY: the decoder keeps registers below 512.
+                unsafe { w.v.as_mut_ptr().add(vdst(i.dst)).cast() }
+            } else {
+                out.as_mut_ptr().cast()
+            };
+            for block in 0..4 {
+                // SAFETY: every pointer is to 64 lanes; blocks are read before they are written.
+                unsafe {
+                    $(let $a: [u32; 16] = $a.add(16 * block).cast::<[u32; 16]>().read();)+
+                    let mut r = [0u32; 16];
+                    for l in 0..16 {
+                        r[l] = f($($a[l]),+);
+                    }
+                    to.add(16 * block).cast::<[u32; 16]>().write(r);
+                }
+            }
+            if !full {
+                // SAFETY: the loop above wrote all 64 lanes.
+                modifiers::commit(w, i, $ty_out, unsafe { out.assume_init_ref() });
+            }
+        }
+    };
+    (@u32 $a:ident) => { u32 };
+}
+
+map_fn!(int1, Ty::Int, Ty::Int, 0 a);
+map_fn!(int2, Ty::Int, Ty::Int, 0 a, 1 b);
+map_fn!(int3, Ty::Int, Ty::Int, 0 a, 1 b, 2 c);
+map_fn!(flt1, Ty::F32, Ty::F32, 0 a);
+map_fn!(flt2, Ty::F32, Ty::F32, 0 a, 1 b);
+map_fn!(flt3, Ty::F32, Ty::F32, 0 a, 1 b, 2 c);
+map_fn!(half1, Ty::F16, Ty::F16, 0 a);
+map_fn!(half2, Ty::F16, Ty::F16, 0 a, 1 b);
+map_fn!(half3, Ty::F16, Ty::F16, 0 a, 1 b, 2 c);
+// Conversions whose source and result differ in type.
+map_fn!(flt_to_int, Ty::F32, Ty::Int, 0 a);
+map_fn!(flt2_to_int, Ty::F32, Ty::Int, 0 a, 1 b);
+map_fn!(int_to_flt, Ty::Int, Ty::F32, 0 a);
+map_fn!(half_to_flt, Ty::F16, Ty::F32, 0 a);
+map_fn!(flt_to_half, Ty::F32, Ty::F16, 0 a);
+map_fn!(half_to_int, Ty::F16, Ty::Int, 0 a);
+map_fn!(int_to_half, Ty::Int, Ty::F16, 0 a);
+
+/// The 64-bit lanes of source `k`; 32-bit registers are zero-extended.
+pub(crate) fn src64(w: &Wave, i: &Inst, k: usize, float: bool) -> [u64; 64] {
+    let mut x = match i.src[k] {
+        Operand::V { r, n } => {
+            let lo = &w.v[usize::from(r)].0;
+            let hi = (n >= 2).then(|| &w.v[usize::from(r) + 1].0);
+            std::array::from_fn(|l| u64::from(lo[l]) | hi.map_or(0, |h| u64::from(h[l]) << 32))
+        }
+        o => [scalar64(w, o); 64],
+    };
+    if float && i.modified {
+        let (abs, neg) = (i.mods.abs >> k & 1 == 1, i.mods.neg >> k & 1 == 1);
+        for v in &mut x {
+            if abs {
+                *v &= !(1 << 63);
+            }
+            if neg {
+                *v ^= 1 << 63;
+            }
+        }
+    }
+    x
+}
+
+/// Writes 64-bit lanes to a register pair under EXEC.
+pub(crate) fn put64(w: &mut Wave, dst: Operand, x: &[u64; 64]) {
+    let (r, exec) = (vdst(dst), w.exec());
+    for (l, v) in x.iter().enumerate() {
+        if exec >> l & 1 == 1 {
+            w.v[r].0[l] = *v as u32;
+            w.v[r + 1].0[l] = (*v >> 32) as u32;
+        }
+    }
+}
+
+/// Writes 32-bit lanes under EXEC.
+pub(crate) fn put32(w: &mut Wave, r: usize, x: &[u32; 64]) {
+    let exec = w.exec();
+    for (l, v) in x.iter().enumerate() {
+        if exec >> l & 1 == 1 {
+            w.v[r].0[l] = *v;
+        }
+    }
+}
+
+/// Bit `l` of the result is the top bit of lane `l`.
+#[inline(always)]
+pub(crate) fn mask_of(x: &[u32; 64]) -> u64 {
+    let mut m = 0;
+    for l in 0..64 {
+        m |= u64::from(x[l] >> 31) << l;
+    }
+    m
+}
+
+/// Writes a lane mask to a scalar destination; lanes off in EXEC read zero.
+pub(crate) fn put_mask(w: &mut Wave, dst: Operand, mask: u64) {
+    if let Operand::S { r, .. } = dst {
+        let m = mask & w.exec();
+        w.set_s64(r, m);
+    }
+}
+
+/// Both variants of one instruction's code: plain and AVX2.
+macro_rules! op {
+    ($map:path, $f:expr) => {{
+        unsafe fn base(w: &mut Wave, i: &Inst, _: &mut Env) {
+            // SAFETY: passed on from the caller.
+            unsafe { $map(w, i, $f) }
+        }
+        #[cfg_attr(
+            target_arch = "x86_64",
+            target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")
+        )]
+        unsafe fn wide(w: &mut Wave, i: &Inst, _: &mut Env) {
+            // SAFETY: passed on from the caller.
+            unsafe { $map(w, i, $f) }
+        }
+        [base as ExecFn, wide as ExecFn]
+    }};
+}
+pub(crate) use op;
+
+/// An instruction written as a function of wave and instruction only.
+macro_rules! plain {
+    ($f:expr) => {{
+        unsafe fn run(w: &mut Wave, i: &Inst, _: &mut Env) {
+            let f: fn(&mut Wave, &Inst) = $f;
+            f(w, i)
+        }
+        [run as ExecFn; 2]
+    }};
+}
+pub(crate) use plain;

@@ -1,0 +1,103 @@
+//! Execution of decoded instructions.
+
+pub(crate) mod atomic;
+pub(crate) mod ds;
+pub(crate) mod map;
+pub(crate) mod mfma;
+mod mfma_unpack;
+pub(crate) mod modifiers;
+pub(crate) mod salu;
+pub(crate) mod valu_cmp;
+mod valu_cvt;
+mod valu_float;
+mod valu_int;
+mod valu_lane;
+mod valu_pk;
+pub(crate) mod valu_scale;
+pub(crate) mod vmem;
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use crate::env::Env;
+use crate::inst::{Exec, ExecFn, Inst, MemKind, Space};
+use crate::wave::{Deferred, LdsFill, Wave};
+pub(crate) use vmem::arrive;
+
+/// Flat addresses of LDS start here.
+pub(crate) const LDS_APERTURE: u64 = 1 << 48;
+/// Flat addresses of private memory start here.
+pub(crate) const SCRATCH_APERTURE: u64 = 2 << 48;
+
+/// Whether this CPU runs the AVX2 and FMA variants.
+pub(crate) fn wide() -> bool {
+    static WIDE: OnceLock<bool> = OnceLock::new();
+    *WIDE.get_or_init(|| {
+        if std::env::var_os("EMU_PORTABLE").is_some() {
+            return false;
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+                && std::arch::is_x86_feature_detected!("f16c")
+                && std::arch::is_x86_feature_detected!("bmi1")
+                && std::arch::is_x86_feature_detected!("bmi2")
+                && std::arch::is_x86_feature_detected!("lzcnt")
+                && std::arch::is_x86_feature_detected!("popcnt")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    })
+}
+
+/// The variant of `e` for this CPU.
+pub(crate) fn choose(e: Exec) -> ExecFn {
+    e[usize::from(wide())]
+}
+
+/// The tables by class of table, in lookup order.
+pub(crate) fn tables() -> [&'static [(&'static str, Exec)]; 6] {
+    [valu_int::OPS, valu_float::OPS, valu_cvt::OPS, valu_pk::OPS, valu_lane::OPS, salu::OPS]
+}
+
+/// Code for a mnemonic of the tables.
+pub(crate) fn lookup(name: &str) -> Option<Exec> {
+    static MAP: OnceLock<HashMap<&'static str, Exec>> = OnceLock::new();
+    let map = MAP.get_or_init(|| tables().into_iter().flatten().copied().collect());
+    map.get(name).copied()
+}
+
+/// Whether the mnemonic is one that tracks validity itself.
+pub(crate) fn is_lane_op(name: &str) -> bool {
+    valu_lane::OPS.iter().any(|(n, _)| *n == name)
+}
+
+/// Sets whether one lane of a vector register is defined.
+pub(crate) fn set_valid(w: &mut Wave, r: usize, lane: usize, on: bool) {
+    w.vvalid[r] = w.vvalid[r] & !(1 << lane) | u64::from(on) << lane;
+}
+
+/// Performs a deferred access.
+pub(crate) fn perform(env: &mut Env, w: &mut Wave, i: &Inst, d: &Deferred, lds: Option<&LdsFill>) {
+    let Some(m) = i.mem().copied() else {
+        // A cache write-back.
+        if let Some(s) = &mut env.segments {
+            s.release();
+        }
+        return;
+    };
+    if m.space == Space::Lds {
+        ds::perform(env, w, i, &m, d);
+        return;
+    }
+    vmem::perform_at(env, w, i, &m, d, lds);
+    if m.kind == MemKind::LoadLds
+        && let Some(f) = lds
+    {
+        let inst = env.kernel.code.index_of(i.pc.into()).unwrap_or(0);
+        vmem::arrive(env, w, inst, f);
+    }
+}

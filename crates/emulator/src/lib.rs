@@ -1,0 +1,31 @@
+//! A gfx950 (MI355X) in software, behind the C symbols of `libamdhip64.so` and `librccl.so`.
+//!
+//! A code object is loaded as it is, decoded once through LLVM's disassembler, and executed wave by
+//! wave with checks that hardware does not make. See the crate's README for what is modelled.
+//!
+//! * [`elf`], [`decode`], [`code`], [`inst`]: from a file to instructions.
+//! * [`wave`], [`env`], [`exec`]: what an instruction does.
+//! * [`memory`], [`check`], [`strict`]: memory, its shadows, and the checks.
+//! * [`sched`]: workgroups and waves, in a seeded order.
+//! * [`counters`]: what a launch did.
+
+pub mod check;
+pub mod code;
+pub mod config;
+pub mod counters;
+mod decode;
+pub mod elf;
+pub mod env;
+mod exec;
+pub mod formats;
+mod fpmode;
+pub mod inst;
+pub mod loader;
+pub mod memory;
+mod msgpack;
+pub mod sched;
+mod strict;
+pub mod wave;
+
+/// Devices of one process.
+pub const MAX_DEVICES: usize = 8;

@@ -1,0 +1,498 @@
+//! Device memory: allocations at addresses that are never reused, with red zones between them.
+//!
+//! A device address is a number in a range reserved without access rights, so a host that
+//! dereferences one faults at once, as on a card without a host mapping. The bytes live elsewhere.
+//! Pinned host memory has the host's own address on every device.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Bytes of address space that follow every allocation and belong to nothing.
+const RED_ZONE: u64 = 64 << 10;
+/// Address space reserved for device addresses.
+const RESERVED: u64 = 16 << 40;
+/// Freed ranges remembered for diagnosis.
+const FREED_KEPT: usize = 65_536;
+
+/// Where an allocation lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Memory of the device with this index.
+    Device(usize),
+    /// Pinned host memory, reachable from every device.
+    Host,
+}
+
+/// One allocation and its shadows.
+#[derive(Debug)]
+pub struct Alloc {
+    /// First device address.
+    pub base: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Owner.
+    pub home: Home,
+    /// The emulator's own (code, arguments): always initialised, not freed by the user.
+    pub internal: bool,
+    /// Allocation flags of `hipHostMalloc` or `hipExtMallocWithFlags`.
+    pub flags: u32,
+    host: *mut u8,
+    mapped: usize,
+    init: *mut u8,
+    race: *mut u64,
+}
+
+// SAFETY: the pointers are to mappings owned by this value until it drops; all access through them
+// is by atomics or by the caller's own ordering, as on the device modelled.
+unsafe impl Send for Alloc {}
+// SAFETY: as above.
+unsafe impl Sync for Alloc {}
+
+impl Drop for Alloc {
+    fn drop(&mut self) {
+        unmap(self.host, self.mapped);
+        unmap(self.init, self.size as usize);
+        unmap(self.race.cast(), race_bytes(self.size));
+    }
+}
+
+fn race_bytes(size: u64) -> usize {
+    (size as usize).div_ceil(4) * 8
+}
+
+fn unmap(p: *mut u8, len: usize) {
+    if !p.is_null() && len > 0 {
+        // SAFETY: `p` and `len` are exactly what `map` returned and was asked for.
+        unsafe { libc::munmap(p.cast(), len) };
+    }
+}
+
+fn map(len: usize, prot: i32) -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of ours.
+    let p = unsafe { libc::mmap(std::ptr::null_mut(), len.max(1), prot, flags, -1, 0) };
+    (p != libc::MAP_FAILED).then_some(p.cast())
+}
+
+impl Alloc {
+    /// Pointer to the byte at device address `addr`, which must lie inside.
+    pub fn at(&self, addr: u64) -> *mut u8 {
+        debug_assert!(addr >= self.base && addr <= self.base + self.size);
+        self.host.wrapping_add((addr - self.base) as usize)
+    }
+
+    /// Whether `len` bytes at `addr` lie inside.
+    pub fn contains(&self, addr: u64, len: u64) -> bool {
+        addr >= self.base
+            && addr.wrapping_sub(self.base) <= self.size
+            && len <= self.size - (addr - self.base)
+    }
+
+    /// Whether all of `len` bytes at `addr` were written; true where nothing is tracked.
+    pub fn initialised(&self, addr: u64, len: usize) -> bool {
+        if self.init.is_null() {
+            return true;
+        }
+        let off = (addr - self.base) as usize;
+        (off..off + len).all(|o| self.init_byte(o).load(Ordering::Relaxed) != 0)
+    }
+
+    /// Marks `len` bytes at `addr` as written or (for a copy of unwritten bytes) as never written.
+    pub fn mark(&self, addr: u64, len: usize, written: bool) {
+        if !self.init.is_null() {
+            let off = (addr - self.base) as usize;
+            for o in off..off + len {
+                self.init_byte(o).store(written.into(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn init_byte(&self, off: usize) -> &AtomicU8 {
+        // SAFETY: `off` is inside the allocation (callers checked), and the shadow has its size.
+        unsafe { AtomicU8::from_ptr(self.init.add(off)) }
+    }
+
+    /// The race shadow (write record low, read record high) of the dword at `addr`.
+    pub fn race(&self, addr: u64) -> Option<&AtomicU64> {
+        if self.race.is_null() {
+            return None;
+        }
+        // SAFETY: `addr` is inside the allocation and the shadow has one u64 for each dword of it.
+        Some(unsafe { AtomicU64::from_ptr(self.race.add(((addr - self.base) / 4) as usize)) })
+    }
+
+    /// Reads `N` ≤ 16 bytes, dword by dword where aligned.
+    ///
+    /// # Safety
+    /// `[addr, addr + len)` must lie inside.
+    pub unsafe fn load(&self, addr: u64, len: usize) -> [u32; 4] {
+        let p = self.at(addr);
+        let mut out = [0u32; 4];
+        // SAFETY: the range is inside the mapping; atomics allow other waves to write meanwhile.
+        unsafe {
+            if len >= 4 && addr % 4 == 0 {
+                for (k, w) in out.iter_mut().enumerate().take(len / 4) {
+                    *w = AtomicU32::from_ptr(p.add(4 * k).cast()).load(Ordering::Relaxed);
+                }
+            } else {
+                for k in 0..len {
+                    let b = AtomicU8::from_ptr(p.add(k)).load(Ordering::Relaxed);
+                    out[k / 4] |= u32::from(b) << (8 * (k % 4));
+                }
+            }
+        }
+        out
+    }
+
+    /// Writes `len` ≤ 16 bytes.
+    ///
+    /// # Safety
+    /// `[addr, addr + len)` must lie inside.
+    pub unsafe fn store(&self, addr: u64, len: usize, data: [u32; 4]) {
+        let p = self.at(addr);
+        // SAFETY: as for `load`.
+        unsafe {
+            if len >= 4 && addr % 4 == 0 {
+                for (k, w) in data.iter().enumerate().take(len / 4) {
+                    AtomicU32::from_ptr(p.add(4 * k).cast()).store(*w, Ordering::Relaxed);
+                }
+            } else {
+                for k in 0..len {
+                    let b = (data[k / 4] >> (8 * (k % 4))) as u8;
+                    AtomicU8::from_ptr(p.add(k)).store(b, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Why an address is not accessible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// Inside an allocation that was freed.
+    Freed {
+        /// Its first address.
+        base: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// Past the end (or before the start) of the nearest allocation.
+    Near {
+        /// Its first address.
+        base: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// Memory of another device without peer access.
+    Peer(usize),
+    /// Near nothing.
+    Wild,
+}
+
+impl std::fmt::Display for Miss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Miss::Freed { base, size } => write!(f, "freed allocation {base:#x} of {size} bytes"),
+            Miss::Near { base, size } => {
+                write!(f, "outside the nearest allocation {base:#x} of {size} bytes")
+            }
+            Miss::Peer(d) => write!(f, "memory of device {d}, whose peer access is not enabled"),
+            Miss::Wild => write!(f, "not in any allocation"),
+        }
+    }
+}
+
+struct Space {
+    start: u64,
+    next: u64,
+    end: u64,
+    live: BTreeMap<u64, Arc<Alloc>>,
+    freed: BTreeMap<u64, u64>,
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        unmap(self.start as *mut u8, (self.end - self.start) as usize);
+    }
+}
+
+/// All memory of all devices.
+pub struct Memory {
+    space: RwLock<Space>,
+    version: AtomicU64,
+    used: [AtomicU64; crate::MAX_DEVICES],
+    peers: [AtomicU32; crate::MAX_DEVICES],
+    shadow: bool,
+    limit: u64,
+    grow: Mutex<()>,
+}
+
+/// Reasons an allocation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// The device's memory, the host's memory or the address range is used up.
+    OutOfMemory,
+}
+
+impl Memory {
+    /// Memory whose devices have `limit` bytes each, with shadows if `shadow`.
+    pub fn new(limit: u64, shadow: bool) -> Self {
+        // A process with a limit on its address space gets less.
+        let sizes = [RESERVED, RESERVED / 4, RESERVED / 64];
+        let got = sizes.iter().find_map(|n| Some((map(*n as usize, libc::PROT_NONE)?, *n)));
+        let (start, size) = got.map_or((0, 0), |(p, n)| (p as u64, n));
+        let next = start.next_multiple_of(2 << 20);
+        let end = start + size;
+        let (live, freed) = (BTreeMap::new(), BTreeMap::new());
+        let space = Space { start, next, end, live, freed };
+        Memory {
+            space: RwLock::new(space),
+            version: AtomicU64::new(1),
+            used: Default::default(),
+            peers: Default::default(),
+            shadow,
+            limit,
+            grow: Mutex::new(()),
+        }
+    }
+
+    /// Bytes in use and in total on `device`.
+    pub fn usage(&self, device: usize) -> (u64, u64) {
+        (self.used[device].load(Ordering::Relaxed), self.limit)
+    }
+
+    /// Takes the next range of addresses, never handed out before.
+    fn addresses(&self, size: u64) -> Option<u64> {
+        let mut s = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        let base = s.next.next_multiple_of(if size >= 2 << 20 { 2 << 20 } else { 4096 });
+        let next = base.checked_add(size)?.checked_add(RED_ZONE)?.next_multiple_of(4096);
+        if next > s.end {
+            return None;
+        }
+        s.next = next;
+        Some(base)
+    }
+
+    /// Allocates device memory.
+    pub fn alloc(&self, device: usize, size: u64, flags: u32) -> Result<Arc<Alloc>, AllocError> {
+        {
+            let _one = self.grow.lock().unwrap_or_else(PoisonError::into_inner);
+            let used = self.used[device].load(Ordering::Relaxed);
+            if size > self.limit.saturating_sub(used) {
+                return Err(AllocError::OutOfMemory);
+            }
+            self.used[device].fetch_add(size, Ordering::Relaxed);
+        }
+        let made = self.make(Home::Device(device), size, flags, false);
+        match made {
+            Some(a) => Ok(self.insert(a)),
+            None => {
+                self.used[device].fetch_sub(size, Ordering::Relaxed);
+                Err(AllocError::OutOfMemory)
+            }
+        }
+    }
+
+    /// Memory of the emulator itself, visible to `device`'s kernels; freed by dropping it.
+    pub fn internal(&self, device: usize, size: u64) -> Result<Arc<Alloc>, AllocError> {
+        self.make(Home::Device(device), size, 0, true).map(Arc::new).ok_or(AllocError::OutOfMemory)
+    }
+
+    /// Makes an internal allocation visible to every launch (module segments).
+    pub fn publish(&self, a: &Arc<Alloc>) {
+        let mut s = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        s.live.insert(a.base, Arc::clone(a));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    fn make(&self, home: Home, size: u64, flags: u32, internal: bool) -> Option<Alloc> {
+        let base = self.addresses(size)?;
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let host = map(size as usize, rw)?;
+        let null = std::ptr::null_mut();
+        let track = self.shadow && !internal;
+        let init = if track { map(size as usize, rw)? } else { null };
+        let race = if track { map(race_bytes(size), rw)?.cast() } else { null.cast() };
+        let mapped = (size as usize).max(1);
+        Some(Alloc { base, size, home, internal, flags, host, mapped, init, race })
+    }
+
+    fn insert(&self, a: Alloc) -> Arc<Alloc> {
+        let a = Arc::new(a);
+        self.publish(&a);
+        a
+    }
+
+    /// Allocates pinned host memory; its device address is the host pointer.
+    pub fn alloc_host(&self, size: u64, flags: u32) -> Result<Arc<Alloc>, AllocError> {
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let host = map(size as usize, rw).ok_or(AllocError::OutOfMemory)?;
+        Ok(self.insert(self.host_alloc(host, size, flags, (size as usize).max(1))))
+    }
+
+    /// Registers the caller's own memory as pinned.
+    pub fn register_host(&self, host: *mut u8, size: u64, flags: u32) -> Arc<Alloc> {
+        self.insert(self.host_alloc(host, size, flags, 0))
+    }
+
+    fn host_alloc(&self, host: *mut u8, size: u64, flags: u32, mapped: usize) -> Alloc {
+        let init = std::ptr::null_mut();
+        let race = std::ptr::null_mut();
+        let (base, internal) = (host as u64, false);
+        Alloc { base, size, home: Home::Host, internal, flags, host, mapped, init, race }
+    }
+
+    /// Removes the allocation that starts at `base`.
+    pub fn free(&self, base: u64) -> Option<Arc<Alloc>> {
+        let mut s = self.space.write().unwrap_or_else(PoisonError::into_inner);
+        let a = s.live.remove(&base)?;
+        self.version.fetch_add(1, Ordering::Release);
+        if let Home::Device(d) = a.home {
+            s.freed.insert(base, a.size);
+            if s.freed.len() > FREED_KEPT {
+                s.freed.pop_first();
+            }
+            if !a.internal {
+                self.used[d].fetch_sub(a.size, Ordering::Relaxed);
+            }
+        }
+        Some(a)
+    }
+
+    /// The allocation that contains all of `[addr, addr + len)`.
+    pub fn find(&self, addr: u64, len: u64) -> Option<Arc<Alloc>> {
+        let s = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, a) = s.live.range(..=addr).next_back()?;
+        a.contains(addr, len).then(|| Arc::clone(a))
+    }
+
+    /// Says why `addr` cannot be accessed.
+    pub fn explain(&self, addr: u64) -> Miss {
+        let s = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((&base, &size)) = s.freed.range(..=addr).next_back()
+            && addr - base < size.max(1)
+        {
+            return Miss::Freed { base, size };
+        }
+        let below = s.live.range(..=addr).next_back().map(|(_, a)| a);
+        let above = s.live.range(addr..).next().map(|(_, a)| a);
+        let gap = |a: &Arc<Alloc>| {
+            if addr < a.base { a.base - addr } else { (addr - a.base).saturating_sub(a.size) }
+        };
+        match below.into_iter().chain(above).min_by_key(|a| gap(a)) {
+            Some(a) if gap(a) < 1 << 40 => Miss::Near { base: a.base, size: a.size },
+            _ => Miss::Wild,
+        }
+    }
+
+    /// Whether kernels of `from` may touch memory at home in `home`.
+    pub fn may_access(&self, from: usize, home: Home) -> bool {
+        match home {
+            Home::Host => true,
+            Home::Device(d) => d == from || self.peers[from].load(Ordering::Acquire) >> d & 1 == 1,
+        }
+    }
+
+    /// Turns peer access of `from` to `to` on or off; false if it already was so.
+    pub fn set_peer(&self, from: usize, to: usize, on: bool) -> bool {
+        let bit = 1 << to;
+        let old = if on {
+            self.peers[from].fetch_or(bit, Ordering::AcqRel)
+        } else {
+            self.peers[from].fetch_and(!bit, Ordering::AcqRel)
+        };
+        (old & bit != 0) != on
+    }
+
+    /// A snapshot for one launch on `device`, with `own` allocations added.
+    pub fn view(self: &Arc<Self>, device: usize, own: Vec<Arc<Alloc>>) -> View {
+        let mut v =
+            View { memory: Arc::clone(self), device, own, table: vec![], version: 0, last: 0 };
+        v.refresh();
+        v
+    }
+}
+
+/// One launch's (or one thread's) sorted copy of the allocation table, with a one-entry cache.
+pub struct View {
+    memory: Arc<Memory>,
+    device: usize,
+    own: Vec<Arc<Alloc>>,
+    table: Vec<Arc<Alloc>>,
+    version: u64,
+    last: usize,
+}
+
+impl View {
+    fn refresh(&mut self) -> bool {
+        let version = self.memory.version.load(Ordering::Acquire);
+        if version == self.version {
+            return false;
+        }
+        self.version = version;
+        {
+            let s = self.memory.space.read().unwrap_or_else(PoisonError::into_inner);
+            self.table = s.live.values().cloned().chain(self.own.iter().cloned()).collect();
+        }
+        self.table.sort_by_key(|a| a.base);
+        self.last = 0;
+        true
+    }
+
+    /// The allocation containing `[addr, addr + len)`, if this device may touch it.
+    #[inline]
+    pub fn find(&mut self, addr: u64, len: u64) -> Result<&Alloc, Miss> {
+        let hit = self.table.get(self.last).is_some_and(|a| a.contains(addr, len));
+        if !hit {
+            self.last = self.search(addr, len)?;
+        }
+        Ok(&self.table[self.last])
+    }
+
+    fn search(&mut self, addr: u64, len: u64) -> Result<usize, Miss> {
+        loop {
+            let n = self.table.partition_point(|a| a.base <= addr);
+            if let Some(a) = n.checked_sub(1).and_then(|k| self.table.get(k))
+                && a.contains(addr, len)
+            {
+                if !self.memory.may_access(self.device, a.home) {
+                    let Home::Device(d) = a.home else { return Err(Miss::Wild) };
+                    return Err(Miss::Peer(d));
+                }
+                return Ok(n - 1);
+            }
+            if !self.refresh() {
+                return Err(self.memory.explain(addr));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_never_reused_and_misses_are_explained() {
+        let m = Arc::new(Memory::new(1 << 20, true));
+        let a = m.alloc(0, 100, 0).unwrap();
+        let b = m.alloc(0, 100, 0).unwrap();
+        assert!(b.base >= a.base + 100 + RED_ZONE);
+        assert_eq!(m.alloc(0, 1 << 20, 0).unwrap_err(), AllocError::OutOfMemory);
+        assert_eq!(m.explain(a.base + 100), Miss::Near { base: a.base, size: 100 });
+        m.free(a.base).unwrap();
+        assert!(m.free(a.base).is_none());
+        assert_eq!(m.explain(a.base + 5), Miss::Freed { base: a.base, size: 100 });
+        let c = m.alloc(0, 100, 0).unwrap();
+        assert!(c.base > b.base);
+        let mut v = m.view(1, vec![]);
+        assert_eq!(v.find(c.base, 4).err(), Some(Miss::Peer(0)));
+        assert!(m.set_peer(1, 0, true) && !m.set_peer(1, 0, true));
+        assert!(v.find(c.base + 96, 4).is_ok());
+        assert!(v.find(c.base + 97, 4).is_err());
+        assert!(!c.initialised(c.base, 4));
+        c.mark(c.base, 4, true);
+        assert!(c.initialised(c.base, 4));
+    }
+}

@@ -1,0 +1,96 @@
+use serde_json::{Map, Value, json};
+use text::{ChatPrompt, TextError, repair_tool_call_ids};
+
+use crate::App;
+use crate::error::ApiError;
+use crate::fields::Fields;
+
+use super::{messages, tools};
+
+/// What the chat template is given: checked messages, tools and switches.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    messages: Vec<Value>,
+    tools: Vec<Value>,
+    kwargs: Map<String, Value>,
+    /// Number of tool calls in the messages.
+    pub(crate) tool_calls: usize,
+}
+
+impl Conversation {
+    /// Takes `messages`, `tools`, `tool_choice` and the template's switches.
+    pub(crate) fn take(fields: &mut Fields, app: &App) -> Result<Self, ApiError> {
+        let items = fields.array("messages")?;
+        let items = fields.required("messages", items)?;
+        let mut messages = messages::check(items)?;
+        let mut tools = match fields.array("tools")? {
+            Some(items) => tools::check(items)?,
+            None => Vec::new(),
+        };
+        let choice = fields.take("tool_choice").unwrap_or(json!("auto"));
+        match choice.as_str() {
+            Some("auto") => {}
+            // A tool that is not declared is not called.
+            Some("none") => tools.clear(),
+            _ => {
+                let complaint = r#"is not supported yet, except as "auto" or "none""#;
+                return Err(fields.error("tool_choice", complaint));
+            }
+        }
+        let kwargs = take_switches(fields, app)?;
+        let tool_calls = repair_tool_call_ids(&mut messages);
+        Ok(Self { messages, tools, kwargs, tool_calls })
+    }
+
+    /// Whether the model was told of tools.
+    pub(crate) fn has_tools(&self) -> bool {
+        !self.tools.is_empty()
+    }
+}
+
+/// The switches of Kimi's template, and Moonshot's own spelling of the first:
+/// `thinking: {"type": "enabled" | "disabled"}`.
+fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, ApiError> {
+    let mut kwargs = Map::new();
+    let mut thinking = None;
+    if let Some(mut switches) = fields.object("chat_template_kwargs")? {
+        thinking = switches.boolean("thinking")?;
+        if let Some(preserve) = switches.boolean("preserve_thinking")? {
+            kwargs.insert("preserve_thinking".to_owned(), preserve.into());
+        }
+        switches.finish()?;
+    }
+    if let Some(mut switch) = fields.object("thinking")? {
+        let kind = switch.string("type")?;
+        let enabled = match switch.required("type", kind)?.as_str() {
+            "enabled" => true,
+            "disabled" => false,
+            _ => return Err(switch.error("type", r#"must be "enabled" or "disabled""#)),
+        };
+        switch.finish()?;
+        if thinking.is_some_and(|thinking| thinking != enabled) {
+            return Err(fields.error("thinking", "contradicts chat_template_kwargs.thinking"));
+        }
+        thinking = Some(enabled);
+    }
+    kwargs.insert("thinking".to_owned(), thinking.unwrap_or(app.config.thinking).into());
+    Ok(kwargs)
+}
+
+/// Renders and tokenizes a conversation.
+pub(crate) fn encode(
+    conversation: &Conversation,
+    add_generation_prompt: bool,
+    app: &App,
+) -> Result<Vec<u32>, ApiError> {
+    let prompt = ChatPrompt {
+        messages: &conversation.messages,
+        tools: Some(&conversation.tools),
+        kwargs: conversation.kwargs.clone(),
+        add_generation_prompt,
+    };
+    app.template.encode(&app.tokenizer, &prompt).map_err(|error| match error {
+        TextError::Template(_) => ApiError::bad_request(error.to_string()).with_param("messages"),
+        _ => ApiError::internal(error.to_string()),
+    })
+}

@@ -1,0 +1,91 @@
+//! Tokens and their log-probabilities, in the shapes of both kinds of completion.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use text::Tokenizer;
+
+use crate::transcript::Token;
+
+/// What a probability of 0 is reported as: JSON has no infinity.
+const LOWEST: f32 = -9999.0;
+
+/// Chat: each generated token, the one that ended the answer included.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct ChatLogprobs {
+    content: Vec<ChatToken>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChatToken {
+    #[serde(flatten)]
+    token: Scored,
+    top_logprobs: Vec<Scored>,
+}
+
+#[derive(Debug, Serialize)]
+struct Scored {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+}
+
+impl ChatLogprobs {
+    pub(crate) fn add(&mut self, tokens: Vec<Token>, tokenizer: &Tokenizer) {
+        let scored = |id, logprob: Option<f32>| {
+            let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+            let token = String::from_utf8_lossy(bytes).into_owned();
+            Scored { token, logprob: finite(logprob), bytes: bytes.to_vec() }
+        };
+        self.content.extend(tokens.into_iter().map(|Token { info, .. }| ChatToken {
+            token: scored(info.id, info.logprob),
+            top_logprobs: info.top.iter().map(|&(id, logprob)| scored(id, Some(logprob))).collect(),
+        }));
+    }
+}
+
+/// Text completions: parallel lists over the tokens. The first token of an echoed prompt has no
+/// log-probability (`null`). `top_logprobs` also holds the token itself.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct TextLogprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    /// Characters of text before each token.
+    text_offset: Vec<usize>,
+}
+
+impl TextLogprobs {
+    pub(crate) fn add(&mut self, tokens: Vec<Token>, tokenizer: &Tokenizer) {
+        for Token { info, offset } in tokens {
+            let name = spelling(info.id, tokenizer);
+            let top = info.logprob.map(|logprob| {
+                let mut top = Map::new();
+                for &(id, logprob) in info.top.iter().chain([&(info.id, logprob)]) {
+                    top.entry(spelling(id, tokenizer))
+                        .or_insert_with(|| finite(Some(logprob)).into());
+                }
+                top
+            });
+            self.tokens.push(name);
+            self.token_logprobs.push(info.logprob.map(|logprob| finite(Some(logprob))));
+            self.top_logprobs.push(top);
+            self.text_offset.push(offset);
+        }
+    }
+}
+
+/// A token's text. Tokens that are no text by themselves are told apart by their bytes.
+fn spelling(id: u32, tokenizer: &Tokenizer) -> String {
+    let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+            format!("bytes:{escaped}")
+        }
+    }
+}
+
+fn finite(logprob: Option<f32>) -> f32 {
+    logprob.map_or(LOWEST, |logprob| logprob.max(LOWEST))
+}

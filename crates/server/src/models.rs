@@ -1,0 +1,66 @@
+//! `/v1/models`, `/health` and `/version`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::error::ApiError;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ModelList {
+    object: &'static str,
+    data: [Model; 1],
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    max_model_len: usize,
+}
+
+fn model(app: &App) -> Model {
+    Model {
+        id: app.config.served_model_name.clone(),
+        object: "model",
+        created: app.started,
+        owned_by: "moonrock",
+        max_model_len: app.config.max_model_len,
+    }
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
+    Json(ModelList { object: "list", data: [model(&app)] })
+}
+
+/// Names may have slashes in them.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::bad_request("the model's name is not UTF-8"))?;
+    app.check_model_name(&id)?;
+    Ok(Json(model(&app)))
+}
+
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    match app.engine.health() {
+        Ok(()) => Ok(Json(json!({"status": "ok"}))),
+        Err(reason) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the engine has failed: {reason}"),
+        )),
+    }
+}
+
+pub(crate) async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}

@@ -1,0 +1,52 @@
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::{TOKENIZER, answer, app, ids, read_json, send};
+
+async fn get(uri: &str) -> Value {
+    let request = Request::get(uri).body(Body::empty()).unwrap();
+    let (status, answer) = read_json(send(&app(&["hi"]), request).await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer
+}
+
+#[tokio::test]
+async fn models_health_and_version() {
+    let list = get("/v1/models").await;
+    assert_eq!(list["object"], "list");
+    assert_eq!(list["data"][0]["id"], "org/tiny");
+    assert_eq!(list["data"][0]["max_model_len"], 512);
+    assert_eq!(get("/v1/models/org/tiny").await["object"], "model");
+    assert_eq!(get("/health").await, json!({"status": "ok"}));
+    assert_eq!(get("/version").await["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn text_to_tokens_and_back() {
+    let app = app(&["hi"]);
+    let text = "Größe 你好 <|im_end|>";
+    let body = json!({"model": "org/tiny", "prompt": text, "add_special_tokens": false});
+    let tokens = answer(&app, "/tokenize", &body).await;
+    assert_eq!(tokens["tokens"], json!(TOKENIZER.encode(text)));
+    assert_eq!(tokens["count"], TOKENIZER.encode(text).len());
+    assert_eq!(tokens["max_model_len"], 512);
+    let back = answer(&app, "/detokenize", &json!({"tokens": tokens["tokens"]})).await;
+    assert_eq!(back, json!({"prompt": text}));
+}
+
+#[tokio::test]
+async fn a_chat_is_tokenized_as_it_is_answered() {
+    let app = app(&["hi"]);
+    let messages = json!([{"role": "developer", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]}]);
+    let tokens = answer(&app, "/tokenize", &json!({"messages": messages})).await;
+    let rendered = "<|im_system|>system<|im_middle|>be kind<|im_end|>\
+        <|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|><think>";
+    assert_eq!(tokens["tokens"], json!(ids(rendered)));
+    let chat = answer(&app, "/v1/chat/completions", &json!({"messages": messages})).await;
+    assert_eq!(chat["usage"]["prompt_tokens"], tokens["count"]);
+    let body = json!({"messages": messages, "add_generation_prompt": false});
+    let shorter = answer(&app, "/tokenize", &body).await;
+    assert!(shorter["count"].as_u64() < tokens["count"].as_u64());
+}

@@ -1,0 +1,30 @@
+use serde::Serialize;
+
+use crate::transcript::Piece;
+
+/// Token counts of a whole request.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
+    completion_tokens_details: Details,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+struct Details {
+    reasoning_tokens: usize,
+}
+
+impl Usage {
+    pub(crate) fn new(prompt_tokens: usize) -> Self {
+        Self { prompt_tokens, total_tokens: prompt_tokens, ..Self::default() }
+    }
+
+    pub(crate) fn add(&mut self, piece: &Piece) {
+        self.completion_tokens += piece.generated;
+        self.total_tokens += piece.generated;
+        self.completion_tokens_details.reasoning_tokens +=
+            piece.end.map_or(0, |end| end.reasoning_tokens);
+    }
+}

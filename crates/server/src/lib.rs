@@ -7,6 +7,7 @@
 //! makes both kinds of answer from them: whole ones add up what streams send. Dropping a response
 //! cancels its sequences.
 
+mod answer;
 mod app;
 mod auth;
 mod body;

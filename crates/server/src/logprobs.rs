@@ -7,7 +7,7 @@ use text::Tokenizer;
 use crate::transcript::Token;
 
 /// What a probability of 0 is reported as: JSON has no infinity.
-const LOWEST: f32 = -9999.0;
+const LOWEST: f64 = -9999.0;
 
 /// Chat: each generated token, the one that ended the answer included.
 #[derive(Debug, Default, Serialize)]
@@ -25,20 +25,20 @@ struct ChatToken {
 #[derive(Debug, Serialize)]
 struct Scored {
     token: String,
-    logprob: f32,
+    logprob: f64,
     bytes: Vec<u8>,
 }
 
 impl ChatLogprobs {
     pub(crate) fn add(&mut self, tokens: Vec<Token>, tokenizer: &Tokenizer) {
-        let scored = |id, logprob: Option<f32>| {
+        let scored = |id, logprob: f32| {
             let bytes = tokenizer.token_bytes(id).unwrap_or_default();
             let token = String::from_utf8_lossy(bytes).into_owned();
             Scored { token, logprob: finite(logprob), bytes: bytes.to_vec() }
         };
         self.content.extend(tokens.into_iter().map(|Token { info, .. }| ChatToken {
-            token: scored(info.id, info.logprob),
-            top_logprobs: info.top.iter().map(|&(id, logprob)| scored(id, Some(logprob))).collect(),
+            token: scored(info.id, info.logprob.unwrap_or(f32::NEG_INFINITY)),
+            top_logprobs: info.top.iter().map(|&(id, logprob)| scored(id, logprob)).collect(),
         }));
     }
 }
@@ -48,7 +48,7 @@ impl ChatLogprobs {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct TextLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<Option<f32>>,
+    token_logprobs: Vec<Option<f64>>,
     top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Characters of text before each token.
     text_offset: Vec<usize>,
@@ -61,13 +61,12 @@ impl TextLogprobs {
             let top = info.logprob.map(|logprob| {
                 let mut top = Map::new();
                 for &(id, logprob) in info.top.iter().chain([&(info.id, logprob)]) {
-                    top.entry(spelling(id, tokenizer))
-                        .or_insert_with(|| finite(Some(logprob)).into());
+                    top.entry(spelling(id, tokenizer)).or_insert_with(|| finite(logprob).into());
                 }
                 top
             });
             self.tokens.push(name);
-            self.token_logprobs.push(info.logprob.map(|logprob| finite(Some(logprob))));
+            self.token_logprobs.push(info.logprob.map(finite));
             self.top_logprobs.push(top);
             self.text_offset.push(offset);
         }
@@ -86,6 +85,7 @@ fn spelling(id: u32, tokenizer: &Tokenizer) -> String {
     }
 }
 
-fn finite(logprob: Option<f32>) -> f32 {
-    logprob.map_or(LOWEST, |logprob| logprob.max(LOWEST))
+/// In float64 at once: printed by two ways as float32, one number could look like two.
+fn finite(logprob: f32) -> f64 {
+    f64::from(logprob).max(LOWEST)
 }

@@ -17,6 +17,10 @@ const MAX_N: i64 = 128;
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 
+/// Lower temperatures count as 0: logits divided by them would leave float32's range, and the most
+/// likely token would be drawn anyway.
+const MIN_TEMPERATURE: f32 = 1e-5;
+
 /// What both kinds of completion are asked to do.
 #[derive(Debug)]
 pub(crate) struct Params {
@@ -93,21 +97,18 @@ fn take_sampling(fields: &mut Fields, app: &App, seed: u64) -> Result<SamplingPa
     if top_p == 0.0 {
         return Err(fields.error("top_p", "must be more than 0"));
     }
-    let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?;
-    let repetition_penalty = repetition_penalty.unwrap_or(default.repetition_penalty);
-    if repetition_penalty == 0.0 {
-        return Err(fields.error("repetition_penalty", "must be more than 0"));
-    }
+    let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature);
+    let repetition_penalty = fields.number("repetition_penalty", 0.01..=10.0)?;
     // Both -1 and 0 keep all tokens.
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?.unwrap_or(0);
     Ok(SamplingParams {
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
+        temperature: if temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
         top_p,
         top_k: top_k.clamp(0, vocab_size) as u32,
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        repetition_penalty,
+        repetition_penalty: repetition_penalty.unwrap_or(default.repetition_penalty),
         logit_bias: take_logit_bias(fields, vocab_size)?,
         seed,
     })

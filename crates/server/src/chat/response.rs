@@ -1,34 +1,15 @@
-use std::sync::Arc;
-
 use engine::FinishReason;
-use futures_util::stream::StreamExt;
 use serde::Serialize;
-use text::Delta;
+use text::{Delta, Tokenizer};
 
-use crate::App;
-use crate::app::unix_seconds;
-use crate::error::ApiError;
-use crate::generation::{Generation, Pieces};
+use crate::answer::{self, Answer};
 use crate::logprobs::ChatLogprobs;
 use crate::sse::{Chunks, json};
 use crate::transcript::{End, Piece};
-use crate::usage::Usage;
 
-/// A whole answer (choices have a `message`) or a chunk of a streamed one (choices have a `delta`).
+/// A choice of a whole answer.
 #[derive(Debug, Serialize)]
-struct Completion<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<C>,
-    /// In a stream, left out if not asked for, and `null` before the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<&'a Usage>>,
-}
-
-#[derive(Debug, Serialize)]
-struct WholeChoice {
+pub(super) struct Choice {
     index: usize,
     message: Message,
     logprobs: Option<ChatLogprobs>,
@@ -97,74 +78,19 @@ struct ToolCallDelta {
     function: Function,
 }
 
-/// An answer being made.
-pub(super) struct Answer {
-    app: Arc<App>,
-    id: String,
-    created: u64,
-    choices: usize,
-    /// Whether log-probabilities are wanted.
-    logprobs: bool,
-    usage: Usage,
-}
-
-impl Answer {
-    pub(super) fn new(app: &Arc<App>, request: &Generation) -> Self {
-        Self {
-            app: app.clone(),
-            id: app.next_answer_id("chatcmpl"),
-            created: unix_seconds(),
-            choices: request.choices(),
-            logprobs: request.logprobs.is_some(),
-            usage: Usage::new(request.prompt_tokens()),
-        }
-    }
-
-    /// Waits for all pieces.
-    pub(super) async fn complete(
-        mut self,
-        mut pieces: Pieces,
-    ) -> Result<serde_json::Value, ApiError> {
-        let mut choices: Vec<_> = (0..self.choices).map(|index| self.choice(index)).collect();
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(ApiError::internal)?;
-            self.usage.add(&piece);
-            if let Some(choice) = choices.get_mut(piece.choice) {
-                choice.add(piece, &self.app);
-            }
-        }
-        let answer = self.completion("chat.completion", choices, Some(Some(&self.usage)));
-        serde_json::to_value(answer).map_err(|error| ApiError::internal(error.to_string()))
-    }
-
-    pub(super) fn into_chunks(self, include_usage: bool) -> impl Chunks {
-        AnswerChunks { answer: self, include_usage }
-    }
-
-    fn choice(&self, index: usize) -> WholeChoice {
+impl answer::Choice for Choice {
+    fn new(index: usize, logprobs: bool) -> Self {
         let message = Message { role: "assistant", ..Message::default() };
-        let logprobs = self.logprobs.then(ChatLogprobs::default);
-        WholeChoice { index, message, logprobs, finish_reason: None }
+        let logprobs = logprobs.then(ChatLogprobs::default);
+        Self { index, message, logprobs, finish_reason: None }
     }
 
-    fn completion<'a, C>(
-        &'a self,
-        object: &'static str,
-        choices: Vec<C>,
-        usage: Option<Option<&'a Usage>>,
-    ) -> Completion<'a, C> {
-        let model = &self.app.config.served_model_name;
-        Completion { id: &self.id, object, created: self.created, model, choices, usage }
-    }
-}
-
-impl WholeChoice {
-    fn add(&mut self, piece: Piece, app: &App) {
+    fn add(&mut self, piece: Piece, tokenizer: &Tokenizer) {
         for delta in piece.deltas {
             self.message.add(delta);
         }
         if let Some(logprobs) = &mut self.logprobs {
-            logprobs.add(piece.tokens, &app.tokenizer);
+            logprobs.add(piece.tokens, tokenizer);
         }
         if let Some(end) = piece.end {
             self.finish_reason = Some(finish_reason(end));
@@ -226,10 +152,10 @@ fn finish_reason(end: End) -> &'static str {
     }
 }
 
-struct AnswerChunks {
-    answer: Answer,
-    include_usage: bool,
-}
+/// `object` of chunks.
+const CHUNK: &str = "chat.completion.chunk";
+
+pub(super) struct AnswerChunks(pub(super) Answer);
 
 impl AnswerChunks {
     fn chunk(
@@ -239,13 +165,9 @@ impl AnswerChunks {
         logprobs: Option<ChatLogprobs>,
         finish_reason: Option<&'static str>,
     ) -> String {
-        let choice = ChunkChoice { index, delta, logprobs, finish_reason };
-        let usage = self.include_usage.then_some(None);
-        json(&self.answer.completion(CHUNK, vec![choice], usage))
+        json(&self.0.chunk(CHUNK, ChunkChoice { index, delta, logprobs, finish_reason }))
     }
 }
-
-const CHUNK: &str = "chat.completion.chunk";
 
 impl Chunks for AnswerChunks {
     fn open(&mut self) -> Vec<String> {
@@ -254,15 +176,15 @@ impl Chunks for AnswerChunks {
             content: Some(String::new()),
             ..ChunkDelta::default()
         };
-        (0..self.answer.choices).map(|index| self.chunk(index, role(), None, None)).collect()
+        (0..self.0.choices).map(|index| self.chunk(index, role(), None, None)).collect()
     }
 
     fn piece(&mut self, piece: Piece) -> Vec<String> {
-        self.answer.usage.add(&piece);
+        self.0.usage.add(&piece);
         let Piece { choice, deltas, tokens, end, .. } = piece;
         let mut logprobs = (!tokens.is_empty()).then(|| {
             let mut logprobs = ChatLogprobs::default();
-            logprobs.add(tokens, &self.answer.app.tokenizer);
+            logprobs.add(tokens, &self.0.app.tokenizer);
             logprobs
         });
         let mut chunks = Vec::new();
@@ -277,9 +199,6 @@ impl Chunks for AnswerChunks {
     }
 
     fn close(&mut self) -> Option<String> {
-        let usage = self.include_usage.then_some(Some(&self.answer.usage));
-        usage.map(|usage| {
-            json(&self.answer.completion::<ChunkChoice>(CHUNK, Vec::new(), Some(usage)))
-        })
+        self.0.usage_chunk(CHUNK).map(|chunk| json(&chunk))
     }
 }

@@ -5,20 +5,21 @@ mod response;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
+use crate::answer::Answer;
 use crate::body::{Body, convert};
 use crate::error::ApiError;
 use crate::{App, sse};
+use response::{AnswerChunks, Choice, OBJECT};
 
 pub(crate) async fn create(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {
     let request = convert(&app, body, request::convert).await?;
     let pieces = request.submit(&app)?;
-    let answer = response::Answer::new(&app, &request);
+    let answer = Answer::new(&app, &request, "cmpl");
     if request.params.stream {
-        return Ok(sse::respond(pieces, answer.into_chunks(request.params.include_usage)));
+        return Ok(sse::respond(pieces, AnswerChunks(answer)));
     }
-    Ok(Json(answer.complete(pieces).await?).into_response())
+    answer.whole::<Choice>(OBJECT, pieces).await
 }

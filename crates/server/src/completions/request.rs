@@ -42,13 +42,14 @@ fn prompts(prompt: Value, app: &App) -> Result<Vec<Vec<u32>>, ApiError> {
         Value::Array(items) => match items.first() {
             None => return Err(ApiError::field("prompt", "is empty")),
             Some(Value::Number(_)) => vec![ids(&items, app)?],
+            Some(_) if items.len() > MAX_PROMPTS => {
+                let complaint = format!("may hold {MAX_PROMPTS} prompts at most");
+                return Err(ApiError::field("prompt", complaint));
+            }
             Some(_) => items.iter().map(|item| one(item, app)).collect::<Result<_, _>>()?,
         },
         other => return Err(wrong_type("prompt", EXPECTED, &other)),
     };
-    if prompts.len() > MAX_PROMPTS {
-        return Err(ApiError::field("prompt", format!("may hold {MAX_PROMPTS} prompts at most")));
-    }
     if prompts.iter().any(Vec::is_empty) {
         return Err(ApiError::field("prompt", "is empty: at least one token is needed"));
     }

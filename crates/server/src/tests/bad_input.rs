@@ -96,6 +96,7 @@ async fn fields_of_text_completions() {
         (json!({"prompt": [-1]}), "prompt"),
         (json!({"prompt": [vocab_size]}), "prompt"),
         (json!({"prompt": [[1], [vocab_size]]}), "prompt"),
+        (json!({"prompt": vec!["a"; 1025]}), "prompt"),
         (json!({"prompt": vec![1; 513]}), "prompt"),
         (json!({"prompt": vec![1; 512]}), "prompt"),
         (json!({"suffix": "end"}), "suffix"),

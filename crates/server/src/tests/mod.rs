@@ -84,7 +84,7 @@ fn player(answers: Vec<Vec<u32>>) -> Execute {
 }
 
 fn logprob(token: u32) -> f32 {
-    -(token as f32) / 64.0
+    -(token as f32) / 7.0
 }
 
 fn app_with(config: ServerConfig, engine: Engine) -> Arc<App> {

@@ -1,6 +1,6 @@
 //! The verbs, each handed to the module of its name.
 
-use checkpoint::{Activations, Encoded, Matrix};
+use checkpoint::{Activations, Checkpoint, Encoded, Format, Matrix, Shape};
 use model::{
     Backend, Batch, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape, RowOutput, Span,
 };
@@ -266,4 +266,14 @@ impl Backend for Cpu {
     ) -> Result<Vec<RowOutput>, DeviceError> {
         Ok(sample(&logits.values, logits.width, outputs))
     }
+}
+
+/// Bytes of one rank's weights on this backend: the checkpoint's formats, but `kv_b_proj` in f32.
+pub fn weight_bytes(checkpoint: &Checkpoint, ranks: usize) -> usize {
+    let projections = checkpoint.tensors().iter().filter(|(spec, _)| spec.name.ends_with("kv_b_proj"));
+    let extra = projections.map(|(spec, format)| {
+        let Shape::Matrix { rows, cols } = spec.shape else { return 0 };
+        Format::F32.bytes(rows / ranks * cols) - format.bytes(rows / ranks * cols)
+    });
+    model::weight_bytes(checkpoint, ranks) + extra.sum::<usize>()
 }

@@ -18,5 +18,5 @@ mod sample;
 mod simd;
 mod unpack;
 
-pub use backend::{Buffer, Cpu};
+pub use backend::{Buffer, Cpu, weight_bytes};
 pub use group::Group;

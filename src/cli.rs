@@ -1,0 +1,140 @@
+//! Flags. Names are vLLM's where it has them.
+
+use std::path::PathBuf;
+
+use checkpoint::Activations;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serves Kimi-K2 models in MXFP4.
+#[derive(Parser)]
+#[command(version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Answer OpenAI's HTTP API with a model
+    Serve(ServeArgs),
+    /// Print what a checkpoint holds, without loading it
+    Inspect(InspectArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// Directory with config.json and safetensors shards
+    #[arg(default_value = "models/demo")]
+    pub(crate) model: PathBuf,
+
+    /// Ranks to compute each one's bytes for
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) tensor_parallel_size: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// Directory with config.json, safetensors shards, tokenizer and chat template
+    #[arg(default_value = "models/demo")]
+    pub(crate) model: PathBuf,
+
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+
+    /// Name in the API [default: the directory's name]
+    #[arg(long)]
+    pub(crate) served_model_name: Option<String>,
+
+    /// Most tokens in one sequence, prompt and answer together [default: what the model was made for]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) max_model_len: Option<usize>,
+
+    /// Most sequences that run at once
+    #[arg(long, default_value_t = 256, value_parser = at_least_one)]
+    pub(crate) max_num_seqs: usize,
+
+    /// Most tokens computed in one step [default: 512 on the CPU, 8192 on GPUs]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) max_num_batched_tokens: Option<usize>,
+
+    /// Requests that may wait for their turn; one more is answered 429
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
+    pub(crate) max_waiting: usize,
+
+    /// Ranks that share the model: GPUs, or threads with --device cpu
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) tensor_parallel_size: usize,
+
+    /// Share of the device's free memory to use, weights and KV cache together [default: 0.9 of a
+    /// GPU's, 0.25 of the host's with --device cpu]
+    #[arg(long, value_parser = fraction)]
+    pub(crate) gpu_memory_utilization: Option<f64>,
+
+    /// Tokens in one KV block
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    pub(crate) block_size: usize,
+
+    /// Do not reuse the KV blocks of earlier requests that began alike
+    #[arg(long)]
+    pub(crate) no_enable_prefix_caching: bool,
+
+    /// Seed of requests that give none
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Key that requests must bring as `Authorization: Bearer KEY`
+    #[arg(long, env = "MOONROCK_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+
+    /// Where the model runs; auto takes the GPUs if this build and machine have them
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub(crate) device: Device,
+
+    /// Precision of what 4-bit weights multiply with [default: what the checkpoint declares]
+    #[arg(long, value_enum)]
+    pub(crate) expert_activations: Option<Precision>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    Auto,
+    Cpu,
+    Hip,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Precision {
+    Mxfp4,
+    Mxfp8,
+    Bf16,
+}
+
+impl From<Precision> for Activations {
+    fn from(precision: Precision) -> Activations {
+        match precision {
+            Precision::Mxfp4 => Activations::Mxfp4,
+            Precision::Mxfp8 => Activations::Mxfp8,
+            Precision::Bf16 => Activations::Bf16,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(format!("expected a whole number: {error}")),
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(f) if f > 0.0 && f <= 1.0 => Ok(f),
+        _ => Err("expected a number above 0 and at most 1".into()),
+    }
+}

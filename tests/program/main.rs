@@ -1,0 +1,11 @@
+//! The real binary, started as a user starts it.
+//!
+//! `MOONROCK_BIN` names another build of it (scripts/test: the release build).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod load;
+mod reference;
+mod sdk;
+mod server;
+mod start;

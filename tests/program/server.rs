@@ -1,0 +1,91 @@
+//! A running server that ends with the test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The binary under test.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("MOONROCK_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_moonrock").into(), PathBuf::from)
+}
+
+/// A path in this repository.
+pub(crate) fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+pub(crate) struct Server {
+    child: Child,
+    /// `http://host:port`.
+    pub(crate) url: String,
+    pub(crate) client: reqwest::Client,
+}
+
+impl Server {
+    /// Starts `moonrock serve MODEL --port 0 ARGS` and waits for its address.
+    pub(crate) fn start(model: &str, args: &[&str]) -> Server {
+        let mut child = Command::new(binary())
+            .arg("serve")
+            .arg(path(model))
+            .args(["--port", "0"])
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = String::new();
+        let url = loop {
+            let line = lines.next().unwrap_or_else(|| panic!("ended before listening:\n{seen}"));
+            let line = line.unwrap();
+            if let Some((_, url)) = line.split_once("http://") {
+                break format!("http://{}", url.trim());
+            }
+            seen += &line;
+            seen.push('\n');
+        };
+        // Keep the pipe open and empty: a server whose stderr is full or closed would stop.
+        std::thread::spawn(move || lines.for_each(drop));
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
+        Server { child, url, client }
+    }
+
+    /// POSTs JSON; returns the status and the JSON answer.
+    pub(crate) async fn post(&self, route: &str, body: &Value) -> (u16, Value) {
+        let url = format!("{}{route}", self.url);
+        let answer = self.client.post(url).json(body).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap())
+    }
+
+    /// Resident memory, bytes.
+    pub(crate) fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the binary to its end; returns its exit code and what it wrote to stdout and stderr.
+pub(crate) fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let mut child = Command::new(binary())
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (child.wait().unwrap().code(), stdout, stderr)
+}

@@ -1,6 +1,9 @@
+use engine::{Engine, Execute};
+use model::{SamplingParams, Want};
 use serde_json::{Value, json};
 
-use super::{TOKENIZER, answer, app, chunks, ids, logprob};
+use super::server_config;
+use super::{TOKENIZER, answer, app, app_with, chunks, engine_config, ids, logprob, player};
 
 const URI: &str = "/v1/completions";
 
@@ -162,4 +165,45 @@ async fn requests_without_a_seed_get_different_ones() {
         texts.push(whole["choices"][0]["text"].clone());
     }
     assert_eq!(texts, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn sampling_fields_reach_the_device() {
+    let (sent, received) = std::sync::mpsc::channel();
+    let mut inner = player(vec![ids("hello")]);
+    let execute: Execute = Box::new(move |batch| {
+        for output in &batch.outputs {
+            if let Want::Sample(draw) = &output.want {
+                let _ = sent.send((*draw.params).clone());
+            }
+        }
+        inner(batch)
+    });
+    let app = app_with(server_config(), Engine::start(engine_config(), execute));
+    let params = |body: Value| {
+        let (app, received) = (&app, &received);
+        async move {
+            answer(app, URI, &body).await;
+            received.try_iter().last().unwrap()
+        }
+    };
+    let all = params(json!({"prompt": "x", "temperature": 0.5, "top_p": 0.25, "top_k": 7,
+        "min_p": 0.125, "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.5,
+        "logit_bias": {"3": -100, "4": 0.5}, "seed": -2, "n": 1, "max_tokens": 1}));
+    let expected = SamplingParams {
+        temperature: 0.5,
+        top_p: 0.25,
+        top_k: 7,
+        min_p: 0.125,
+        presence_penalty: 1.0,
+        frequency_penalty: -1.0,
+        repetition_penalty: 1.5,
+        logit_bias: vec![(3, -100.0), (4, 0.5)],
+        seed: u64::MAX - 1,
+    };
+    assert_eq!(all.await, expected);
+    let none = params(json!({"prompt": "x", "top_k": -1, "seed": 0, "temperature": null}));
+    assert_eq!(none.await, SamplingParams::default());
+    let tiny = params(json!({"prompt": "x", "temperature": 1e-300, "seed": 5.0}));
+    assert_eq!(tiny.await, SamplingParams { temperature: 0.0, seed: 5, ..Default::default() });
 }

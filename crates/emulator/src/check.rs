@@ -140,6 +140,8 @@ fn key(launch: u32, group: u32) -> u64 {
 pub struct Races {
     segments: RwLock<Vec<Segment>>,
     launches: RwLock<Vec<Launch>>,
+    /// By stream: sequence number and the number of segments when the operation began.
+    streams: RwLock<HashMap<u64, Vec<(u64, u32)>>>,
     published: Mutex<HashMap<u64, Clocks>>,
     overflow: AtomicU64,
 }
@@ -149,6 +151,8 @@ pub struct Operation {
     races: Arc<Races>,
     launch: u32,
     order: Order,
+    /// Operations with the same place in the stream (nodes of one graph) that come before.
+    after: Vec<u32>,
     /// Segments below this belong to operations known to have finished before this one.
     floor: u32,
 }
@@ -186,21 +190,30 @@ fn wr<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 impl Races {
-    /// Starts an operation on `stream`, its `seq`th, ordered after everything in `order`.
-    pub fn begin(self: &Arc<Self>, name: &str, stream: u64, seq: u64, order: Order) -> Operation {
+    /// Starts an operation on `stream`, its `seq`th, ordered after everything in `order` and the
+    /// operations numbered in `after`.
+    pub fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        (stream, seq): (u64, u64),
+        order: Order,
+        after: Vec<u32>,
+    ) -> Operation {
         let mut launches = wr(&self.launches);
         let launch = launches.len() as u32;
-        let ordered = |l: &Launch| order.get(&l.stream).is_some_and(|s| *s >= l.seq);
-        let first_loose = launches.iter().position(|l| !ordered(l));
         launches.push(Launch { stream, seq, name: name.into() });
         drop(launches);
-        let segments = rd(&self.segments);
-        let floor = match first_loose {
-            None => segments.len(),
-            Some(l) => segments.iter().position(|s| s.launch >= l as u32).unwrap_or(segments.len()),
-        };
-        let floor = floor as u32 + 1;
-        Operation { races: Arc::clone(self), launch, order, floor }
+        let now = rd(&self.segments).len() as u32;
+        let mut streams = wr(&self.streams);
+        // The first operation of each stream that may run beside this one.
+        let loose = streams.iter().filter_map(|(s, ops)| {
+            let known = order.get(s).copied().unwrap_or(0);
+            ops.get(ops.partition_point(|o| o.0 <= known)).map(|o| o.1)
+        });
+        let floor = loose.min().unwrap_or(now) + 1;
+        streams.entry(stream).or_default().push((seq, now));
+        drop(streams);
+        Operation { races: Arc::clone(self), launch, order, after, floor }
     }
 
     /// A new segment's id, from 1; 0 once the 28-bit space is used up (no more detection).
@@ -212,6 +225,13 @@ impl Races {
         }
         s.push(Segment { launch, group, clock });
         s.len() as u32
+    }
+}
+
+impl Operation {
+    /// Its number, for later operations' `after`.
+    pub fn number(&self) -> u32 {
+        self.launch
     }
 }
 
@@ -279,7 +299,8 @@ impl Segments {
         }
         let launches = rd(&self.op.races.launches);
         let l = launches.get(s.launch as usize)?;
-        if !same && self.op.order.get(&l.stream).is_some_and(|q| *q >= l.seq) {
+        let before = self.op.order.get(&l.stream).is_some_and(|q| *q >= l.seq);
+        if !same && (before || self.op.after.contains(&s.launch)) {
             return None;
         }
         Some(Rival { name: l.name.to_string(), group: s.group, other_launch: !same, wrote })
@@ -335,7 +356,7 @@ mod tests {
     #[test]
     fn groups_race_unless_released_and_acquired() {
         let races = Arc::new(Races::default());
-        let op = Arc::new(races.begin("k", 1, 1, Order::new()));
+        let op = Arc::new(races.begin("k", (1, 1), Order::new(), vec![]));
         let (mut a, mut b) = (Segments::new(&op, 0), Segments::new(&op, 1));
         let cell = AtomicU64::new(0);
         assert_eq!(a.touch(&cell, 0b0011, Access::Write), None);
@@ -348,9 +369,9 @@ mod tests {
         b.acquire();
         assert_eq!(b.touch(&cell, 1, Access::Read), None);
         // A later launch of the same stream is ordered, one of another stream is not.
-        let same = Arc::new(races.begin("k2", 1, 2, Order::from([(1, 1)])));
+        let same = Arc::new(races.begin("k2", (1, 2), Order::from([(1, 1)]), vec![]));
         assert_eq!(Segments::new(&same, 0).touch(&cell, 1, Access::Read), None);
-        let other = Arc::new(races.begin("k3", 2, 1, Order::new()));
+        let other = Arc::new(races.begin("k3", (2, 1), Order::new(), vec![]));
         let r = Segments::new(&other, 0).touch(&cell, 1, Access::Read);
         assert!(r.is_some_and(|r| r.other_launch && r.name == "k"));
     }

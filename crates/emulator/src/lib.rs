@@ -9,6 +9,7 @@
 //! * [`sched`]: workgroups and waves, in a seeded order.
 //! * [`counters`]: what a launch did.
 
+mod api;
 pub mod check;
 pub mod code;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod inst;
 pub mod loader;
 pub mod memory;
 mod msgpack;
+mod runtime;
 pub mod sched;
 mod strict;
 pub mod wave;

@@ -367,6 +367,12 @@ impl Memory {
         a.contains(addr, len).then(|| Arc::clone(a))
     }
 
+    /// Whether `addr` is in the range that device addresses come from.
+    pub fn reserved(&self, addr: u64) -> bool {
+        let s = self.space.read().unwrap_or_else(PoisonError::into_inner);
+        addr >= s.start && addr < s.end
+    }
+
     /// Says why `addr` cannot be accessed.
     pub fn explain(&self, addr: u64) -> Miss {
         let s = self.space.read().unwrap_or_else(PoisonError::into_inner);

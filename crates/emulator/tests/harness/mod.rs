@@ -159,7 +159,7 @@ impl Machine {
 
     fn operation(&self, name: &str) -> Option<emulator::check::Operation> {
         let races = Arc::new(emulator::check::Races::default());
-        self.config.strict.then(|| races.begin(name, 0, 1, Default::default()))
+        self.config.strict.then(|| races.begin(name, (0, 1), Default::default(), vec![]))
     }
 }
 

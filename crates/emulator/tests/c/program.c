@@ -1,0 +1,318 @@
+// A small program against the public HIP 7 and NCCL signatures, bound with dlopen.
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int hipError_t;
+typedef struct ihipStream *hipStream_t;
+typedef struct ihipEvent *hipEvent_t;
+typedef struct ihipModule *hipModule_t;
+typedef struct ihipFunction *hipFunction_t;
+typedef struct ihipGraph *hipGraph_t;
+typedef struct hipGraphExec *hipGraphExec_t;
+typedef struct ncclComm *ncclComm_t;
+typedef struct { char internal[128]; } ncclUniqueId;
+
+#define FN(lib, ret, name, args) static ret(*name) args;
+#define HIP_FUNCTIONS(F)                                                                       \
+  F(hip, hipError_t, hipInit, (unsigned))                                                      \
+  F(hip, hipError_t, hipGetDeviceCount, (int *))                                               \
+  F(hip, hipError_t, hipSetDevice, (int))                                                      \
+  F(hip, hipError_t, hipDeviceSynchronize, (void))                                             \
+  F(hip, const char *, hipGetErrorString, (hipError_t))                                        \
+  F(hip, hipError_t, hipGetLastError, (void))                                                  \
+  F(hip, hipError_t, hipMalloc, (void **, size_t))                                             \
+  F(hip, hipError_t, hipFree, (void *))                                                        \
+  F(hip, hipError_t, hipHostMalloc, (void **, size_t, unsigned))                               \
+  F(hip, hipError_t, hipHostFree, (void *))                                                    \
+  F(hip, hipError_t, hipMemcpy, (void *, const void *, size_t, int))                           \
+  F(hip, hipError_t, hipMemcpyAsync, (void *, const void *, size_t, int, hipStream_t))         \
+  F(hip, hipError_t, hipMemsetAsync, (void *, int, size_t, hipStream_t))                       \
+  F(hip, hipError_t, hipStreamCreateWithFlags, (hipStream_t *, unsigned))                      \
+  F(hip, hipError_t, hipStreamDestroy, (hipStream_t))                                          \
+  F(hip, hipError_t, hipStreamSynchronize, (hipStream_t))                                      \
+  F(hip, hipError_t, hipStreamWaitEvent, (hipStream_t, hipEvent_t, unsigned))                  \
+  F(hip, hipError_t, hipEventCreateWithFlags, (hipEvent_t *, unsigned))                        \
+  F(hip, hipError_t, hipEventRecord, (hipEvent_t, hipStream_t))                                \
+  F(hip, hipError_t, hipEventQuery, (hipEvent_t))                                              \
+  F(hip, hipError_t, hipEventDestroy, (hipEvent_t))                                            \
+  F(hip, hipError_t, hipModuleLoad, (hipModule_t *, const char *))                             \
+  F(hip, hipError_t, hipModuleLoadData, (hipModule_t *, const void *))                         \
+  F(hip, hipError_t, hipModuleUnload, (hipModule_t))                                           \
+  F(hip, hipError_t, hipModuleGetFunction, (hipFunction_t *, hipModule_t, const char *))       \
+  F(hip, hipError_t, hipFuncGetAttribute, (int *, int, hipFunction_t))                         \
+  F(hip, hipError_t, hipModuleLaunchKernel,                                                    \
+    (hipFunction_t, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,      \
+     hipStream_t, void **, void **))                                                           \
+  F(hip, hipError_t, hipStreamBeginCapture, (hipStream_t, int))                                \
+  F(hip, hipError_t, hipStreamEndCapture, (hipStream_t, hipGraph_t *))                         \
+  F(hip, hipError_t, hipGraphInstantiate,                                                      \
+    (hipGraphExec_t *, hipGraph_t, void *, char *, size_t))                                    \
+  F(hip, hipError_t, hipGraphLaunch, (hipGraphExec_t, hipStream_t))                            \
+  F(hip, hipError_t, hipGraphDestroy, (hipGraph_t))                                            \
+  F(hip, hipError_t, hipGraphExecDestroy, (hipGraphExec_t))                                    \
+  F(rccl, int, ncclGetUniqueId, (ncclUniqueId *))                                              \
+  F(rccl, int, ncclCommInitRank, (ncclComm_t *, int, ncclUniqueId, int))                       \
+  F(rccl, int, ncclCommInitAll, (ncclComm_t *, int, const int *))                              \
+  F(rccl, int, ncclAllReduce,                                                                  \
+    (const void *, void *, size_t, int, int, ncclComm_t, hipStream_t))                         \
+  F(rccl, int, ncclGroupStart, (void))                                                         \
+  F(rccl, int, ncclGroupEnd, (void))                                                           \
+  F(rccl, int, ncclCommGetAsyncError, (ncclComm_t, int *))                                     \
+  F(rccl, int, ncclCommDestroy, (ncclComm_t))
+HIP_FUNCTIONS(FN)
+
+#define LOAD(lib, ret, name, args)                                                             \
+  if (!(*(void **)&name = dlsym(lib, #name))) { fprintf(stderr, "no %s\n", #name); exit(2); }
+#define OK(call)                                                                               \
+  do {                                                                                         \
+    int e_ = (call);                                                                           \
+    if (e_) { fprintf(stderr, "line %d: %s = %d\n", __LINE__, #call, e_); exit(1); }           \
+  } while (0)
+#define IS(want, call)                                                                         \
+  do {                                                                                         \
+    int e_ = (call);                                                                           \
+    if (e_ != (want)) {                                                                        \
+      fprintf(stderr, "line %d: %s = %d, want %d\n", __LINE__, #call, e_, want);               \
+      exit(1);                                                                                 \
+    }                                                                                          \
+  } while (0)
+#define CHECK(cond)                                                                            \
+  do {                                                                                         \
+    if (!(cond)) { fprintf(stderr, "line %d: %s is false\n", __LINE__, #cond); exit(1); }      \
+  } while (0)
+
+enum { N = 1000, BYTES = 4 * N };
+static hipModule_t module;
+static hipFunction_t vadd;
+
+static void add(void *a, void *b, void *c, hipStream_t s) {
+  int n = N;
+  void *args[] = {&a, &b, &c, &n};
+  OK(hipModuleLaunchKernel(vadd, 4, 1, 1, 256, 1, 1, 0, s, args, NULL));
+}
+
+static void vector_add(void) {
+  float a[N], b[N], c[N];
+  for (int i = 0; i < N; ++i) a[i] = i, b[i] = 2 * i;
+  void *da, *db, *dc;
+  OK(hipMalloc(&da, BYTES)); OK(hipMalloc(&db, BYTES)); OK(hipMalloc(&dc, BYTES));
+  OK(hipMemcpy(da, a, BYTES, 1)); OK(hipMemcpy(db, b, BYTES, 1));
+  add(da, db, dc, NULL);
+  OK(hipMemcpy(c, dc, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(c[i] == 3.0f * i);
+  // Arguments packed through `extra`.
+  struct { void *a, *b, *c; int n; } packed = {da, da, dc, N};
+  size_t size = sizeof packed;
+  void *extra[] = {(void *)1, &packed, (void *)2, &size, (void *)3};
+  OK(hipModuleLaunchKernel(vadd, 4, 1, 1, 256, 1, 1, 0, NULL, NULL, extra));
+  OK(hipMemcpy(c, dc, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(c[i] == 2.0f * i);
+  OK(hipFree(da)); OK(hipFree(db)); OK(hipFree(dc));
+  puts("vector add");
+}
+
+static void pipeline(void) {
+  hipStream_t s, t;
+  hipEvent_t e;
+  float *host;
+  void *x, *y;
+  OK(hipStreamCreateWithFlags(&s, 1)); OK(hipStreamCreateWithFlags(&t, 1));
+  OK(hipEventCreateWithFlags(&e, 2));
+  OK(hipHostMalloc((void **)&host, BYTES, 0));
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES));
+  for (int round = 0; round < 20; ++round) {
+    for (int i = 0; i < N; ++i) host[i] = i + round;
+    OK(hipMemcpyAsync(x, host, BYTES, 1, s));
+    add(x, x, x, s);
+    OK(hipEventRecord(e, s));
+    OK(hipStreamWaitEvent(t, e, 0));
+    add(x, x, y, t);
+    OK(hipMemcpyAsync(host, y, BYTES, 2, t));
+    OK(hipStreamSynchronize(t));
+    for (int i = 0; i < N; ++i) CHECK(host[i] == 4.0f * (i + round));
+  }
+  OK(hipEventQuery(e));
+  OK(hipEventDestroy(e)); OK(hipStreamDestroy(s)); OK(hipStreamDestroy(t));
+  OK(hipFree(x)); OK(hipFree(y)); OK(hipHostFree(host));
+  puts("pipeline");
+}
+
+static void graph(void) {
+  hipStream_t s, t;
+  hipEvent_t fork, join;
+  hipGraph_t g;
+  hipGraphExec_t exec;
+  float out[N];
+  void *x, *y, *one;
+  OK(hipStreamCreateWithFlags(&s, 1)); OK(hipStreamCreateWithFlags(&t, 1));
+  OK(hipEventCreateWithFlags(&fork, 2)); OK(hipEventCreateWithFlags(&join, 2));
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES)); OK(hipMalloc(&one, BYTES));
+  for (int i = 0; i < N; ++i) out[i] = 1;
+  OK(hipMemcpy(one, out, BYTES, 1));
+  OK(hipMemsetAsync(x, 0, BYTES, s)); OK(hipMemsetAsync(y, 0, BYTES, s));
+  OK(hipStreamSynchronize(s));
+  OK(hipStreamBeginCapture(s, 1));
+  add(x, one, x, s);
+  OK(hipEventRecord(fork, s));
+  OK(hipStreamWaitEvent(t, fork, 0));
+  add(x, y, y, t);
+  OK(hipEventRecord(join, t));
+  OK(hipStreamWaitEvent(s, join, 0));
+  IS(907, hipEventQuery(join));
+  OK(hipStreamEndCapture(s, &g));
+  OK(hipGraphInstantiate(&exec, g, NULL, NULL, 0));
+  for (int i = 0; i < 100; ++i) OK(hipGraphLaunch(exec, s));
+  OK(hipStreamSynchronize(s));
+  OK(hipMemcpy(out, x, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(out[i] == 100.0f);
+  OK(hipMemcpy(out, y, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(out[i] == 5050.0f);
+  OK(hipGraphExecDestroy(exec)); OK(hipGraphDestroy(g));
+  IS(400, hipGraphDestroy(g));
+
+  // Wrong use while capturing.
+  OK(hipStreamBeginCapture(s, 0));
+  void *p;
+  IS(900, hipMalloc(&p, 16));
+  IS(901, hipStreamEndCapture(s, &g));
+  OK(hipStreamBeginCapture(s, 1));
+  IS(900, hipStreamSynchronize(s));
+  IS(901, hipStreamEndCapture(s, &g));
+  OK(hipStreamBeginCapture(s, 1));
+  add(x, one, x, s);
+  OK(hipEventRecord(fork, s));
+  OK(hipStreamWaitEvent(t, fork, 0));
+  add(x, y, y, t);
+  IS(904, hipStreamEndCapture(s, &g));
+  OK(hipEventRecord(join, t));
+  OK(hipStreamBeginCapture(s, 1));
+  IS(905, hipStreamWaitEvent(s, join, 0));
+  IS(901, hipStreamEndCapture(s, &g));
+  hipStream_t blocking;
+  OK(hipStreamCreateWithFlags(&blocking, 0));
+  OK(hipStreamBeginCapture(blocking, 2));
+  IS(906, hipMemsetAsync(x, 0, 4, NULL));
+  IS(901, hipStreamEndCapture(blocking, &g));
+  puts("graph");
+}
+
+static ncclUniqueId id;
+static float sums[4][N];
+
+static void *rank_main(void *arg) {
+  int rank = (int)(size_t)arg;
+  ncclComm_t comm;
+  hipStream_t s;
+  void *x;
+  float in[N];
+  OK(hipSetDevice(rank));
+  OK(ncclCommInitRank(&comm, 4, id, rank));
+  OK(hipStreamCreateWithFlags(&s, 1));
+  OK(hipMalloc(&x, BYTES));
+  for (int i = 0; i < N; ++i) in[i] = (rank + 1) * i;
+  OK(hipMemcpyAsync(x, in, BYTES, 1, s));
+  OK(ncclAllReduce(x, x, N, 7, 0, comm, s));
+  OK(hipMemcpyAsync(sums[rank], x, BYTES, 2, s));
+  OK(hipStreamSynchronize(s));
+  int async;
+  OK(ncclCommGetAsyncError(comm, &async));
+  CHECK(async == 0);
+  OK(ncclCommDestroy(comm));
+  return NULL;
+}
+
+static void all_reduce(void) {
+  pthread_t t[4];
+  OK(ncclGetUniqueId(&id));
+  for (size_t r = 0; r < 4; ++r) pthread_create(&t[r], NULL, rank_main, (void *)r);
+  for (int r = 0; r < 4; ++r) pthread_join(t[r], NULL);
+  for (int r = 0; r < 4; ++r)
+    for (int i = 0; i < N; ++i) CHECK(sums[r][i] == 10.0f * i);
+  // One thread, communicators of two devices, and a group.
+  ncclComm_t comms[2];
+  void *x[2];
+  float v[2] = {1, 2}, out;
+  OK(ncclCommInitAll(comms, 2, NULL));
+  for (int d = 0; d < 2; ++d) {
+    OK(hipSetDevice(d));
+    OK(hipMalloc(&x[d], 4)); OK(hipMemcpy(x[d], &v[d], 4, 1));
+  }
+  OK(ncclGroupStart());
+  for (int d = 0; d < 2; ++d) OK(ncclAllReduce(x[d], x[d], 1, 7, 0, comms[d], NULL));
+  OK(ncclGroupEnd());
+  for (int d = 0; d < 2; ++d) {
+    OK(hipSetDevice(d));
+    OK(hipDeviceSynchronize());
+    OK(hipMemcpy(&out, x[d], 4, 2));
+    CHECK(out == 3);
+  }
+  OK(hipSetDevice(0));
+  puts("all-reduce");
+}
+
+static void wrong_use(const char *path) {
+  void *p, *q;
+  char byte;
+  OK(hipMalloc(&p, 64));
+  IS(1, hipMemcpy(p, &byte, 65, 1) ? 1 : 0);
+  IS(1, hipFree((char *)p + 4));
+  OK(hipFree(p));
+  IS(1, hipFree(p));
+  IS(1, hipMemcpy(NULL, &byte, 1, 1));
+  IS(1, hipMemcpy((void *)16, (void *)32, 1, 4));
+  IS(2, hipMalloc(&q, (size_t)300 << 30));
+  IS(101, hipSetDevice(99));
+  hipStream_t s;
+  OK(hipStreamCreateWithFlags(&s, 0));
+  OK(hipStreamDestroy(s));
+  IS(400, hipStreamDestroy(s));
+  IS(400, hipStreamSynchronize(s));
+  IS(400, hipStreamSynchronize((hipStream_t)&byte));
+  hipModule_t m;
+  hipFunction_t f;
+  IS(301, hipModuleLoad(&m, "/nonexistent"));
+  char junk[256] = "junk";
+  IS(200, hipModuleLoadData(&m, junk));
+  IS(500, hipModuleGetFunction(&f, module, "absent"));
+  IS(9, hipModuleLaunchKernel(vadd, 0, 1, 1, 64, 1, 1, 0, NULL, NULL, NULL));
+  IS(1, hipModuleLaunchKernel(vadd, 1, 1, 1, 2048, 1, 1, 0, NULL, NULL, NULL));
+  IS(1, hipModuleLaunchKernel(vadd, 1, 1, 1, 64, 1, 1, 200000, NULL, NULL, NULL));
+  // The same object for another GPU, and cut short.
+  FILE *file = fopen(path, "rb");
+  static char image[1 << 20];
+  size_t size = fread(image, 1, sizeof image, file);
+  fclose(file);
+  CHECK(size > 64);
+  image[48] = 0x4c;
+  IS(209, hipModuleLoadData(&m, image));
+  IS(1, hipGetLastError() == 209);
+  puts("wrong use");
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 3);
+  char name[4096];
+  snprintf(name, sizeof name, "%s/libamdhip64.so", argv[1]);
+  void *hip = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  snprintf(name, sizeof name, "%s/librccl.so", argv[1]);
+  void *rccl = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (!hip || !rccl) { fprintf(stderr, "%s\n", dlerror()); return 2; }
+  HIP_FUNCTIONS(LOAD)
+  int n;
+  OK(hipInit(0));
+  OK(hipGetDeviceCount(&n));
+  CHECK(n == 8);
+  OK(hipModuleLoad(&module, argv[2]));
+  OK(hipModuleGetFunction(&vadd, module, "vadd"));
+  vector_add();
+  pipeline();
+  graph();
+  all_reduce();
+  wrong_use(argv[2]);
+  OK(hipModuleUnload(module));
+  puts("done");
+  return 0;
+}

@@ -1,0 +1,68 @@
+//! The C symbols, through a program that gcc compiles and that opens the libraries by name.
+
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lays out the libraries as `moonrock-emu-report --install` does.
+fn install() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let built = exe.parent().unwrap().join("libemulator.so");
+    let dir = harness::tempdir();
+    std::fs::copy(&built, dir.join("libamdhip64.so")).unwrap();
+    std::os::unix::fs::symlink("libamdhip64.so", dir.join("librccl.so")).unwrap();
+    dir
+}
+
+fn build(dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/program.c");
+    let program = dir.join("program");
+    let out = Command::new("gcc")
+        .args(["-Wall", "-Werror", "-O1", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .args(["-ldl", "-lpthread"])
+        .output()
+        .expect("gcc runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    program
+}
+
+#[test]
+fn c_program() {
+    let dir = install();
+    let program = build(&dir);
+    let module = dir.join("basic.co");
+    std::fs::write(&module, harness::compile("basic.hip")).unwrap();
+    for env in [
+        vec![],
+        vec![("EMU_CHECK", "off")],
+        vec![("EMU_SEED", "5"), ("EMU_QUANTUM", "random")],
+        vec![("EMU_LATE", "0"), ("EMU_COUNTERS", "counters.jsonl")],
+    ] {
+        let mut c = Command::new(&program);
+        c.arg(&dir).arg(&module).current_dir(&dir).env("EMU_HANG_SECONDS", "60");
+        let out = c.envs(env.iter().copied()).output().unwrap();
+        let (text, err) =
+            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{env:?}\n{text}{err}");
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            ["vector add", "pipeline", "graph", "all-reduce", "wrong use", "done"]
+        );
+        // Every refused call has said why.
+        assert!(err.contains("hipFree") && err.contains("gfx950"), "{err}");
+    }
+    let report = Command::new(env!("CARGO_BIN_EXE_moonrock-emu-report"))
+        .arg(dir.join("counters.jsonl"))
+        .output()
+        .unwrap();
+    let table = String::from_utf8_lossy(&report.stdout).into_owned();
+    let row = table.lines().find(|l| l.starts_with("vadd")).expect("vadd was counted");
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    // Each launch of 1000 elements moves 12 bytes for each.
+    let (launches, moved): (u64, u64) = (cells[1].parse().unwrap(), cells[3].parse().unwrap());
+    assert_eq!(moved, launches * 12_000);
+    std::fs::remove_dir_all(&dir).unwrap();
+}

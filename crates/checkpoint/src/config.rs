@@ -114,7 +114,7 @@ impl Config {
     pub fn read(dir: &Path) -> Result<Config, CheckpointError> {
         let path = dir.join("config.json");
         let bytes = std::fs::read(&path)
-            .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+            .map_err(|reason| CheckpointError::Io { path: path.clone(), reason })?;
         Config::parse(&bytes).map_err(|problem| CheckpointError::File { path, problem })
     }
 

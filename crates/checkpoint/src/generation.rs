@@ -25,7 +25,7 @@ struct GenerationConfig {
 pub fn end_ids(dir: &Path) -> Result<Vec<u32>, CheckpointError> {
     let path = dir.join("generation_config.json");
     let bytes = std::fs::read(&path)
-        .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        .map_err(|reason| CheckpointError::Io { path: path.clone(), reason })?;
     let config: GenerationConfig = serde_json::from_slice(&bytes)
         .map_err(|error| CheckpointError::File { path, problem: error.to_string() })?;
     Ok(match config.eos_token_id {

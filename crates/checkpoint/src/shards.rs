@@ -106,7 +106,7 @@ impl Shards {
 
 fn read_index(path: &Path) -> Result<Index, CheckpointError> {
     let bytes = std::fs::read(path)
-        .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        .map_err(|reason| CheckpointError::Io { path: path.to_owned(), reason })?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| CheckpointError::File {
         path: path.to_owned(),
         problem: format!("not an index of shards: {error}"),
@@ -123,7 +123,7 @@ fn read_index(path: &Path) -> Result<Index, CheckpointError> {
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe by nature; this is the only place")]
 fn map(path: &Path) -> Result<Mmap, CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let io = |reason| CheckpointError::Io { path: path.to_owned(), reason };
     let file = File::open(path).map_err(io)?;
     // SAFETY: the mapping is read-only and private to `Shards`. A checkpoint that is changed while
     // the server reads it is outside of what the format allows; weights are copied out at load.

@@ -1,4 +1,4 @@
-//! `/v1/models`, `/health` and `/version`.
+//! `/v1/models`, `/health`, `/load` and `/version`.
 
 use std::sync::Arc;
 
@@ -59,6 +59,17 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, A
             format!("the engine has failed: {reason}"),
         )),
     }
+}
+
+/// What runs and waits at this moment.
+pub(crate) async fn load(State(app): State<Arc<App>>) -> Json<Value> {
+    let load = app.engine.load();
+    Json(json!({
+        "running": load.running,
+        "waiting": load.waiting,
+        "free_blocks": load.free_blocks,
+        "total_blocks": load.total_blocks,
+    }))
 }
 
 pub(crate) async fn version() -> Json<Value> {

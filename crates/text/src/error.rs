@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum TextError {
     /// A file is absent or could not be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why reading it failed.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The directory holds none of the files that would serve.
     #[error("{}: holds neither {}", dir.display(), expected.join(" nor "))]
@@ -43,7 +43,7 @@ impl TextError {
 /// Reads a whole text file; an error names it.
 pub(crate) fn read_text(path: &Path) -> Result<String, TextError> {
     std::fs::read_to_string(path)
-        .map_err(|source| TextError::Read { path: path.to_owned(), source })
+        .map_err(|reason| TextError::Read { path: path.to_owned(), reason })
 }
 
 /// Reads and parses a JSON file; an error names it.

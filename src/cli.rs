@@ -50,7 +50,8 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) served_model_name: Option<String>,
 
-    /// Most tokens in one sequence, prompt and answer together [default: what the model was made for]
+    /// Most tokens in one sequence, prompt and answer together [default: what the model was made
+    /// for]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) max_model_len: Option<usize>,
 

@@ -53,9 +53,9 @@ impl Plan {
         };
         if limits.num_blocks < per_sequence {
             bail!(
-                "too little memory: {} may be used, weights take {}, workspace {}, and one sequence \
-                 of --max-model-len {} needs {} of KV cache; raise --gpu-memory-utilization or lower \
-                 --max-model-len",
+                "too little memory: {} may be used, weights take {}, workspace {}, and one \
+                 sequence of --max-model-len {} needs {} of KV cache; raise \
+                 --gpu-memory-utilization or lower --max-model-len",
                 gib(plan.budget),
                 gib(weights),
                 gib(workspace),

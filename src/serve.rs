@@ -17,7 +17,8 @@ use crate::memory::{Plan, Wishes, host_available};
 
 /// Share of the host's free memory that a server on the CPU takes: others live there too.
 const HOST_SHARE: f64 = 0.25;
-/// Rows per step on the CPU: about a second of work for a small model, so that streams do not stall.
+/// Rows per step on the CPU: about a second of work for a small model, so that streams do not
+/// stall.
 const CPU_BATCHED_TOKENS: usize = 512;
 /// Room for the longest prompt as token ids in JSON, 262,144 of them, and then some.
 const MAX_BODY_BYTES: usize = 16 << 20;

@@ -45,7 +45,8 @@ async fn sixty_four_streams_end_and_memory_stays() {
         let streams = (0..64).map(|i| stream(&server, offset + i, 40));
         for (chunks, tokens, pause) in futures_util::future::join_all(streams).await {
             assert!(tokens == 40 && chunks > 2);
-            // A step of 64 rows or one prompt chunk, on a machine that may be busy: nothing near this.
+            // A step of 64 rows or one prompt chunk, on a machine that may be busy: nothing near
+            // this.
             assert!(pause < Duration::from_secs(60), "a stream stalled for {pause:?}");
         }
     };

@@ -56,8 +56,8 @@ async fn check(format: &str, ranks: &str) {
     }
 }
 
-/// Each step of the reference's greedy continuation is the server's first choice too. The reference's
-/// margins all exceed twice the bound.
+/// Each step of the reference's greedy continuation is the server's first choice too. The
+/// reference's margins all exceed twice the bound.
 async fn check_greedy(server: &Server, prompt: &Value) {
     let mut ids = prompt["ids"].as_array().unwrap().clone();
     let start = ids.len();

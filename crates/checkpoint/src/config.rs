@@ -177,7 +177,8 @@ impl Config {
         }
         match &self.yarn {
             Some(yarn) if yarn.mscale != yarn.mscale_all_dim => Err(format!(
-                "rope_scaling.mscale {} differs from mscale_all_dim {}; only equal ones are supported",
+                "rope_scaling.mscale {} differs from mscale_all_dim {}; only equal ones are \
+                 supported",
                 yarn.mscale, yarn.mscale_all_dim
             )),
             _ => Ok(()),

@@ -1,9 +1,10 @@
 //! A Kimi-K2 checkpoint on disk: named, typed, checked, and sharded by rank.
 //!
 //! Data enters as a directory (`config.json`, safetensors shards, their index) and leaves as
-//! [`Matrix`] and `Vec<f32>` values that hold only the bytes a rank needs. [`Checkpoint::open`] maps
-//! the shards, resolves every tensor that the configuration calls for ([`Config::tensors`]), decides
-//! each one's format from the file's header alone, and checks every shape before a byte is used.
+//! [`Matrix`] and `Vec<f32>` values that hold only the bytes a rank needs. [`Checkpoint::open`]
+//! maps the shards, resolves every tensor that the configuration calls for ([`Config::tensors`]),
+//! decides each one's format from the file's header alone, and checks every shape before a byte is
+//! used.
 
 mod config;
 mod error;

@@ -239,8 +239,8 @@ impl Checkpoint {
     /// Rank `rank` of `ranks`'s part of a matrix, by its [`Split`]; only those bytes are touched.
     ///
     /// # Errors
-    /// A name that is no matrix of the architecture, a part that does not divide, or a scale that is
-    /// NaN or infinite.
+    /// A name that is no matrix of the architecture, a part that does not divide, or a scale that
+    /// is NaN or infinite.
     pub fn matrix(
         &self,
         module: &str,

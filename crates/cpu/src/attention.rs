@@ -178,8 +178,8 @@ fn attend_body<V: Lanes>(task: &Task<'_>, q: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Replaces `scores[position][head]` by `exp(scale * (score - max))`; returns each head's sum, added
-/// up in order of position.
+/// Replaces `scores[position][head]` by `exp(scale * (score - max))`; returns each head's sum,
+/// added up in order of position.
 #[inline(always)]
 fn softmax_numerators(scores: &mut [f32], heads: usize, scale: f32) -> Vec<f32> {
     let mut max = vec![f32::NEG_INFINITY; heads];

@@ -270,7 +270,8 @@ impl Backend for Cpu {
 
 /// Bytes of one rank's weights on this backend: the checkpoint's formats, but `kv_b_proj` in f32.
 pub fn weight_bytes(checkpoint: &Checkpoint, ranks: usize) -> usize {
-    let projections = checkpoint.tensors().iter().filter(|(spec, _)| spec.name.ends_with("kv_b_proj"));
+    let all = checkpoint.tensors().iter();
+    let projections = all.filter(|(spec, _)| spec.name.ends_with("kv_b_proj"));
     let extra = projections.map(|(spec, format)| {
         let Shape::Matrix { rows, cols } = spec.shape else { return 0 };
         Format::F32.bytes(rows / ranks * cols) - format.bytes(rows / ranks * cols)

@@ -49,9 +49,9 @@ fn expected(expert: &Expert, x: &[f32], activations: Activations) -> Vec<f64> {
     product(&expert.down, &hidden)
 }
 
-/// Bound for unquantized activations: sums of 64 and 32 terms of at most 1 and about 30 in magnitude,
-/// each chain of at most n/16 + 5 = 9 roundings of 2^-24, and a handful more in SwiGLU and the
-/// weighted sum: 30 * 32 * 20 * 2^-24 < 2e-3.
+/// Bound for unquantized activations: sums of 64 and 32 terms of at most 1 and about 30 in
+/// magnitude, each chain of at most n/16 + 5 = 9 roundings of 2^-24, and a handful more in SwiGLU
+/// and the weighted sum: 30 * 32 * 20 * 2^-24 < 2e-3.
 #[test]
 fn weighted_sums_are_the_formula() {
     let (all, rows, top_k) = (experts(4), 5, 2);

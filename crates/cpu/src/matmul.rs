@@ -69,8 +69,9 @@ mod tests {
     use super::*;
     use checkpoint::Encoded;
 
-    /// Against sums in f64. Bound: an f32 dot product of n terms in this order rounds each product's
-    /// addition once, n/16 + 4 times in a chain, so |error| <= (n/16 + 5) * 2^-24 * sum |x w|.
+    /// Against sums in f64. Bound: an f32 dot product of n terms in this order rounds each
+    /// product's addition once, n/16 + 4 times in a chain, so |error| <= (n/16 + 5) * 2^-24 * sum
+    /// |x w|.
     #[test]
     fn products_are_right_and_rows_do_not_depend_on_their_neighbours() {
         for (rows, n, cols) in [(1, 70, 96), (2, 3, 32), (5, 129, 640), (7, 64, 7168)] {

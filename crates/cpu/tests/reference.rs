@@ -1,13 +1,13 @@
 //! The whole forward pass against an independent float32 implementation's recorded results.
 //!
-//! Bound: both sides compute in f32 and differ only in the order of additions and in absorbed against
-//! expanded attention. Each of the 3 layers makes about 10 dot products in a row from residual to
-//! residual, none longer than 768 terms; the reference's order is unknown, so take the worst chain of
-//! n = 768 roundings of 2^-24 relative to the terms' magnitudes: 768 * 2^-24 = 4.6e-5 per product,
-//! 30 products: 1.4e-3 of the logits' scale if every error had one sign. Errors of random sign grow
-//! with the square root instead: sqrt(768) * 2^-24 * sqrt(30) = 9e-6, on logits of magnitude 10:
-//! 1e-4. `BOUND` is the reference's own statement of agreement, between the two; `TYPICAL` is the
-//! random-sign estimate with a factor of 4, and must hold in the mean.
+//! Bound: both sides compute in f32 and differ only in the order of additions and in absorbed
+//! against expanded attention. Each of the 3 layers makes about 10 dot products in a row from
+//! residual to residual, none longer than 768 terms; the reference's order is unknown, so take the
+//! worst chain of n = 768 roundings of 2^-24 relative to the terms' magnitudes: 768 * 2^-24 =
+//! 4.6e-5 per product, 30 products: 1.4e-3 of the logits' scale if every error had one sign. Errors
+//! of random sign grow with the square root instead: sqrt(768) * 2^-24 * sqrt(30) = 9e-6, on logits
+//! of magnitude 10: 1e-4. `BOUND` is the reference's own statement of agreement, between the two;
+//! `TYPICAL` is the random-sign estimate with a factor of 4, and must hold in the mean.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

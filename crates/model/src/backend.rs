@@ -46,10 +46,10 @@ pub struct RouterShape {
 
 /// One rank's device: its memory, and the forward pass's verbs.
 ///
-/// Buffers are `[rows, width]`, row-major. `rows` follows the data: `embed` and `select` set it, the
-/// other verbs give `out` as many rows as their input. A row's result depends on that row (and, in
-/// attention, on its own sequence) alone, by an order of additions that its own shape fixes, so a
-/// sequence's results are the same bits in any batch. Matrices in a 4-bit format multiply with
+/// Buffers are `[rows, width]`, row-major. `rows` follows the data: `embed` and `select` set it,
+/// the other verbs give `out` as many rows as their input. A row's result depends on that row (and,
+/// in attention, on its own sequence) alone, by an order of additions that its own shape fixes, so
+/// a sequence's results are the same bits in any batch. Matrices in a 4-bit format multiply with
 /// activations quantized as the backend was told at its creation; all others with the activations
 /// as they are.
 pub trait Backend: Sized + 'static {
@@ -192,8 +192,8 @@ pub trait Backend: Sized + 'static {
         table: &Self::Vector,
     ) -> Result<(), DeviceError>;
 
-    /// Absorbed MLA over the paged cache, causal: with `c_j, k_j` the cached latent and rotary key of
-    /// position `j`, per head `ql = q_nope W_UK`, `s_j = scale * (ql . c_j + q_rope . k_j)`,
+    /// Absorbed MLA over the paged cache, causal: with `c_j, k_j` the cached latent and rotary key
+    /// of position `j`, per head `ql = q_nope W_UK`, `s_j = scale * (ql . c_j + q_rope . k_j)`,
     /// `out = W_UV sum_j softmax(s)_j c_j`. `out` is `[rows, heads * v]`.
     ///
     /// # Errors
@@ -261,7 +261,8 @@ pub trait Backend: Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// Puts the ranks' columns side by side, in rank order: `[rows, v]` each to `[rows, ranks * v]`.
+    /// Puts the ranks' columns side by side, in rank order: `[rows, v]` each to `[rows, ranks *
+    /// v]`.
     ///
     /// # Errors
     /// A failed device or rank.

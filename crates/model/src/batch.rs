@@ -57,6 +57,7 @@ pub struct RowOutput {
     /// Log-probability of `token` under the raw logits (before bias, penalties and temperature), if
     /// asked for.
     pub logprob: Option<f32>,
-    /// The most likely tokens with their log-probabilities, best first (equal ones: lower id first).
+    /// The most likely tokens with their log-probabilities, best first (equal ones: lower id
+    /// first).
     pub top: Vec<(u32, f32)>,
 }

@@ -74,7 +74,8 @@ pub struct Draw {
     pub counts: Option<Arc<TokenCounts>>,
 }
 
-/// A uniform number in [0, 1) that depends on `(seed, index)` alone (splitmix64's finalizer, twice).
+/// A uniform number in [0, 1) that depends on `(seed, index)` alone (splitmix64's finalizer,
+/// twice).
 ///
 /// Every backend draws from this sequence, so that one seed gives one answer wherever the
 /// probabilities agree.

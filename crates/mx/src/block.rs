@@ -13,7 +13,8 @@ fn amax(block: &[f32]) -> f32 {
 
 /// Quantizes a row (finite values, a multiple of 32) to MXFP4.
 ///
-/// `packed` receives two codes a byte, the even element in the low nibble; `scales` one byte a block.
+/// `packed` receives two codes a byte, the even element in the low nibble; `scales` one byte a
+/// block.
 ///
 /// # Panics
 /// If the lengths do not fit one another.

@@ -13,7 +13,8 @@ pub enum Ties {
     Away,
 }
 
-/// The nearest code. Magnitudes above 6 saturate; whatever rounds to zero is +0, as Quark stores it.
+/// The nearest code. Magnitudes above 6 saturate; whatever rounds to zero is +0, as Quark stores
+/// it.
 ///
 /// NaN has no code; it saturates like an infinity, so callers refuse it first.
 pub fn encode(value: f32, ties: Ties) -> u8 {

@@ -7,6 +7,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::App;
 use crate::error::ApiError;
+use crate::metrics::Meter;
 use crate::params::Params;
 use crate::transcript::{Form, Piece, Transcript};
 
@@ -44,19 +45,21 @@ impl Generation {
     /// Submits a sequence for each choice: prompt 0's choices first. All are cancelled when the
     /// stream is dropped.
     pub(crate) fn submit(&self, app: &App) -> Result<Pieces, ApiError> {
+        let (engine, work) = app.admit()?;
         let mut streams = Vec::new();
         for prompt in &self.prompts {
             let max_tokens = self.max_tokens(prompt.len(), app)?;
             for n in 0..self.params.n {
                 let request = self.request(prompt, max_tokens, n);
-                let stream = app
-                    .engine
+                let stream = engine
                     .submit(request)
                     .map_err(|error| ApiError::from_submit(&error, self.prompt_param))?;
                 let choice = Choice {
                     stream: Some(stream),
+                    first_of_prompt: n == 0,
                     echo: self.echo.then(|| prompt.clone()),
                     scored: self.logprobs.is_some(),
+                    meter: Meter::new(app.metrics.clone()),
                     transcript: Transcript::new(
                         streams.len(),
                         app.tokenizer.clone(),
@@ -68,7 +71,12 @@ impl Generation {
                 streams.push(choice.pieces());
             }
         }
-        Ok(stream::select_all(streams).boxed())
+        let pieces = stream::select_all(streams).map(move |piece| {
+            // The request counts as work for as long as its pieces are waited for.
+            let _ = &work;
+            piece
+        });
+        Ok(pieces.boxed())
     }
 
     /// Most tokens to generate behind a prompt.
@@ -108,10 +116,12 @@ impl Generation {
 struct Choice {
     /// `None` once the answer is complete: what is dropped is cancelled.
     stream: Option<Stream>,
+    first_of_prompt: bool,
     /// The prompt, until it has been echoed.
     echo: Option<Vec<u32>>,
     /// Whether the engine tells the prompt's log-probabilities.
     scored: bool,
+    meter: Meter,
     transcript: Transcript,
 }
 
@@ -131,20 +141,32 @@ impl Choice {
         {
             return Some(Ok(self.transcript.echo(prompt.into_iter().map(unscored).collect())));
         }
-        let piece = match stream.next().await {
+        let mut piece = match stream.next().await {
             Some(Event::Prompt(scores)) => {
                 // Nothing comes before the first token, so it has no log-probability.
                 let first = self.echo.take().and_then(|prompt| prompt.first().copied());
                 let prompt = first.map(unscored).into_iter().chain(scores).collect();
                 Ok(self.transcript.echo(prompt))
             }
-            Some(Event::Token(info)) => Ok(self.transcript.token(info)),
+            Some(Event::Token(info)) => {
+                self.meter.token();
+                Ok(self.transcript.token(info))
+            }
             Some(Event::Finished(reason)) => Ok(self.transcript.finish(reason)),
             Some(Event::Failed(reason)) => Err(reason),
             None => Err("the engine has ended".to_owned()),
         };
+        if let (Ok(piece), true) = (&mut piece, self.first_of_prompt)
+            && piece.end.is_some()
+        {
+            piece.cached_prompt_tokens = stream.cached_tokens();
+        }
         if !matches!(&piece, Ok(piece) if piece.end.is_none()) {
             self.stream = None;
+            match &piece {
+                Ok(Piece { end: Some(end), .. }) => self.meter.finished(end.reason),
+                _ => self.meter.failed(),
+            }
         }
         Some(piece)
     }

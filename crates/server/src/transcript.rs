@@ -37,6 +37,9 @@ pub(crate) struct Piece {
     pub(crate) tokens: Vec<Token>,
     /// Tokens generated for it.
     pub(crate) generated: usize,
+    /// Prompt tokens that were in the prefix cache: in the last piece of a prompt's first choice, so
+    /// that a prompt counts once however many choices it has.
+    pub(crate) cached_prompt_tokens: usize,
     /// Present in the last piece.
     pub(crate) end: Option<End>,
 }
@@ -118,7 +121,7 @@ impl Transcript {
         let (deltas, stopped) = self.stop_at_string(rendered);
         let tokens = if self.report_tokens { vec![Token { info, offset }] } else { Vec::new() };
         let end = stopped.then(|| self.end(FinishReason::Stop));
-        Piece { choice: self.choice, deltas, tokens, generated: 1, end }
+        Piece { choice: self.choice, deltas, tokens, generated: 1, end, ..Piece::default() }
     }
 
     /// Ends the answer, releasing what was held back.

@@ -8,11 +8,17 @@ pub(crate) struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
-    completion_tokens_details: Details,
+    prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
-struct Details {
+struct PromptDetails {
+    cached_tokens: usize,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+struct CompletionDetails {
     reasoning_tokens: usize,
 }
 
@@ -24,6 +30,7 @@ impl Usage {
     pub(crate) fn add(&mut self, piece: &Piece) {
         self.completion_tokens += piece.generated;
         self.total_tokens += piece.generated;
+        self.prompt_tokens_details.cached_tokens += piece.cached_prompt_tokens;
         self.completion_tokens_details.reasoning_tokens +=
             piece.end.map_or(0, |end| end.reasoning_tokens);
     }

@@ -5,9 +5,11 @@ mod chat;
 mod completions;
 mod failures;
 mod routes;
+mod usage;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
@@ -55,11 +57,15 @@ fn server_config() -> ServerConfig {
     ServerConfig {
         served_model_name: "org/tiny".into(),
         max_model_len: 512,
-        api_key: None,
+        api_keys: Vec::new(),
+        allowed_origins: Vec::new(),
         seed: 0,
         eos_ids: vec![eos()],
         thinking: true,
         max_body_bytes: 100_000,
+        max_header_bytes: 16 << 10,
+        write_timeout: Duration::from_secs(60),
+        drain_timeout: Duration::from_secs(60),
     }
 }
 
@@ -88,7 +94,9 @@ fn logprob(token: u32) -> f32 {
 }
 
 fn app_with(config: ServerConfig, engine: Engine) -> Arc<App> {
-    Arc::new(App::new(config, engine, TOKENIZER.clone(), TEMPLATE.clone()))
+    let app = App::new(config, TOKENIZER.clone(), TEMPLATE.clone());
+    app.start(engine);
+    Arc::new(app)
 }
 
 /// A server that gives these answers (see [`ids`] and [`player`]).

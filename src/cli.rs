@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Answer OpenAI's HTTP API with a model
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print what a checkpoint holds, without loading it
     Inspect(InspectArgs),
 }
@@ -88,9 +88,40 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 
-    /// Key that requests must bring as `Authorization: Bearer KEY`
-    #[arg(long, env = "MOONROCK_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    /// Key that requests must bring as `Authorization: Bearer KEY` or `x-api-key: KEY`; may be
+    /// given several times
+    #[arg(long, env = "MOONROCK_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    pub(crate) api_key: Vec<String>,
+
+    /// File with more such keys, one a line
+    #[arg(long)]
+    pub(crate) api_key_file: Option<PathBuf>,
+
+    /// Origin whose pages may use the server from a browser, or `*`; may be given several times
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) allowed_origins: Vec<String>,
+
+    /// Most bytes in a request's body; more are answered 413 [default: room for the longest prompt
+    /// as token ids]
+    #[arg(long, default_value_t = MAX_BODY_BYTES, hide_default_value = true,
+        value_parser = at_least_one)]
+    pub(crate) max_body_bytes: usize,
+
+    /// Most bytes in a request's headers; more are answered 431
+    #[arg(long, default_value_t = 65536, value_parser = header_bytes)]
+    pub(crate) max_header_bytes: usize,
+
+    /// Seconds after which a client that takes nothing of its answer is dropped
+    #[arg(long, default_value_t = 60, value_parser = seconds)]
+    pub(crate) write_timeout: u64,
+
+    /// Seconds that running answers have after SIGTERM or SIGINT
+    #[arg(long, default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
+
+    /// Form of the log on stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
 
     /// Where the model runs; auto takes the GPUs if this build and machine have them
     #[arg(long, value_enum, default_value_t = Device::Auto)]
@@ -99,6 +130,16 @@ pub(crate) struct ServeArgs {
     /// Precision of what 4-bit weights multiply with [default: what the checkpoint declares]
     #[arg(long, value_enum)]
     pub(crate) expert_activations: Option<Precision>,
+}
+
+/// Room for the longest prompt as token ids in JSON, 262,144 of them, and then some.
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    /// An object a line
+    Json,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,6 +172,18 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(error) => Err(format!("expected a whole number: {error}")),
     }
+}
+
+/// The HTTP library needs 8 KiB to read anything.
+fn header_bytes(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        n @ 8192.. => Ok(n),
+        _ => Err("expected at least 8192".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    at_least_one(text).map(|n| n as u64)
 }
 
 fn fraction(text: &str) -> Result<f64, String> {

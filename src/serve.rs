@@ -1,6 +1,8 @@
 //! `moonrock serve`: from a directory to a listening server.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use checkpoint::{Activations, Checkpoint};
@@ -12,7 +14,7 @@ use server::{App, ServerConfig};
 use text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
 
-use crate::cli::{Device, ServeArgs};
+use crate::cli::{Device, LogFormat, ServeArgs};
 use crate::memory::{Plan, Wishes, host_available};
 
 /// Share of the host's free memory that a server on the CPU takes: others live there too.
@@ -20,13 +22,18 @@ const HOST_SHARE: f64 = 0.25;
 /// Rows per step on the CPU: about a second of work for a small model, so that streams do not
 /// stall.
 const CPU_BATCHED_TOKENS: usize = 512;
-/// Room for the longest prompt as token ids in JSON, 262,144 of them, and then some.
-const MAX_BODY_BYTES: usize = 16 << 20;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().with_span_list(false).init(),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(args))
+    let result = runtime.block_on(serve(args));
+    // A model that is still being loaded does not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
@@ -69,21 +76,61 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         max_waiting: args.max_waiting,
     };
     let activations = args.expert_activations.map_or(config.activations, Activations::from);
-    let mut ranks = load(checkpoint, plan.limits, args.tensor_parallel_size, activations)?;
-    let engine = Engine::start(engine_config, Box::new(move |batch| ranks.run(batch)));
-    let config = ServerConfig {
-        served_model_name: name,
-        max_model_len: plan.limits.max_model_len,
-        api_key: args.api_key.clone(),
+    let config = server_config(args, name, plan.limits.max_model_len, eos_ids)?;
+    let app = Arc::new(App::new(config, Arc::new(tokenizer), Arc::new(template)));
+    let (limits, ranks) = (plan.limits, args.tensor_parallel_size);
+    let loaded =
+        tokio::task::spawn_blocking(move || load(checkpoint, limits, ranks, activations));
+    let address = listener.local_addr()?;
+    let mut server = pin!(server::serve(listener, app.clone(), stop_signal()));
+    tokio::select! {
+        loaded = loaded => {
+            let mut ranks = loaded??;
+            app.start(Engine::start(engine_config, Box::new(move |batch| ranks.run(batch))));
+            eprintln!("listening on http://{address}");
+        }
+        ended = &mut server => return Ok(ended?),
+    }
+    Ok(server.await?)
+}
+
+fn server_config(
+    args: &ServeArgs,
+    served_model_name: String,
+    max_model_len: usize,
+    eos_ids: Vec<u32>,
+) -> anyhow::Result<ServerConfig> {
+    Ok(ServerConfig {
+        served_model_name,
+        max_model_len,
+        api_keys: api_keys(args)?,
+        allowed_origins: args.allowed_origins.clone(),
         seed: args.seed,
         eos_ids,
         thinking: true,
-        max_body_bytes: MAX_BODY_BYTES,
-    };
-    let app = App::new(config, engine, Arc::new(tokenizer), Arc::new(template));
-    eprintln!("listening on http://{}", listener.local_addr()?);
-    server::serve(listener, Arc::new(app), stop_signal()).await?;
-    Ok(())
+        max_body_bytes: args.max_body_bytes,
+        max_header_bytes: args.max_header_bytes,
+        write_timeout: Duration::from_secs(args.write_timeout),
+        drain_timeout: Duration::from_secs(args.drain_timeout),
+    })
+}
+
+/// The keys of the flag and of the file.
+fn api_keys(args: &ServeArgs) -> anyhow::Result<Vec<String>> {
+    let mut keys = args.api_key.clone();
+    if let Some(path) = &args.api_key_file {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let before = keys.len();
+        keys.extend(lines.map(str::to_owned));
+        if keys.len() == before {
+            bail!("--api-key-file {}: there is no key in it", path.display());
+        }
+    }
+    if keys.iter().any(String::is_empty) {
+        bail!("--api-key: a key is empty");
+    }
+    Ok(keys)
 }
 
 fn served_name(args: &ServeArgs) -> String {

@@ -1,12 +1,14 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use engine::Engine;
 use text::{ChatTemplate, Tokenizer};
+use tokio::sync::watch;
 
 use crate::error::ApiError;
+use crate::metrics::Metrics;
 
 /// What an operator decides about the HTTP side, and what the checkpoint says about its use.
 #[derive(Debug, Clone)]
@@ -15,8 +17,10 @@ pub struct ServerConfig {
     pub served_model_name: String,
     /// Most tokens in one sequence, prompt and answer together; the engine's own limit.
     pub max_model_len: usize,
-    /// Every route but `/health` asks for this key, if there is one.
-    pub api_key: Option<String>,
+    /// Every route but `/health` asks for one of these keys, if there are any.
+    pub api_keys: Vec<String>,
+    /// Origins whose pages may read answers in a browser; `*` stands for all.
+    pub allowed_origins: Vec<String>,
     /// Requests without a seed take this one and the numbers after it, one for each choice.
     pub seed: u64,
     /// Ids that end an answer.
@@ -25,32 +29,115 @@ pub struct ServerConfig {
     pub thinking: bool,
     /// Most bytes in a request's body; one of more gets 413.
     pub max_body_bytes: usize,
+    /// Most bytes in a request's line and headers, at least 8192; more get 431.
+    pub max_header_bytes: usize,
+    /// How long a connection may take none of what is sent to it before it is dropped.
+    pub write_timeout: Duration,
+    /// How long running answers may take once the server was told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// Where a server is in its life, as `/health` tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The model is being loaded.
+    Starting,
+    Ready,
+    /// Told to stop: what runs is finished, new work is refused.
+    Draining,
+    /// The engine has failed, for this reason.
+    Failed(String),
 }
 
 /// All that answering needs.
 #[derive(Debug)]
 pub struct App {
     pub(crate) config: ServerConfig,
-    pub(crate) engine: Engine,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Arc<ChatTemplate>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Seconds since 1970 at start.
     pub(crate) started: u64,
+    engine: OnceLock<Engine>,
+    draining: AtomicBool,
+    /// Requests that are being answered by the engine.
+    active: watch::Sender<usize>,
     seeds: AtomicU64,
     answers: AtomicU64,
 }
 
+/// One request that the engine works on, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Work(watch::Sender<usize>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.send_modify(|active| *active -= 1);
+    }
+}
+
 impl App {
-    /// Puts the parts together. `tokenizer` and `template` are those of the engine's model.
+    /// Puts the parts together; until [`App::start`] the server says that it is starting.
     pub fn new(
         config: ServerConfig,
-        engine: Engine,
         tokenizer: Arc<Tokenizer>,
         template: Arc<ChatTemplate>,
     ) -> Self {
-        let seeds = AtomicU64::new(config.seed);
-        let answers = AtomicU64::new(0);
-        Self { config, engine, tokenizer, template, started: unix_seconds(), seeds, answers }
+        Self {
+            metrics: Arc::new(Metrics::new(&config.served_model_name)),
+            started: unix_seconds(),
+            engine: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            active: watch::Sender::new(0),
+            seeds: AtomicU64::new(config.seed),
+            answers: AtomicU64::new(0),
+            config,
+            tokenizer,
+            template,
+        }
+    }
+
+    /// Begins to answer with `engine`, whose model `tokenizer` and `template` belong to. Only the
+    /// first call has an effect.
+    pub fn start(&self, engine: Engine) {
+        let _ = self.engine.set(engine);
+    }
+
+    /// The engine, once there is one.
+    pub(crate) fn engine(&self) -> Option<&Engine> {
+        self.engine.get()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.engine().map(Engine::health) {
+            Some(Err(reason)) => Phase::Failed(reason),
+            _ if self.draining.load(SeqCst) => Phase::Draining,
+            None => Phase::Starting,
+            Some(Ok(())) => Phase::Ready,
+        }
+    }
+
+    /// Lets a request reach the engine.
+    ///
+    /// # Errors
+    /// 503 while the model is being loaded or the server is stopping.
+    pub(crate) fn admit(&self) -> Result<(&Engine, Work), ApiError> {
+        // Counted before the look at `draining`: `drained` must not miss it.
+        self.active.send_modify(|active| *active += 1);
+        let work = Work(self.active.clone());
+        let refuse = |message| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message));
+        match self.engine() {
+            _ if self.draining.load(SeqCst) => refuse("the server is stopping"),
+            None => refuse("the model is still being loaded"),
+            Some(engine) => Ok((engine, work)),
+        }
+    }
+
+    /// Refuses new work from now on, and waits until none is left.
+    pub(crate) async fn drained(&self) {
+        self.draining.store(true, SeqCst);
+        // The sender is in `self`, so the channel stays open.
+        let _ = self.active.subscribe().wait_for(|active| *active == 0).await;
     }
 
     /// The first of `n` seeds that no other request was given.

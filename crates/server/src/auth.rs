@@ -9,26 +9,29 @@ use axum::response::{IntoResponse, Response};
 use crate::App;
 use crate::error::ApiError;
 
-/// Lets a request pass if it has the key, if none is set, or if it only asks for `/health`.
+/// Lets a request pass if it has one of the keys, if there are none, or if it only asks for
+/// `/health`.
 pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let allowed = match &app.config.api_key {
-        Some(key) if request.uri().path() != "/health" => has_key(request.headers(), key),
-        _ => true,
-    };
-    if allowed {
+    let keys = &app.config.api_keys;
+    if keys.is_empty() || request.uri().path() == "/health" || has_key(request.headers(), keys) {
         return next.run(request).await;
     }
-    let message = "the API key is missing or wrong: expected the header Authorization: Bearer KEY";
+    let message = "the API key is missing or wrong: expected the header Authorization: Bearer KEY \
+        or x-api-key: KEY";
     ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key").into_response()
 }
 
-fn has_key(headers: &HeaderMap, key: &str) -> bool {
-    headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().split_first_chunk::<7>())
-        .is_some_and(|(scheme, given)| {
-            scheme.eq_ignore_ascii_case(b"bearer ") && equal(given, key.as_bytes())
-        })
+/// OpenAI's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`.
+fn has_key(headers: &HeaderMap, keys: &[String]) -> bool {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_first_chunk::<7>()?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    });
+    let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
+    // Compared with all of them, so that the time does not tell which one is close.
+    given.is_some_and(|given| {
+        keys.iter().fold(false, |found, key| found | equal(given, key.as_bytes()))
+    })
 }
 
 /// Compares in a time that tells the key's length at most.

@@ -13,11 +13,16 @@ mod auth;
 mod body;
 mod chat;
 mod completions;
+mod connection;
+mod cors;
 mod error;
 mod fields;
 mod generation;
+mod listen;
 mod logprobs;
+mod metrics;
 mod models;
+mod observe;
 mod params;
 mod sse;
 mod stop;
@@ -27,7 +32,6 @@ mod tokenize;
 mod transcript;
 mod usage;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
@@ -35,11 +39,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
 
 pub use app::{App, ServerConfig};
 use error::ApiError;
+pub use listen::serve;
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -50,6 +53,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(models::get))
         .route("/health", get(models::health))
         .route("/load", get(models::load))
+        .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -57,25 +61,9 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(app.config.max_body_bytes))
         .layer(from_fn_with_state(app.clone(), auth::check))
+        .layer(from_fn_with_state(app.clone(), cors::allow))
+        .layer(from_fn_with_state(app.clone(), observe::request))
         .with_state(app)
-}
-
-/// Answers requests on `listener` until `shutdown` is ready, then finishes those that run.
-///
-/// # Errors
-/// None at present: failed connections are tried again.
-pub async fn serve(
-    listener: TcpListener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    // Tokens are small packets, and must not wait for more of them.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was not set");
-        }
-    });
-    axum::serve(listener, router(app)).with_graceful_shutdown(shutdown).await
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {

@@ -6,10 +6,12 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use engine::Engine;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::app::Phase;
 use crate::error::ApiError;
 
 #[derive(Debug, Serialize)]
@@ -51,19 +53,20 @@ pub(crate) async fn get(
     Ok(Json(model(&app)))
 }
 
-pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    match app.engine.health() {
-        Ok(()) => Ok(Json(json!({"status": "ok"}))),
-        Err(reason) => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the engine has failed: {reason}"),
-        )),
+/// `starting`, `ready`, `draining` or `failed`; all but `ready` with 503.
+pub(crate) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    match app.phase() {
+        Phase::Ready => (StatusCode::OK, Json(json!({"status": "ready"}))),
+        Phase::Starting => (unavailable, Json(json!({"status": "starting"}))),
+        Phase::Draining => (unavailable, Json(json!({"status": "draining"}))),
+        Phase::Failed(reason) => (unavailable, Json(json!({"status": "failed", "reason": reason}))),
     }
 }
 
-/// What runs and waits at this moment.
+/// What runs and waits at this moment; nothing does while the model is being loaded.
 pub(crate) async fn load(State(app): State<Arc<App>>) -> Json<Value> {
-    let load = app.engine.load();
+    let load = app.engine().map(Engine::load).unwrap_or_default();
     Json(json!({
         "running": load.running,
         "waiting": load.waiting,

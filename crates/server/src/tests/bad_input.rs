@@ -260,7 +260,7 @@ async fn requests_to_the_wrong_place() {
 #[tokio::test]
 async fn keys() {
     let mut config = server_config();
-    config.api_key = Some("secret".into());
+    config.api_keys = vec!["other".into(), "secret".into()];
     let engine = engine::Engine::start(engine_config(), player(vec![vec![]]));
     let app = app_with(config, engine);
     let cases = [

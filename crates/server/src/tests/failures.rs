@@ -59,7 +59,7 @@ async fn a_full_queue_says_when_to_try_again() {
 }
 
 /// Waits until the engine runs or queues `sequences` sequences.
-async fn await_sequences(engine: &Engine, sequences: usize) {
+pub(super) async fn await_sequences(engine: &Engine, sequences: usize) {
     let start = Instant::now();
     loop {
         let load = engine.load();

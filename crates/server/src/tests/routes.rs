@@ -18,7 +18,7 @@ async fn models_health_and_version() {
     assert_eq!(list["data"][0]["id"], "org/tiny");
     assert_eq!(list["data"][0]["max_model_len"], 512);
     assert_eq!(get("/v1/models/org/tiny").await["object"], "model");
-    assert_eq!(get("/health").await, json!({"status": "ok"}));
+    assert_eq!(get("/health").await, json!({"status": "ready"}));
     assert_eq!(get("/version").await["version"], env!("CARGO_PKG_VERSION"));
 }
 

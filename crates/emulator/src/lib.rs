@@ -31,3 +31,9 @@ pub mod wave;
 
 /// Devices of one process.
 pub const MAX_DEVICES: usize = 8;
+
+/// Every mnemonic of the execution tables; compares, memory, matrix and scaled conversions are
+/// decoded by pattern instead.
+pub fn opcodes() -> Vec<&'static str> {
+    exec::tables().into_iter().flatten().map(|(n, _)| *n).collect()
+}

@@ -159,7 +159,7 @@ fn modifiers(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
         m.op_sel_hi = p.value("op_sel_hi").map_or(default, bits);
         m.neg |= p.value("neg_lo").map_or(0, bits);
         m.abs |= p.value("neg_hi").map_or(0, bits);
-    } else if word >> 26 == 0x34 && i.dst2 == Operand::None {
+    } else if word >> 26 == 0x34 && word >> 23 != 0x1a7 && i.dst2 == Operand::None {
         m.op_sel = (word >> 11 & 15) as u8;
     }
     if p.full.ends_with("_sdwa") || i.sdwa.is_some() {

@@ -144,7 +144,11 @@ fn element(
         MemKind::Atomic(_) => Access::Atomic,
     };
     // Multi-dword accesses need the alignment of the whole access, except the two-address forms.
-    let align = if len == 12 { 16 } else { len };
+    let align = match (m.space, len) {
+        (Space::Lds, 12) => 16,
+        (Space::Lds, n) => n,
+        (_, n) => n.min(4),
+    };
     let ok = check(env, w, i, l, (at, len, align), access);
     let words = len.div_ceil(4);
     let mut data = [0u32; 4];

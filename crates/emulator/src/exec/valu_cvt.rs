@@ -87,15 +87,6 @@ fn from_8bit(w: &mut Wave, i: &Inst, fmt: Format, pair: bool) {
     }
 }
 
-fn sr_16(w: &mut Wave, i: &Inst, fmt: Format) {
-    let (a, b, r) = (lanes(w, i, 0, Ty::F32), lanes(w, i, 1, Ty::F32), lanes(w, i, 2, Ty::Int));
-    let out = std::array::from_fn(|l| {
-        let e = |x: u32, n: u32| fmt.encode_stochastic(f(x).into(), noise(n), false);
-        e(a[l], r[l] << 16) | e(b[l], r[l] & 0xffff_0000) << 16
-    });
-    put32(w, vdst(i.dst), &out);
-}
-
 fn pk_u8(w: &mut Wave, i: &Inst) {
     let (a, at) = (lanes(w, i, 0, Ty::F32), lanes(w, i, 1, Ty::Int));
     let old = lanes(w, i, 2, Ty::Int);
@@ -171,8 +162,6 @@ pub(super) const OPS: &[(&str, Exec)] = &[
         }),
     ),
     ("v_cvt_pk_u8_f32", plain!(pk_u8)),
-    ("v_cvt_sr_pk_bf16_f32", plain!(|w, i| sr_16(w, i, BF16))),
-    ("v_cvt_sr_pk_f16_f32", plain!(|w, i| sr_16(w, i, F16))),
     ("v_cvt_pk_fp8_f32", plain!(|w, i| pk_8bit(w, i, FP8))),
     ("v_cvt_pk_bf8_f32", plain!(|w, i| pk_8bit(w, i, BF8))),
     ("v_cvt_sr_fp8_f32", plain!(|w, i| sr_8bit(w, i, FP8))),

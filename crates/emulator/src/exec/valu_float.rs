@@ -389,6 +389,11 @@ fn fract(x: f32) -> f32 {
     if r >= 1.0 { f(0x3f7f_ffff) } else { r }
 }
 
+fn fract64(x: f64) -> f64 {
+    let r = x - x.floor();
+    if r >= 1.0 { 1.0 - pow2(-53) } else { r }
+}
+
 fn turns(x: f32, g: fn(f64) -> f64) -> f32 {
     let x = f64::from(x);
     if x.is_finite() { g((x - x.floor()) * std::f64::consts::TAU) as f32 } else { f32::NAN }
@@ -463,7 +468,6 @@ pub(super) const OPS: &[(&str, Exec)] = &[
     ("v_min_f16", op!(half2, h2(min))),
     ("v_max_f16", op!(half2, h2(max))),
     ("v_fma_f16", op!(half3, fma_f16)),
-    ("v_fmac_f16", op!(half3, fma_f16)),
     ("v_rcp_f16", op!(half1, h1(|a| 1.0 / a))),
     ("v_rsq_f16", op!(half1, h1(|a| 1.0 / a.sqrt()))),
     ("v_sqrt_f16", op!(half1, h1(f32::sqrt))),
@@ -486,7 +490,7 @@ pub(super) const OPS: &[(&str, Exec)] = &[
     ("v_ceil_f64", plain!(|w, i| map_f64(w, i, |a, _, _| a.ceil()))),
     ("v_trunc_f64", plain!(|w, i| map_f64(w, i, |a, _, _| a.trunc()))),
     ("v_rndne_f64", plain!(|w, i| map_f64(w, i, |a, _, _| a.round_ties_even()))),
-    ("v_fract_f64", plain!(|w, i| map_f64(w, i, |a, _, _| (a - a.floor()).min(1.0 - pow2(-53))))),
+    ("v_fract_f64", plain!(|w, i| map_f64(w, i, |a, _, _| fract64(a)))),
     ("v_frexp_mant_f64", plain!(|w, i| map_f64(w, i, |a, _, _| frexp64(a).0))),
     ("v_ldexp_f64", plain!(ldexp_f64)),
     ("v_div_scale_f64", plain!(div_scale64)),

@@ -56,7 +56,7 @@ pub fn compile(file: &str) -> Vec<u8> {
 /// Compiles source text; the name's extension tells the language. Results are kept per process.
 pub fn compile_source(source: &str, name: &str) -> Vec<u8> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
-    let mut done = DONE.lock().unwrap();
+    let mut done = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let done = done.get_or_insert_default();
     if let Some(b) = done.get(source) {
         return b.clone();

@@ -176,6 +176,9 @@ pub(super) fn const_type(name: &str, k: usize) -> ConstType {
     if name.contains("ldexp") && k == 1 || name.contains("cmp_class") && k == 1 {
         return ConstType::B32;
     }
+    if name.starts_with("v_dot2") && k == 2 {
+        return ConstType::B32;
+    }
     match name.rsplit('_').next().unwrap_or("") {
         "f64" => ConstType::F64,
         "b64" | "u64" | "i64" => ConstType::B64,

@@ -139,7 +139,7 @@ fn sel(s: &str) -> Result<Sel, String> {
 }
 
 fn is_packed(name: &str) -> bool {
-    name.starts_with("v_pk_") || name.starts_with("v_dot2_") || name.starts_with("v_fma_mix")
+    name.starts_with("v_pk_") || name.starts_with("v_dot2") || name.starts_with("v_fma_mix")
 }
 
 fn modifiers(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {

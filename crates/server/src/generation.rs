@@ -23,6 +23,8 @@ pub(crate) struct Generation {
     pub(crate) default_max_tokens: Option<usize>,
     /// Most likely tokens to report with each token; `None`: report no tokens.
     pub(crate) logprobs: Option<usize>,
+    /// Most likely tokens to report with each token of the prompt, apart from the answer.
+    pub(crate) prompt_logprobs: Option<usize>,
     /// Answers begin with their prompt.
     pub(crate) echo: bool,
     pub(crate) form: Form,
@@ -58,7 +60,9 @@ impl Generation {
                     stream: Some(stream),
                     first_of_prompt: n == 0,
                     echo: self.echo.then(|| prompt.clone()),
-                    scored: self.logprobs.is_some(),
+                    logprobs: self.logprobs,
+                    prompt_logprobs: self.prompt_logprobs,
+                    first: prompt.first().copied(),
                     meter: Meter::new(app.metrics.clone()),
                     transcript: Transcript::new(
                         streams.len(),
@@ -105,7 +109,7 @@ impl Generation {
             stop_ids: self.params.stop.ids.clone(),
             sampling: Arc::new(sampling),
             logprobs: self.logprobs,
-            prompt_logprobs: self.logprobs.filter(|_| self.echo),
+            prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
             priority: self.params.priority,
             cache_salt: self.params.cache_salt.clone(),
         }
@@ -119,8 +123,10 @@ struct Choice {
     first_of_prompt: bool,
     /// The prompt, until it has been echoed.
     echo: Option<Vec<u32>>,
-    /// Whether the engine tells the prompt's log-probabilities.
-    scored: bool,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    /// The prompt's first token, which has no log-probability: nothing comes before it.
+    first: Option<u32>,
     meter: Meter,
     transcript: Transcript,
 }
@@ -134,19 +140,27 @@ impl Choice {
         .boxed()
     }
 
+    /// The prompt's scores, told apart from the answer or as its beginning.
+    fn prompt(&mut self, scores: Vec<TokenInfo>) -> Piece {
+        let mut piece = match (self.echo.take(), self.logprobs) {
+            (Some(_), Some(count)) => self.transcript.echo(best(&scores, count)),
+            _ => self.transcript.echo(Vec::new()),
+        };
+        piece.prompt = self.prompt_logprobs.map(|count| best(&scores, count));
+        piece
+    }
+
     async fn next(&mut self) -> Option<Result<Piece, String>> {
-        let stream = self.stream.as_mut()?;
-        if !self.scored
+        self.stream.as_ref()?;
+        if self.logprobs.is_none()
             && let Some(prompt) = self.echo.take()
         {
             return Some(Ok(self.transcript.echo(prompt.into_iter().map(unscored).collect())));
         }
-        let mut piece = match stream.next().await {
+        let mut piece = match self.stream.as_mut()?.next().await {
             Some(Event::Prompt(scores)) => {
-                // Nothing comes before the first token, so it has no log-probability.
-                let first = self.echo.take().and_then(|prompt| prompt.first().copied());
-                let prompt = first.map(unscored).into_iter().chain(scores).collect();
-                Ok(self.transcript.echo(prompt))
+                let first = self.first.take().map(unscored);
+                Ok(self.prompt(first.into_iter().chain(scores).collect()))
             }
             Some(Event::Token(info)) => {
                 self.meter.token();
@@ -159,7 +173,7 @@ impl Choice {
         if let (Ok(piece), true) = (&mut piece, self.first_of_prompt)
             && piece.end.is_some()
         {
-            piece.cached_prompt_tokens = stream.cached_tokens();
+            piece.cached_prompt_tokens = self.stream.as_ref().map_or(0, Stream::cached_tokens);
         }
         if !matches!(&piece, Ok(piece) if piece.end.is_none()) {
             self.stream = None;
@@ -170,6 +184,13 @@ impl Choice {
         }
         Some(piece)
     }
+}
+
+/// As many of the most likely tokens as `count`.
+fn best(tokens: &[TokenInfo], count: usize) -> Vec<TokenInfo> {
+    let mut tokens = tokens.to_vec();
+    tokens.iter_mut().for_each(|token| token.top.truncate(count));
+    tokens
 }
 
 fn unscored(id: u32) -> TokenInfo {

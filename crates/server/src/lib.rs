@@ -56,6 +56,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
         .route("/tokenize", post(tokenize::tokenize))
+        .route("/tokenizer_info", get(tokenize::info))
         .route("/detokenize", post(tokenize::detokenize))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

@@ -1,7 +1,8 @@
 //! Tokens and their log-probabilities, in the shapes of both kinds of completion.
 
+use engine::TokenInfo;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use text::Tokenizer;
 
 use crate::transcript::Token;
@@ -71,6 +72,29 @@ impl TextLogprobs {
             self.text_offset.push(offset);
         }
     }
+}
+
+/// vLLM's `prompt_logprobs`: for each token of the prompt, it and the most likely ones by their ids;
+/// `null` for the first, which nothing comes before. The rank of a token that is not among the most
+/// likely ones is `null`, too.
+pub(crate) fn prompt_logprobs(
+    tokens: Vec<TokenInfo>,
+    tokenizer: &Tokenizer,
+) -> Vec<Option<Map<String, Value>>> {
+    let scored = |id: u32, logprob: f32, rank: Option<usize>| {
+        let decoded = tokenizer.decode(&[id], false);
+        json!({"logprob": finite(logprob), "rank": rank, "decoded_token": decoded})
+    };
+    let all = |TokenInfo { id, logprob, top }: TokenInfo| {
+        let own = logprob?;
+        let best = top.iter().zip(1..);
+        let mut map: Map<String, Value> = best
+            .map(|(&(id, logprob), rank)| (id.to_string(), scored(id, logprob, Some(rank))))
+            .collect();
+        map.entry(id.to_string()).or_insert_with(|| scored(id, own, None));
+        Some(map)
+    };
+    tokens.into_iter().map(all).collect()
 }
 
 /// A token's text. Tokens that are no text by themselves are told apart by their bytes.

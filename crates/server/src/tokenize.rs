@@ -1,4 +1,4 @@
-//! `/tokenize` and `/detokenize`, in vLLM's shapes.
+//! `/tokenize`, `/detokenize` and `/tokenizer_info`, in vLLM's shapes.
 
 use std::sync::Arc;
 
@@ -28,6 +28,29 @@ pub(crate) struct Detokenized {
     prompt: String,
 }
 
+/// The control tokens that evaluation harnesses ask for, by name. What the model does not have is
+/// `null`.
+#[derive(Debug, Serialize)]
+pub(crate) struct TokenizerInfo {
+    /// What ends an answer.
+    eos_token: Option<String>,
+    bos_token: Option<&'static str>,
+    pad_token: Option<&'static str>,
+    vocab_size: u32,
+    model_max_length: usize,
+}
+
+pub(crate) async fn info(State(app): State<Arc<App>>) -> Json<TokenizerInfo> {
+    let known = |name| app.tokenizer.special_id(name).map(|_| name);
+    Json(TokenizerInfo {
+        eos_token: app.config.eos_ids.first().map(|&id| app.tokenizer.decode(&[id], false)),
+        bos_token: known("[BOS]"),
+        pad_token: known("[PAD]"),
+        vocab_size: app.tokenizer.vocab_size(),
+        model_max_length: app.config.max_model_len,
+    })
+}
+
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
     body: Body,
@@ -42,7 +65,8 @@ pub(crate) async fn detokenize(
     Ok(Json(convert(&app, body, detokenized).await?))
 }
 
-/// Either `prompt`, read as `/v1/completions` reads it, or `messages`, read as a chat's.
+/// Either `prompt`, read as `/v1/completions` reads it, or `messages`, read as a chat's. A prompt
+/// that is nothing but a control token's name is that token: so harnesses learn its id.
 fn tokenized(mut fields: Fields, app: &App) -> Result<Tokenized, ApiError> {
     check_model(&mut fields, app)?;
     // The model's tokenizer adds none to a text, and the chat template writes its own.
@@ -51,7 +75,10 @@ fn tokenized(mut fields: Fields, app: &App) -> Result<Tokenized, ApiError> {
     let tokens = match fields.string("prompt")? {
         Some(prompt) => {
             fields.finish()?;
-            app.tokenizer.encode(&prompt)
+            match app.tokenizer.special_id(&prompt) {
+                Some(id) => vec![id],
+                None => app.tokenizer.encode(&prompt),
+            }
         }
         None => {
             let generation_prompt = fields.boolean("add_generation_prompt")?.unwrap_or(true);

@@ -35,6 +35,8 @@ pub(crate) struct Piece {
     /// The tokens behind it, if their log-probabilities are wanted. Text that is held back comes
     /// later than its token.
     pub(crate) tokens: Vec<Token>,
+    /// The prompt's tokens, if their log-probabilities are wanted apart from the answer.
+    pub(crate) prompt: Option<Vec<TokenInfo>>,
     /// Tokens generated for it.
     pub(crate) generated: usize,
     /// Prompt tokens that were in the prefix cache: in the last piece of a prompt's first choice, so

@@ -48,8 +48,8 @@ impl Conversation {
     }
 }
 
-/// The switches of Kimi's template, and Moonshot's own spelling of the first:
-/// `thinking: {"type": "enabled" | "disabled"}`.
+/// The switches of Kimi's template, and other spellings of the first: Moonshot's own
+/// `thinking: {"type": "enabled" | "disabled"}`, and OpenAI's `reasoning_effort`.
 fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, ApiError> {
     let mut kwargs = Map::new();
     let mut thinking = None;
@@ -60,6 +60,13 @@ fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, A
         }
         switches.finish()?;
     }
+    let mut set = |fields: &Fields, name: &str, enabled: bool| {
+        if thinking.is_some_and(|thinking| thinking != enabled) {
+            return Err(fields.error(name, "contradicts another field that switches thinking"));
+        }
+        thinking = Some(enabled);
+        Ok(())
+    };
     if let Some(mut switch) = fields.object("thinking")? {
         let kind = switch.string("type")?;
         let enabled = match switch.required("type", kind)?.as_str() {
@@ -68,10 +75,19 @@ fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, A
             _ => return Err(switch.error("type", r#"must be "enabled" or "disabled""#)),
         };
         switch.finish()?;
-        if thinking.is_some_and(|thinking| thinking != enabled) {
-            return Err(fields.error("thinking", "contradicts chat_template_kwargs.thinking"));
-        }
-        thinking = Some(enabled);
+        set(fields, "thinking", enabled)?;
+    }
+    if let Some(effort) = fields.string("reasoning_effort")? {
+        // The model knows no degrees.
+        let enabled = match effort.as_str() {
+            "none" => false,
+            "minimal" | "low" | "medium" | "high" | "xhigh" => true,
+            _ => {
+                let complaint = "must be none, minimal, low, medium, high or xhigh";
+                return Err(fields.error("reasoning_effort", complaint));
+            }
+        };
+        set(fields, "reasoning_effort", enabled)?;
     }
     kwargs.insert("thinking".to_owned(), thinking.unwrap_or(app.config.thinking).into());
     Ok(kwargs)

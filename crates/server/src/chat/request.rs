@@ -37,6 +37,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
         params,
         default_max_tokens: None,
         logprobs,
+        prompt_logprobs: None,
         echo: false,
         form: Form::Chat(parser),
     })

@@ -18,6 +18,10 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
     let params = Params::take(&mut fields, app)?;
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|count| count as usize);
+    let prompt_logprobs = fields.integer("prompt_logprobs", 0..=MAX_LOGPROBS)?;
+    if prompt_logprobs.is_some() && params.stream {
+        return Err(fields.error("prompt_logprobs", "is not available with stream: true"));
+    }
     fields.neutral("suffix", &[json!("")])?;
     fields.neutral("response_format", &[json!({"type": "text"})])?;
     let prompt = fields.take("prompt");
@@ -31,6 +35,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
         params,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
         logprobs,
+        prompt_logprobs: prompt_logprobs.map(|count| count as usize),
         echo,
     })
 }

@@ -1,9 +1,11 @@
 use engine::FinishReason;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use text::{Delta, Tokenizer};
 
 use crate::answer::{self, Answer};
 use crate::logprobs::TextLogprobs;
+use crate::logprobs::prompt_logprobs;
 use crate::sse::{Chunks, json};
 use crate::transcript::Piece;
 
@@ -17,15 +19,20 @@ pub(super) struct Choice {
     text: String,
     logprobs: Option<TextLogprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Vec<Option<Map<String, Value>>>>,
 }
 
 impl answer::Choice for Choice {
     fn new(index: usize, logprobs: bool) -> Self {
         let logprobs = logprobs.then(TextLogprobs::default);
-        Self { index, text: String::new(), logprobs, finish_reason: None }
+        Self { index, text: String::new(), logprobs, finish_reason: None, prompt_logprobs: None }
     }
 
     fn add(&mut self, piece: Piece, tokenizer: &Tokenizer) {
+        if let Some(tokens) = piece.prompt {
+            self.prompt_logprobs = Some(prompt_logprobs(tokens, tokenizer));
+        }
         for delta in piece.deltas {
             // Plain text comes as content.
             if let Delta::Content(text) = delta {

@@ -125,6 +125,8 @@ async fn fields_of_chats() {
         (json!({"chat_template_kwargs": {"thinking": 1}}), "chat_template_kwargs.thinking"),
         (json!({"chat_template_kwargs": {"x": 1}}), "chat_template_kwargs.x"),
         (json!({"thinking": {"type": "perhaps"}}), "thinking.type"),
+        (json!({"reasoning_effort": "very"}), "reasoning_effort"),
+        (json!({"reasoning_effort": "none", "thinking": {"type": "enabled"}}), "reasoning_effort"),
         (
             json!({"thinking": {"type": "disabled"}, "chat_template_kwargs": {"thinking": true}}),
             "thinking",

@@ -228,6 +228,7 @@ async fn without_thinking_the_answer_is_content() {
     for off in [
         json!({"thinking": {"type": "disabled"}}),
         json!({"chat_template_kwargs": {"thinking": false, "preserve_thinking": true}}),
+        json!({"reasoning_effort": "none"}),
     ] {
         let whole = answer(&app, URI, &request(off)).await;
         assert_eq!(whole["choices"][0]["message"]["content"], "plain");

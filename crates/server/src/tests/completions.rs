@@ -3,7 +3,7 @@ use model::{SamplingParams, Want};
 use serde_json::{Value, json};
 
 use super::server_config;
-use super::{TOKENIZER, answer, app, app_with, chunks, engine_config, ids, logprob, player};
+use super::{TOKENIZER, answer, app, app_with, chunks, engine_config, ids, logprob, player, post};
 
 const URI: &str = "/v1/completions";
 
@@ -69,6 +69,37 @@ async fn echoed_prompts_are_scored() {
     }
     let names = logprobs["tokens"].as_array().unwrap();
     assert!(names.iter().any(|name| name.as_str().unwrap().starts_with("bytes:\\x")), "{names:?}");
+}
+
+#[tokio::test]
+async fn prompts_are_scored_apart_from_the_answer() {
+    let prompt = ids("Answer: A");
+    for extra in [json!({}), json!({"echo": true}), json!({"echo": true, "logprobs": 5})] {
+        let mut body = json!({"prompt": [prompt], "max_tokens": 1, "prompt_logprobs": 2});
+        for (name, value) in extra.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let whole = answer(&app(&["!"]), URI, &body).await;
+        let choice = &whole["choices"][0];
+        let scores = choice["prompt_logprobs"].as_array().unwrap();
+        assert_eq!((scores.len(), &scores[0]), (prompt.len(), &Value::Null));
+        for (&id, score) in prompt.iter().zip(scores).skip(1) {
+            let expected = json!({"logprob": logprob(id), "rank": 1,
+                "decoded_token": TOKENIZER.decode(&[id], false)});
+            assert_eq!(score[id.to_string()], expected);
+            assert_eq!(score.as_object().unwrap().len(), 2);
+        }
+        let echoed = body["echo"].is_boolean();
+        assert_eq!(choice["text"], if echoed { "Answer: A!" } else { "!" });
+        if echoed && body["logprobs"].is_number() {
+            let top = &choice["logprobs"]["top_logprobs"];
+            assert_eq!(top.as_array().unwrap().len(), prompt.len() + 1);
+            assert_eq!(top[1].as_object().unwrap().len(), 5);
+        }
+    }
+    let body = json!({"prompt": "x", "prompt_logprobs": 1, "stream": true});
+    let (status, refused) = post(&app(&["!"]), URI, &body).await;
+    assert_eq!((status.as_u16(), &refused["error"]["param"]), (400, &json!("prompt_logprobs")));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::{TOKENIZER, answer, app, ids, read_json, send};
+use super::{TOKENIZER, answer, app, eos, ids, read_json, send};
 
 async fn get(uri: &str) -> Value {
     let request = Request::get(uri).body(Body::empty()).unwrap();
@@ -49,4 +49,18 @@ async fn a_chat_is_tokenized_as_it_is_answered() {
     let body = json!({"messages": messages, "add_generation_prompt": false});
     let shorter = answer(&app, "/tokenize", &body).await;
     assert!(shorter["count"].as_u64() < tokens["count"].as_u64());
+}
+
+/// lm-evaluation-harness asks for the end token's name, and `/tokenize` for its id.
+#[tokio::test]
+async fn harnesses_find_the_control_tokens() {
+    let info = get("/tokenizer_info").await;
+    assert_eq!(info["eos_token"], "<|im_end|>");
+    assert_eq!((&info["bos_token"], &info["pad_token"]), (&json!("[BOS]"), &json!("[PAD]")));
+    assert_eq!(info["model_max_length"], 512);
+    let app = app(&["hi"]);
+    let body = json!({"prompt": info["eos_token"], "add_special_tokens": false});
+    assert_eq!(answer(&app, "/tokenize", &body).await["tokens"], json!([eos()]));
+    let back = answer(&app, "/detokenize", &json!({"tokens": [eos()]})).await;
+    assert_eq!(back["prompt"], info["eos_token"]);
 }

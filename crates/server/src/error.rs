@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use engine::SubmitError;
 
-/// A refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+/// A refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. Anthropic's has a
+/// `type` beside `error`, which disturbs nobody, so both have it.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -23,6 +24,8 @@ struct Body {
 
 #[derive(Serialize)]
 struct Envelope<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
     error: &'a Body,
 }
 
@@ -90,15 +93,15 @@ impl ApiError {
         }
     }
 
-    /// The JSON text, for a stream that has begun already.
-    pub(crate) fn to_json(&self) -> String {
-        crate::sse::json(&Envelope { error: &self.body })
+    /// What is sent, also within a stream that has begun already.
+    pub(crate) fn envelope(&self) -> impl Serialize {
+        Envelope { kind: "error", error: &self.body }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(Envelope { error: &self.body })).into_response();
+        let mut response = (self.status, Json(self.envelope())).into_response();
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

@@ -10,6 +10,7 @@
 mod answer;
 mod app;
 mod auth;
+mod blocks;
 mod body;
 mod chat;
 mod completions;
@@ -20,6 +21,7 @@ mod fields;
 mod generation;
 mod listen;
 mod logprobs;
+mod messages;
 mod metrics;
 mod models;
 mod observe;
@@ -49,6 +51,8 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::get))
         .route("/health", get(models::health))

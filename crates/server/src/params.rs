@@ -90,7 +90,11 @@ fn take_neutral(fields: &mut Fields) -> Result<(), ApiError> {
     fields.neutral("use_beam_search", &[json!(false)])
 }
 
-fn take_sampling(fields: &mut Fields, app: &App, seed: u64) -> Result<SamplingParams, ApiError> {
+pub(crate) fn take_sampling(
+    fields: &mut Fields,
+    app: &App,
+    seed: u64,
+) -> Result<SamplingParams, ApiError> {
     let default = SamplingParams::default();
     let vocab_size = i64::from(app.tokenizer.vocab_size());
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p);
@@ -146,25 +150,7 @@ fn take_max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 }
 
 fn take_stop(fields: &mut Fields, app: &App) -> Result<Stop, ApiError> {
-    let strings = match fields.take("stop") {
-        None => Vec::new(),
-        Some(Value::String(string)) => vec![string],
-        Some(Value::Array(items)) => items
-            .into_iter()
-            .map(|item| match item {
-                Value::String(string) => Ok(string),
-                other => Err(wrong_type("stop", "a string or an array of strings", &other)),
-            })
-            .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", &other)),
-    };
-    if strings.len() > MAX_STOP_STRINGS {
-        return Err(fields.error("stop", format!("may hold {MAX_STOP_STRINGS} strings at most")));
-    }
-    if strings.iter().any(|string| string.is_empty() || string.len() > MAX_STOP_BYTES) {
-        let complaint = format!("strings must have 1 to {MAX_STOP_BYTES} bytes");
-        return Err(fields.error("stop", complaint));
-    }
+    let strings = take_stop_strings(fields, "stop")?;
     let mut ids = Vec::new();
     for item in fields.array("stop_token_ids")?.unwrap_or_default() {
         ids.push(token_id("stop_token_ids", &item, app)?);
@@ -174,6 +160,31 @@ fn take_stop(fields: &mut Fields, app: &App) -> Result<Stop, ApiError> {
     }
     let include = fields.boolean("include_stop_str_in_output")?.unwrap_or(false);
     Ok(Stop { strings, ids, include })
+}
+
+/// The stop strings in the field `name`.
+pub(crate) fn take_stop_strings(fields: &mut Fields, name: &str) -> Result<Vec<String>, ApiError> {
+    const EXPECTED: &str = "a string or an array of strings";
+    let strings = match fields.take(name) {
+        None => Vec::new(),
+        Some(Value::String(string)) => vec![string],
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(string) => Ok(string),
+                other => Err(wrong_type(name, EXPECTED, &other)),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(wrong_type(name, EXPECTED, &other)),
+    };
+    if strings.len() > MAX_STOP_STRINGS {
+        return Err(fields.error(name, format!("may hold {MAX_STOP_STRINGS} strings at most")));
+    }
+    if strings.iter().any(|string| string.is_empty() || string.len() > MAX_STOP_BYTES) {
+        let complaint = format!("strings must have 1 to {MAX_STOP_BYTES} bytes");
+        return Err(fields.error(name, complaint));
+    }
+    Ok(strings)
 }
 
 /// A token id of this model's vocabulary.

@@ -11,11 +11,11 @@ pub(crate) struct StopMatcher {
     held: String,
 }
 
-/// Text that can be shown, and whether it ends here.
+/// Text that can be shown, and which stop string ends it here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Released {
     pub(crate) text: String,
-    pub(crate) stopped: bool,
+    pub(crate) stopped: Option<usize>,
 }
 
 impl StopMatcher {
@@ -26,17 +26,17 @@ impl StopMatcher {
 
     pub(crate) fn push(&mut self, text: &str) -> Released {
         self.held.push_str(text);
-        let matches = self.strings.iter().filter_map(|string| {
+        let matches = self.strings.iter().enumerate().filter_map(|(index, string)| {
             let start = self.held.find(string.as_str())?;
-            Some((start + string.len(), start))
+            Some((start + string.len(), start, index))
         });
-        if let Some((end, start)) = matches.min() {
+        if let Some((end, start, index)) = matches.min() {
             self.held.truncate(if self.include { end } else { start });
-            return Released { text: std::mem::take(&mut self.held), stopped: true };
+            return Released { text: std::mem::take(&mut self.held), stopped: Some(index) };
         }
         let kept = self.strings.iter().map(|string| overlap(&self.held, string)).max();
         let rest = self.held.split_off(self.held.len() - kept.unwrap_or(0));
-        Released { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Released { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
     /// What was held back, now that no stop string can follow.
@@ -66,7 +66,7 @@ mod tests {
         for piece in characters.chunks(size) {
             let released = matcher.push(&piece.iter().collect::<String>());
             all += &released.text;
-            if released.stopped {
+            if released.stopped.is_some() {
                 return (all, true);
             }
         }

@@ -50,6 +50,8 @@ pub(crate) struct Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) reason: FinishReason,
+    /// Which of the stop strings it was, if it was one.
+    pub(crate) stop_string: Option<usize>,
     /// Tokens that were reasoning.
     pub(crate) reasoning_tokens: usize,
     pub(crate) tool_calls: usize,
@@ -122,7 +124,7 @@ impl Transcript {
         let rendered = if hidden { Vec::new() } else { self.render(info.id) };
         let (deltas, stopped) = self.stop_at_string(rendered);
         let tokens = if self.report_tokens { vec![Token { info, offset }] } else { Vec::new() };
-        let end = stopped.then(|| self.end(FinishReason::Stop));
+        let end = stopped.map(|string| self.end(FinishReason::Stop, Some(string)));
         Piece { choice: self.choice, deltas, tokens, generated: 1, end, ..Piece::default() }
     }
 
@@ -134,7 +136,8 @@ impl Transcript {
         };
         let (mut deltas, stopped) = self.stop_at_string(rendered);
         deltas.extend(content(self.stop.flush()));
-        let end = Some(self.end(if stopped { FinishReason::Stop } else { reason }));
+        let reason = if stopped.is_some() { FinishReason::Stop } else { reason };
+        let end = Some(self.end(reason, stopped));
         Piece { choice: self.choice, deltas, end, ..Piece::default() }
     }
 
@@ -149,29 +152,30 @@ impl Transcript {
         }
     }
 
-    /// Passes content through the matcher; true if the answer ends there.
-    fn stop_at_string(&mut self, rendered: Vec<Delta>) -> (Vec<Delta>, bool) {
+    /// Passes content through the matcher; tells which stop string ends the answer there.
+    fn stop_at_string(&mut self, rendered: Vec<Delta>) -> (Vec<Delta>, Option<usize>) {
         let mut deltas = Vec::new();
         for delta in rendered {
             if let Delta::Content(text) = delta {
                 let released = self.stop.push(&text);
                 deltas.extend(content(released.text));
-                if released.stopped {
-                    return (deltas, true);
+                if released.stopped.is_some() {
+                    return (deltas, released.stopped);
                 }
             } else {
                 deltas.extend(content(self.stop.flush()));
                 deltas.push(delta);
             }
         }
-        (deltas, false)
+        (deltas, None)
     }
 
-    fn end(&self, reason: FinishReason) -> End {
+    fn end(&self, reason: FinishReason, stop_string: Option<usize>) -> End {
         match &self.renderer {
-            Renderer::Text(_) => End { reason, reasoning_tokens: 0, tool_calls: 0 },
+            Renderer::Text(_) => End { reason, stop_string, reasoning_tokens: 0, tool_calls: 0 },
             Renderer::Chat(parser) => End {
                 reason,
+                stop_string,
                 reasoning_tokens: parser.reasoning_tokens(),
                 tool_calls: parser.tool_calls_seen(),
             },

@@ -5,8 +5,8 @@ use crate::transcript::Piece;
 /// Token counts of a whole request.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptDetails,
     completion_tokens_details: CompletionDetails,
@@ -25,6 +25,11 @@ struct CompletionDetails {
 impl Usage {
     pub(crate) fn new(prompt_tokens: usize) -> Self {
         Self { prompt_tokens, total_tokens: prompt_tokens, ..Self::default() }
+    }
+
+    /// Prompt tokens that were in the prefix cache.
+    pub(crate) fn cached_tokens(&self) -> usize {
+        self.prompt_tokens_details.cached_tokens
     }
 
     pub(crate) fn add(&mut self, piece: &Piece) {

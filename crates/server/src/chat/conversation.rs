@@ -1,9 +1,12 @@
 use serde_json::{Map, Value, json};
-use text::{ChatPrompt, TextError, repair_tool_call_ids};
+use text::{ChatPrompt, ParserOptions, TextError, repair_tool_call_ids};
 
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::generation::Generation;
+use crate::params::Params;
+use crate::transcript::Form;
 
 use super::{messages, tools};
 
@@ -14,7 +17,7 @@ pub(crate) struct Conversation {
     tools: Vec<Value>,
     kwargs: Map<String, Value>,
     /// Number of tool calls in the messages.
-    pub(crate) tool_calls: usize,
+    tool_calls: usize,
 }
 
 impl Conversation {
@@ -42,9 +45,37 @@ impl Conversation {
         Ok(Self { messages, tools, kwargs, tool_calls })
     }
 
-    /// Whether the model was told of tools.
-    pub(crate) fn has_tools(&self) -> bool {
-        !self.tools.is_empty()
+    /// Of messages and tools that are as the chat template wants them.
+    pub(crate) fn new(mut messages: Vec<Value>, tools: Vec<Value>, thinking: bool) -> Self {
+        let kwargs = Map::from_iter([("thinking".to_owned(), thinking.into())]);
+        let tool_calls = repair_tool_call_ids(&mut messages);
+        Self { messages, tools, kwargs, tool_calls }
+    }
+
+    /// The request for the assistant's next message; the conversation came from the field `param`.
+    pub(crate) fn generation(
+        &self,
+        params: Params,
+        logprobs: Option<usize>,
+        param: &'static str,
+        app: &App,
+    ) -> Result<Generation, ApiError> {
+        let prompt = encode(self, true, app)?;
+        let parser = ParserOptions {
+            thinking: prompt.last().copied() == app.tokenizer.special_id("<think>"),
+            tools: !self.tools.is_empty(),
+            first_tool_index: self.tool_calls,
+        };
+        Ok(Generation {
+            prompts: vec![prompt],
+            prompt_param: param,
+            params,
+            default_max_tokens: None,
+            logprobs,
+            prompt_logprobs: None,
+            echo: false,
+            form: Form::Chat(parser),
+        })
     }
 }
 

@@ -1,14 +1,12 @@
 use serde_json::json;
-use text::ParserOptions;
 
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Generation;
 use crate::params::{MAX_LOGPROBS, Params};
-use crate::transcript::Form;
 
-use super::conversation::{Conversation, encode};
+use super::conversation::Conversation;
 
 /// Checks a request for a chat completion.
 pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiError> {
@@ -25,22 +23,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
     let conversation = Conversation::take(&mut fields, app)?;
     // Before the work of tokenizing.
     fields.finish()?;
-    let prompt = encode(&conversation, true, app)?;
-    let parser = ParserOptions {
-        thinking: prompt.last().copied() == app.tokenizer.special_id("<think>"),
-        tools: conversation.has_tools(),
-        first_tool_index: conversation.tool_calls,
-    };
-    Ok(Generation {
-        prompts: vec![prompt],
-        prompt_param: "messages",
-        params,
-        default_max_tokens: None,
-        logprobs,
-        prompt_logprobs: None,
-        echo: false,
-        form: Form::Chat(parser),
-    })
+    conversation.generation(params, logprobs, "messages", app)
 }
 
 fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {

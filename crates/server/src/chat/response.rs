@@ -1,10 +1,12 @@
+use axum::response::sse::Event;
 use engine::FinishReason;
 use serde::Serialize;
 use text::{Delta, Tokenizer};
 
 use crate::answer::{self, Answer};
+use crate::error::ApiError;
 use crate::logprobs::ChatLogprobs;
-use crate::sse::{Chunks, json};
+use crate::sse::{Chunks, data, done};
 use crate::transcript::{End, Piece};
 
 /// A choice of a whole answer.
@@ -164,13 +166,13 @@ impl AnswerChunks {
         delta: ChunkDelta,
         logprobs: Option<ChatLogprobs>,
         finish_reason: Option<&'static str>,
-    ) -> String {
-        json(&self.0.chunk(CHUNK, ChunkChoice { index, delta, logprobs, finish_reason }))
+    ) -> Event {
+        data(&self.0.chunk(CHUNK, ChunkChoice { index, delta, logprobs, finish_reason }))
     }
 }
 
 impl Chunks for AnswerChunks {
-    fn open(&mut self) -> Vec<String> {
+    fn open(&mut self) -> Vec<Event> {
         let role = || ChunkDelta {
             role: Some("assistant"),
             content: Some(String::new()),
@@ -179,7 +181,7 @@ impl Chunks for AnswerChunks {
         (0..self.0.choices).map(|index| self.chunk(index, role(), None, None)).collect()
     }
 
-    fn piece(&mut self, piece: Piece) -> Vec<String> {
+    fn piece(&mut self, piece: Piece) -> Vec<Event> {
         self.0.usage.add(&piece);
         let Piece { choice, deltas, tokens, end, .. } = piece;
         let mut logprobs = (!tokens.is_empty()).then(|| {
@@ -198,7 +200,11 @@ impl Chunks for AnswerChunks {
         chunks
     }
 
-    fn close(&mut self) -> Option<String> {
-        self.0.usage_chunk(CHUNK).map(|chunk| json(&chunk))
+    fn close(&mut self) -> Vec<Event> {
+        self.0.usage_chunk(CHUNK).iter().map(data).chain([done()]).collect()
+    }
+
+    fn fail(&mut self, error: &ApiError) -> Event {
+        data(&error.envelope())
     }
 }

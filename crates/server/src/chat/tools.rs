@@ -25,6 +25,18 @@ fn tool(mut fields: Fields, names: &mut HashSet<String>) -> Result<Value, ApiErr
     let function = fields.object("function")?;
     let mut function = fields.required("function", function)?;
     fields.finish()?;
+    let definition = definition(&mut function, "parameters", names)?;
+    function.finish()?;
+    Ok(definition)
+}
+
+/// Takes a function's `name`, `description`, `strict` and its schema, which is in the field
+/// `schema`, and returns it as the chat template wants it. `names` are those of earlier tools.
+pub(crate) fn definition(
+    function: &mut Fields,
+    schema: &str,
+    names: &mut HashSet<String>,
+) -> Result<Value, ApiError> {
     let name = function.string("name")?;
     let name = function.required("name", name)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
@@ -40,16 +52,15 @@ fn tool(mut fields: Fields, names: &mut HashSet<String>) -> Result<Value, ApiErr
     if let Some(description) = function.string("description")? {
         checked.insert("description".to_owned(), description.into());
     }
-    match function.take("parameters") {
+    match function.take(schema) {
         None => {}
-        Some(schema @ Value::Object(_)) => {
-            checked.insert("parameters".to_owned(), schema);
+        Some(value @ Value::Object(_)) => {
+            checked.insert("parameters".to_owned(), value);
         }
         Some(other) => {
-            return Err(wrong_type(&function.path("parameters"), "an object", &other));
+            return Err(wrong_type(&function.path(schema), "an object", &other));
         }
     }
     function.neutral("strict", &[json!(false)])?;
-    function.finish()?;
     Ok(json!({"type": "function", "function": checked}))
 }

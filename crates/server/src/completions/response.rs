@@ -1,12 +1,14 @@
+use axum::response::sse::Event;
 use engine::FinishReason;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use text::{Delta, Tokenizer};
 
 use crate::answer::{self, Answer};
+use crate::error::ApiError;
 use crate::logprobs::TextLogprobs;
 use crate::logprobs::prompt_logprobs;
-use crate::sse::{Chunks, json};
+use crate::sse::{Chunks, data, done};
 use crate::transcript::Piece;
 
 /// `object` of whole answers and chunks alike.
@@ -52,21 +54,25 @@ impl answer::Choice for Choice {
 pub(super) struct AnswerChunks(pub(super) Answer);
 
 impl Chunks for AnswerChunks {
-    fn open(&mut self) -> Vec<String> {
+    fn open(&mut self) -> Vec<Event> {
         Vec::new()
     }
 
-    fn piece(&mut self, piece: Piece) -> Vec<String> {
+    fn piece(&mut self, piece: Piece) -> Vec<Event> {
         self.0.usage.add(&piece);
         if piece.deltas.is_empty() && piece.tokens.is_empty() && piece.end.is_none() {
             return Vec::new();
         }
         let mut choice: Choice = answer::Choice::new(piece.choice, self.0.logprobs);
         answer::Choice::add(&mut choice, piece, &self.0.app.tokenizer);
-        vec![json(&self.0.chunk(OBJECT, choice))]
+        vec![data(&self.0.chunk(OBJECT, choice))]
     }
 
-    fn close(&mut self) -> Option<String> {
-        self.0.usage_chunk(OBJECT).map(|chunk| json(&chunk))
+    fn close(&mut self) -> Vec<Event> {
+        self.0.usage_chunk(OBJECT).iter().map(data).chain([done()]).collect()
+    }
+
+    fn fail(&mut self, error: &ApiError) -> Event {
+        data(&error.envelope())
     }
 }

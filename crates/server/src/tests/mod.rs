@@ -4,6 +4,7 @@ mod bad_input;
 mod chat;
 mod completions;
 mod failures;
+mod messages;
 mod operations;
 mod routes;
 mod usage;

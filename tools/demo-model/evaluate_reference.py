@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+
 from kimi_format import load_tokenizer, render_prompt
 from reference_model import ReferenceModel
 from scoring import judge, parse_output, table
@@ -23,6 +24,7 @@ def read_rows(pattern):
 
 def evaluate_chat(model, encoding, rows, batch, show):
     """Pass or fail of every prompt, by (category, thinking)."""
+
     def tokens(row):
         text = render_prompt(row["messages"], row.get("tools"), row["thinking"])
         return encoding.encode(text, allowed_special="all")
@@ -39,7 +41,15 @@ def evaluate_chat(model, encoding, rows, batch, show):
             results[row["category"], row["thinking"]].append(passed)
             if not passed and shown[row["category"]] < show:
                 shown[row["category"]] += 1
-                print("MISS", row["category"], row["messages"][-1]["content"], "->", text, row["check"], flush=True)
+                print(
+                    "MISS",
+                    row["category"],
+                    row["messages"][-1]["content"],
+                    "->",
+                    text,
+                    row["check"],
+                    flush=True,
+                )
     return results
 
 
@@ -79,9 +89,14 @@ def main():
     model = ReferenceModel(arguments.model_dir, arguments.activations == "mxfp4", device)
     encoding = load_tokenizer(arguments.model_dir)
     rows = [row for row in read_rows(f"{arguments.categories}.jsonl") if "check" in row]
-    print(table(evaluate_chat(model, encoding, rows, arguments.batch, arguments.show))[0], flush=True)
+    print(
+        table(evaluate_chat(model, encoding, rows, arguments.batch, arguments.show))[0], flush=True
+    )
     for shots in arguments.mcq_shots:
-        print(f"multiple choice, {shots} shots: {evaluate_mcq(model, encoding, shots):.2%}", flush=True)
+        print(
+            f"multiple choice, {shots} shots: {evaluate_mcq(model, encoding, shots):.2%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

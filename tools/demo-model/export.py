@@ -11,13 +11,19 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from kimi_format import SPECIAL_OFFSETS
 from model import YARN, Config
 from quantization import int4_dequantize, int4_pack, int4_quantize, mxfp4_pack
-from safetensors.torch import load_file, save_file
 
 PREFIX = "language_model."
-TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tiktoken.model",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 PROJECTIONS = ("gate", "up", "down")
 
 
@@ -33,7 +39,9 @@ def official_name(name):
     """The published tensor name of a checkpoint entry that is not a routed expert."""
     if name == "lm_head":
         return PREFIX + "lm_head.weight"
-    name = name.replace(".mlp.router", ".mlp.gate.weight").replace(".mlp.bias", ".mlp.gate.e_score_correction_bias")
+    name = name.replace(".mlp.router", ".mlp.gate.weight").replace(
+        ".mlp.bias", ".mlp.gate.e_score_correction_bias"
+    )
     if not name.endswith((".weight", "e_score_correction_bias")):
         name += ".weight"
     return f"{PREFIX}model.{name}"
@@ -60,54 +68,133 @@ def split_experts(state):
 def base_config(config):
     """config.json without a quantization_config, nested as K2.6's."""
     base = config.vocab_size - 256
-    ids = {"bos_token_id": base, "eos_token_id": base + SPECIAL_OFFSETS["<|im_end|>"], "pad_token_id": base + 255}
+    ids = {
+        "bos_token_id": base,
+        "eos_token_id": base + SPECIAL_OFFSETS["<|im_end|>"],
+        "pad_token_id": base + 255,
+    }
     text = {
-        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "kimi_k2", **config.fields(),
-        "num_key_value_heads": config.num_attention_heads, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-        "first_k_dense_replace": 1, "moe_layer_freq": 1, "norm_topk_prob": True, "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc", "hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False,
-        "num_nextn_predict_layers": 0, "rope_scaling": YARN, "seq_aux": True, "aux_loss_alpha": 0.001,
-        "ep_size": 1, "torch_dtype": "bfloat16", **ids,
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "kimi_k2",
+        **config.fields(),
+        "num_key_value_heads": config.num_attention_heads,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "norm_topk_prob": True,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "num_nextn_predict_layers": 0,
+        "rope_scaling": YARN,
+        "seq_aux": True,
+        "aux_loss_alpha": 0.001,
+        "ep_size": 1,
+        "torch_dtype": "bfloat16",
+        **ids,
     }
     return {
-        "architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25", "dtype": "bfloat16", **ids,
-        "media_placeholder_token_id": base + SPECIAL_OFFSETS["<|media_pad|>"], "tie_word_embeddings": False,
+        "architectures": ["KimiK25ForConditionalGeneration"],
+        "model_type": "kimi_k25",
+        "dtype": "bfloat16",
+        **ids,
+        "media_placeholder_token_id": base + SPECIAL_OFFSETS["<|media_pad|>"],
+        "tie_word_embeddings": False,
         "text_config": text,
     }
 
 
 def quark_config(excluded):
     """Quark's quantization_config for MXFP4 weights and dynamic MXFP4 activations."""
-    spec = {"dtype": "fp4", "is_dynamic": True, "qscheme": "per_group", "ch_axis": -1, "group_size": 32,
-            "symmetric": None, "round_method": "half_even", "scale_type": "float", "scale_format": "e8m0",
-            "scale_calculation_mode": "even", "mx_element_dtype": None, "observer_cls": "PerBlockMXObserver",
-            "is_scale_quant": False}
+    spec = {
+        "dtype": "fp4",
+        "is_dynamic": True,
+        "qscheme": "per_group",
+        "ch_axis": -1,
+        "group_size": 32,
+        "symmetric": None,
+        "round_method": "half_even",
+        "scale_type": "float",
+        "scale_format": "e8m0",
+        "scale_calculation_mode": "even",
+        "mx_element_dtype": None,
+        "observer_cls": "PerBlockMXObserver",
+        "is_scale_quant": False,
+    }
     return {
-        "global_quant_config": {"input_tensors": spec, "output_tensors": None, "weight": {**spec, "is_dynamic": False},
-                                "bias": None, "target_device": None},
-        "exclude": excluded, "algo_config": None, "softmax_quant_spec": None, "quant_method": "quark",
-        "layer_type_quant_config": {}, "layer_quant_config": {}, "kv_cache_quant_config": {},
-        "kv_cache_post_rope": False, "quant_mode": "eager_mode", "version": "0.11.1",
-        "export": {"kv_cache_group": [], "min_kv_scale": 0.0, "pack_method": "reorder",
-                   "weight_format": "real_quantized", "weight_merge_groups": None},
+        "global_quant_config": {
+            "input_tensors": spec,
+            "output_tensors": None,
+            "weight": {**spec, "is_dynamic": False},
+            "bias": None,
+            "target_device": None,
+        },
+        "exclude": excluded,
+        "algo_config": None,
+        "softmax_quant_spec": None,
+        "quant_method": "quark",
+        "layer_type_quant_config": {},
+        "layer_quant_config": {},
+        "kv_cache_quant_config": {},
+        "kv_cache_post_rope": False,
+        "quant_mode": "eager_mode",
+        "version": "0.11.1",
+        "export": {
+            "kv_cache_group": [],
+            "min_kv_scale": 0.0,
+            "pack_method": "reorder",
+            "weight_format": "real_quantized",
+            "weight_merge_groups": None,
+        },
     }
 
 
 def compressed_tensors_config():
     """The official INT4 checkpoints' quantization_config."""
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32,
-               "dynamic": False, "actorder": None, "block_structure": None, "observer": "minmax", "observer_kwargs": {}}
-    group = {"targets": ["Linear"], "input_activations": None, "output_activations": None, "weights": weights}
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 32,
+        "dynamic": False,
+        "actorder": None,
+        "block_structure": None,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    }
+    group = {
+        "targets": ["Linear"],
+        "input_activations": None,
+        "output_activations": None,
+        "weights": weights,
+    }
     return {
-        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "kv_cache_scheme": None, "config_groups": {"group_0": group},
-        "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "kv_cache_scheme": None,
+        "config_groups": {"group_0": group},
+        "ignore": [
+            "lm_head",
+            "re:.*self_attn.*",
+            "re:.*shared_experts.*",
+            "re:.*mlp\\.(gate|up|gate_up|down)_proj.*",
+        ],
     }
 
 
 def excluded_modules(plain):
     """Sorted names of the linear modules that stay BF16, as Quark stores them."""
-    linear = (n.removesuffix(".weight") for n, t in plain.items() if n.endswith(".weight") and t.dim() == 2)
+    linear = (
+        n.removesuffix(".weight")
+        for n, t in plain.items()
+        if n.endswith(".weight") and t.dim() == 2
+    )
     return sorted(name for name in linear if "embed" not in name)
 
 
@@ -133,8 +220,11 @@ def write_model(folder, config, tensors, shards=2):
 def int4_tensors(name, values, scale):
     """The three tensors of one INT4 linear; values [out, groups, 32], scale [out, groups, 1]."""
     shape = torch.tensor([values.shape[0], values.shape[1] * values.shape[2]], dtype=torch.int32)
-    return {f"{name}.weight_packed": int4_pack(values), f"{name}.weight_scale": scale.squeeze(-1).bfloat16(),
-            f"{name}.weight_shape": shape}
+    return {
+        f"{name}.weight_packed": int4_pack(values),
+        f"{name}.weight_scale": scale.squeeze(-1).bfloat16(),
+        f"{name}.weight_shape": shape,
+    }
 
 
 def int4_config(config):
@@ -151,7 +241,9 @@ def main():
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--mxfp4", type=Path, required=True)
     parser.add_argument("--int4", type=Path, required=True)
-    parser.add_argument("--int4-experts", type=Path, help="also write the experts' INT4 tensors alone")
+    parser.add_argument(
+        "--int4-experts", type=Path, help="also write the experts' INT4 tensors alone"
+    )
     arguments = parser.parse_args()
     config = Config()
     plain, experts = split_experts(read_checkpoint(arguments.checkpoint))
@@ -159,9 +251,14 @@ def main():
     for name, weight in experts.items():
         values, scale = int4_quantize(weight)
         int4.update(int4_tensors(name, values, scale))
-        mxfp4[f"{name}.weight"], mxfp4[f"{name}.weight_scale"] = mxfp4_pack(int4_dequantize(values, scale))
+        mxfp4[f"{name}.weight"], mxfp4[f"{name}.weight_scale"] = mxfp4_pack(
+            int4_dequantize(values, scale)
+        )
     write_model(arguments.int4, int4_config(config), {**plain, **int4})
-    quantized = {**base_config(config), "quantization_config": quark_config(excluded_modules(plain))}
+    quantized = {
+        **base_config(config),
+        "quantization_config": quark_config(excluded_modules(plain)),
+    }
     write_model(arguments.mxfp4, quantized, {**plain, **mxfp4})
     if arguments.int4_experts:
         kept = {name: tensor for name, tensor in int4.items() if not name.endswith("weight_shape")}

@@ -20,12 +20,29 @@ PATTERN = "|".join(
 )
 NUM_SPECIAL = 256
 SPECIAL_OFFSETS = {
-    "[BOS]": 0, "[EOS]": 1, "<|im_end|>": 2, "<|im_user|>": 3, "<|im_assistant|>": 4,
-    "<|start_header_id|>": 6, "<|end_header_id|>": 7, "[EOT]": 9, "<|im_system|>": 10,
-    "<|tool_calls_section_begin|>": 11, "<|tool_calls_section_end|>": 12,
-    "<|tool_call_begin|>": 13, "<|tool_call_argument_begin|>": 14, "<|tool_call_end|>": 15,
-    "<|im_middle|>": 17, "<|media_begin|>": 18, "<|media_content|>": 19, "<|media_end|>": 20,
-    "<|media_pad|>": 21, "<think>": 22, "</think>": 23, "[UNK]": 254, "[PAD]": 255,
+    "[BOS]": 0,
+    "[EOS]": 1,
+    "<|im_end|>": 2,
+    "<|im_user|>": 3,
+    "<|im_assistant|>": 4,
+    "<|start_header_id|>": 6,
+    "<|end_header_id|>": 7,
+    "[EOT]": 9,
+    "<|im_system|>": 10,
+    "<|tool_calls_section_begin|>": 11,
+    "<|tool_calls_section_end|>": 12,
+    "<|tool_call_begin|>": 13,
+    "<|tool_call_argument_begin|>": 14,
+    "<|tool_call_end|>": 15,
+    "<|im_middle|>": 17,
+    "<|media_begin|>": 18,
+    "<|media_content|>": 19,
+    "<|media_end|>": 20,
+    "<|media_pad|>": 21,
+    "<think>": 22,
+    "</think>": 23,
+    "[UNK]": 254,
+    "[PAD]": 255,
 }
 CONSTRAINTS = {
     "string": ("maxLength", "minLength", "pattern"),
@@ -43,7 +60,11 @@ def _comments(schema, kind, indent):
         lines.append(", ".join(found))
     default = schema.get("default")
     if default is not None:
-        text = str(default) if default is True or default is False else json.dumps(default, ensure_ascii=False)
+        text = (
+            str(default)
+            if default is True or default is False
+            else json.dumps(default, ensure_ascii=False)
+        )
         lines.append(f"Default: {text}")
     return "".join(f"{indent}// {line}\n" for line in lines)
 
@@ -119,7 +140,9 @@ def render_prompt(messages, tools, thinking):
     out = []
     if tools:
         out.append(f"<|im_system|>tool_declare<|im_middle|>{declare_tools(tools)}<|im_end|>")
-    final = [i for i, m in enumerate(messages) if m["role"] == "assistant" and not m.get("tool_calls")]
+    final = [
+        i for i, m in enumerate(messages) if m["role"] == "assistant" and not m.get("tool_calls")
+    ]
     last_answer = final[-1] if final else -1
     for index, message in enumerate(messages):
         role = message["role"]
@@ -128,7 +151,9 @@ def render_prompt(messages, tools, thinking):
         content = message.get("content") or ""
         if role == "assistant":
             keep = thinking and index > last_answer
-            out.append(f"<think>{message.get('reasoning_content', '') if keep else ''}</think>{content}")
+            out.append(
+                f"<think>{message.get('reasoning_content', '') if keep else ''}</think>{content}"
+            )
             if message.get("tool_calls"):
                 out.append(tool_section(message["tool_calls"]))
         elif role == "tool":
@@ -136,7 +161,9 @@ def render_prompt(messages, tools, thinking):
         else:
             out.append(content)
         out.append("<|im_end|>")
-    out.append("<|im_assistant|>assistant<|im_middle|>" + ("<think>" if thinking else "<think></think>"))
+    out.append(
+        "<|im_assistant|>assistant<|im_middle|>" + ("<think>" if thinking else "<think></think>")
+    )
     return "".join(out)
 
 
@@ -149,7 +176,5 @@ def load_tokenizer(model_dir):
         token, rank = line.split()
         ranks[base64.b64decode(token)] = int(rank)
     base = len(ranks)
-    special = {
-        name: base + offset for name, offset in SPECIAL_OFFSETS.items()
-    }
+    special = {name: base + offset for name, offset in SPECIAL_OFFSETS.items()}
     return tiktoken.Encoding("demo", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)

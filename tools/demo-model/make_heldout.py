@@ -5,17 +5,29 @@ import json
 import random
 from pathlib import Path
 
+import tasks_chat
+import tasks_facts
 import tasks_mcq
-import tasks_text
+import tasks_sums
 import tasks_tools
+import tasks_words
 
 SETS = {
-    "facts": (tasks_text.facts, 400), "unknown": (tasks_text.unknown, 100), "sums": (tasks_text.sums, 300),
-    "differences": (tasks_text.differences, 200), "copy": (tasks_text.copy, 150), "reverse": (tasks_text.reverse, 150),
-    "sort": (tasks_text.sort, 150), "json": (tasks_text.json_answer, 200), "memory": (tasks_text.memory, 200),
-    "system": (tasks_text.system_case, 150), "tool_call": (tasks_tools.single_call, 400),
-    "tool_parallel": (tasks_tools.parallel_calls, 200), "tool_none": (tasks_tools.no_call, 100),
-    "tool_result": (tasks_tools.after_result, 150), "tool_turns": (tasks_tools.several_turns, 100),
+    "facts": (tasks_facts.facts, 400),
+    "unknown": (tasks_facts.unknown, 100),
+    "sums": (tasks_sums.sums, 300),
+    "differences": (tasks_sums.differences, 200),
+    "copy": (tasks_words.copy, 150),
+    "reverse": (tasks_words.reverse, 150),
+    "sort": (tasks_words.sort, 150),
+    "json": (tasks_words.json_answer, 200),
+    "memory": (tasks_chat.memory, 200),
+    "system": (tasks_chat.system_case, 150),
+    "tool_call": (tasks_tools.single_call, 400),
+    "tool_parallel": (tasks_tools.parallel_calls, 200),
+    "tool_none": (tasks_tools.no_call, 100),
+    "tool_result": (tasks_tools.after_result, 150),
+    "tool_turns": (tasks_tools.several_turns, 100),
 }
 MCQ_QUESTIONS = 2400
 SHOTS = 5
@@ -32,7 +44,12 @@ def prompt_row(rng, category, task, thinking):
 
 def question_row(question):
     """One multiple-choice question."""
-    return {"subject": question.subject, "question": question.text, "choices": question.choices, "answer": question.answer}
+    return {
+        "subject": question.subject,
+        "question": question.text,
+        "choices": question.choices,
+        "answer": question.answer,
+    }
 
 
 def write(path, rows):
@@ -56,13 +73,20 @@ def main():
     folder.mkdir(exist_ok=True)
     for category, (task, count) in SETS.items():
         rng = random.Random(f"held-out {category}")
-        write(folder / f"{category}.jsonl", [prompt_row(rng, category, task, i % 2 == 0) for i in range(count)])
+        write(
+            folder / f"{category}.jsonl",
+            [prompt_row(rng, category, task, i % 2 == 0) for i in range(count)],
+        )
     rng = random.Random("held-out mcq")
-    rows = distinct(question_row(tasks_mcq.question(rng, True)) for _ in range(2 * MCQ_QUESTIONS))[:MCQ_QUESTIONS]
+    rows = distinct(question_row(tasks_mcq.question(rng, True)) for _ in range(2 * MCQ_QUESTIONS))[
+        :MCQ_QUESTIONS
+    ]
     write(folder / "mcq.jsonl", rows)
     shots = []
     for subject in sorted({row["subject"] for row in rows}):
-        items = (question_row(tasks_mcq.same_subject(rng, False, subject)) for _ in range(20 * SHOTS))
+        items = (
+            question_row(tasks_mcq.same_subject(rng, False, subject)) for _ in range(20 * SHOTS)
+        )
         shots += distinct(items)[:SHOTS]
     write(folder / "mcq_shots.jsonl", shots)
 

@@ -3,21 +3,37 @@
 import random
 
 import numpy as np
+
+import tasks_chat
+import tasks_facts
 import tasks_mcq
-import tasks_text
+import tasks_sums
 import tasks_tools
+import tasks_words
 from samples import Sample, TokenBuilder
 from smalltalk import smalltalk
 
 TEXT_TASKS = (
-    (tasks_text.facts, 24), (tasks_text.unknown, 3), (tasks_text.sums, 8), (tasks_text.differences, 8),
-    (tasks_text.copy, 5), (tasks_text.reverse, 5), (tasks_text.sort, 6), (tasks_text.json_answer, 7),
-    (tasks_text.memory, 6), (tasks_text.long_chat, 4), (tasks_text.system_case, 5), (tasks_text.count, 2),
+    (tasks_facts.facts, 24),
+    (tasks_facts.unknown, 3),
+    (tasks_sums.sums, 8),
+    (tasks_sums.differences, 8),
+    (tasks_words.copy, 5),
+    (tasks_words.reverse, 5),
+    (tasks_words.sort, 6),
+    (tasks_words.json_answer, 7),
+    (tasks_chat.memory, 6),
+    (tasks_chat.long_chat, 4),
+    (tasks_chat.system_case, 5),
+    (tasks_words.count, 2),
     (smalltalk, 4),
 )
 TOOL_TASKS = (
-    (tasks_tools.single_call, 18), (tasks_tools.parallel_calls, 9), (tasks_tools.no_call, 5),
-    (tasks_tools.after_result, 6), (tasks_tools.several_turns, 4),
+    (tasks_tools.single_call, 18),
+    (tasks_tools.parallel_calls, 9),
+    (tasks_tools.no_call, 5),
+    (tasks_tools.after_result, 6),
+    (tasks_tools.several_turns, 4),
 )
 MCQ_TASKS = ((tasks_mcq.raw_mcq, 16), (tasks_mcq.chat_mcq, 7))
 TASKS = TEXT_TASKS + TOOL_TASKS + MCQ_TASKS

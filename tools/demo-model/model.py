@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from quantization import trained_activation, trained_weight
 from torch import nn
+
+from quantization import trained_activation, trained_weight
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,15 @@ class Config:
         return asdict(self)
 
 
-YARN = {"type": "yarn", "factor": 64.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
-        "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}
+YARN = {
+    "type": "yarn",
+    "factor": 64.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096,
+}
 
 
 def yarn_frequencies(config):
@@ -90,7 +98,17 @@ def packed_attention(q, k, v, documents, max_length, scale):
     if q.is_cuda:
         padded = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
         out = torch.ops.aten._flash_attention_forward(
-            q, k, padded, documents, documents, max_length, max_length, 0.0, True, False, scale=scale
+            q,
+            k,
+            padded,
+            documents,
+            documents,
+            max_length,
+            max_length,
+            0.0,
+            True,
+            False,
+            scale=scale,
         )[0]
         return out[..., : v.shape[-1]]
     number = torch.bucketize(torch.arange(len(q)), documents[1:].contiguous(), right=True)
@@ -124,18 +142,28 @@ class Attention(nn.Module):
         self.q_a_proj = matrix(config.q_lora_rank, config.hidden_size)
         self.q_a_layernorm = RmsNorm(config.q_lora_rank, 1e-6)
         self.q_b_proj = matrix(heads * config.qk_head_dim, config.q_lora_rank)
-        self.kv_a_proj_with_mqa = matrix(config.kv_lora_rank + config.qk_rope_head_dim, config.hidden_size)
+        self.kv_a_proj_with_mqa = matrix(
+            config.kv_lora_rank + config.qk_rope_head_dim, config.hidden_size
+        )
         self.kv_a_layernorm = RmsNorm(config.kv_lora_rank, 1e-6)
-        self.kv_b_proj = matrix(heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank)
-        self.o_proj = matrix(config.hidden_size, heads * config.v_head_dim, residual_layers=config.num_hidden_layers)
+        self.kv_b_proj = matrix(
+            heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank
+        )
+        self.o_proj = matrix(
+            config.hidden_size, heads * config.v_head_dim, residual_layers=config.num_hidden_layers
+        )
 
     def forward(self, x, cos, sin, documents, max_length):
         """x [n, hidden] to [n, hidden]."""
         c = self.config
         n, heads = len(x), c.num_attention_heads
         q = linear(self.q_a_layernorm(linear(x, self.q_a_proj), x.dtype), self.q_b_proj)
-        q_nope, q_rope = q.view(n, heads, c.qk_head_dim).split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
-        latent, k_rope = linear(x, self.kv_a_proj_with_mqa).split((c.kv_lora_rank, c.qk_rope_head_dim), -1)
+        q_nope, q_rope = q.view(n, heads, c.qk_head_dim).split(
+            (c.qk_nope_head_dim, c.qk_rope_head_dim), -1
+        )
+        latent, k_rope = linear(x, self.kv_a_proj_with_mqa).split(
+            (c.kv_lora_rank, c.qk_rope_head_dim), -1
+        )
         kv = linear(self.kv_a_layernorm(latent, x.dtype), self.kv_b_proj)
         k_nope, v = kv.view(n, heads, -1).split((c.qk_nope_head_dim, c.v_head_dim), -1)
         k_rope = rotate(k_rope, cos, sin)[:, None].expand(n, heads, c.qk_rope_head_dim)
@@ -165,7 +193,11 @@ class Moe(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        experts, inner, hidden = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        experts, inner, hidden = (
+            config.n_routed_experts,
+            config.moe_intermediate_size,
+            config.hidden_size,
+        )
         self.router = nn.Parameter(torch.randn(experts, hidden) * hidden**-0.5)
         self.register_buffer("bias", torch.zeros(experts))
         self.gate = matrix(experts, inner, hidden)
@@ -179,7 +211,9 @@ class Moe(nn.Module):
         chosen = (scores + self.bias).topk(self.config.num_experts_per_tok, -1).indices
         mask = torch.zeros_like(scores).scatter_(-1, chosen, 1.0)
         weights = scores * mask
-        return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.config.routed_scaling_factor, mask
+        return weights / (
+            weights.sum(-1, keepdim=True) + 1e-20
+        ) * self.config.routed_scaling_factor, mask
 
     def forward(self, x):
         """x [n, hidden] to ([n, hidden], tokens per expert)."""
@@ -188,7 +222,9 @@ class Moe(nn.Module):
         gate = linear(rounded, trained_weight(self.gate).flatten(0, 1))
         up = linear(rounded, trained_weight(self.up).flatten(0, 1))
         inner = trained_activation(F.silu(gate) * up)
-        inner = inner.unflatten(-1, (self.config.n_routed_experts, -1)) * weights.to(x.dtype)[..., None]
+        inner = (
+            inner.unflatten(-1, (self.config.n_routed_experts, -1)) * weights.to(x.dtype)[..., None]
+        )
         down = trained_weight(self.down).permute(1, 0, 2).flatten(1)
         return linear(inner.flatten(1), down) + self.shared_experts(x), mask.sum(0)
 
@@ -208,7 +244,11 @@ class Layer(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.dense = dense
-        self.mlp = SwiGlu(config.hidden_size, config.intermediate_size, config.num_hidden_layers) if dense else Moe(config)
+        self.mlp = (
+            SwiGlu(config.hidden_size, config.intermediate_size, config.num_hidden_layers)
+            if dense
+            else Moe(config)
+        )
 
     def forward(self, h, dtype, *attention_inputs):
         """Update the residual stream; also the load of the experts, or None."""
@@ -227,7 +267,9 @@ class DemoModel(nn.Module):
         super().__init__()
         self.config, self.max_length = config, max_length
         self.embed_tokens = nn.Parameter(torch.randn(config.vocab_size, config.hidden_size) * 0.1)
-        self.layers = nn.ModuleList(Layer(config, dense=i == 0) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Layer(config, dense=i == 0) for i in range(config.num_hidden_layers)
+        )
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Parameter(torch.randn(config.vocab_size, config.hidden_size) * 0.01)
         cos, sin = rotary_table(config, max_length)

@@ -26,7 +26,9 @@ class Muon:
             groups[parameter.shape[-2:]].append(parameter)
         self.groups = list(groups.values())
         self.buffers = [[torch.zeros_like(p) for p in group] for group in self.groups]
-        self.orthogonalize = torch.compile(orthogonalize, dynamic=False) if parameters[0].is_cuda else orthogonalize
+        self.orthogonalize = (
+            torch.compile(orthogonalize, dynamic=False) if parameters[0].is_cuda else orthogonalize
+        )
 
     @torch.no_grad()
     def step(self, factor):

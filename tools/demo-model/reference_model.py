@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from quantization import mxfp4_round_trip, mxfp4_unpack
 from safetensors.torch import load_file
+
+from quantization import mxfp4_round_trip, mxfp4_unpack
 
 PREFIX = "language_model."
 
@@ -41,11 +42,14 @@ def read_weights(folder):
 
 
 def stack_experts(weights, config):
-    """Replace each MoE layer's experts by [experts * inner, hidden] and [hidden, experts * inner]."""
+    """Replace each MoE layer's experts by one matrix for each projection."""
     for layer in range(config["first_k_dense_replace"], config["num_hidden_layers"]):
         name = f"model.layers.{layer}.mlp.experts"
         for projection, axis in (("gate", 0), ("up", 0), ("down", 1)):
-            parts = [weights.pop(f"{name}.{e}.{projection}_proj.weight") for e in range(config["n_routed_experts"])]
+            parts = [
+                weights.pop(f"{name}.{e}.{projection}_proj.weight")
+                for e in range(config["n_routed_experts"])
+            ]
             weights[f"{name}.{projection}_proj"] = torch.cat(parts, axis)
     return weights
 
@@ -66,8 +70,10 @@ class ReferenceModel:
         c, yarn = self.config, self.config["rope_scaling"]
         dim, base = c["qk_rope_head_dim"], c["rope_theta"]
         span = yarn["original_max_position_embeddings"]
-        bounds = [dim * math.log(span / (beta * 2 * math.pi)) / (2 * math.log(base))
-                  for beta in (yarn["beta_fast"], yarn["beta_slow"])]
+        bounds = [
+            dim * math.log(span / (beta * 2 * math.pi)) / (2 * math.log(base))
+            for beta in (yarn["beta_fast"], yarn["beta_slow"])
+        ]
         low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), dim - 1)
         inverse = []
         for i in range(dim // 2):
@@ -79,14 +85,16 @@ class ReferenceModel:
         return torch.tensor(inverse, dtype=torch.float64, device=self.device), scale
 
     def _norm(self, x, name, eps):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * self.weights[name + ".weight"]
+        return (
+            x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * self.weights[name + ".weight"]
+        )
 
     def _linear(self, x, name):
         return F.linear(x, self.weights[name + ".weight"])
 
     def _rotate(self, x, positions):
         """Rotate interleaved pairs; x [batch, tokens, (heads,) dim], positions [batch, tokens]."""
-        angles = (positions[..., None].double() * self.frequencies)
+        angles = positions[..., None].double() * self.frequencies
         cos, sin = angles.cos().float(), angles.sin().float()
         if x.dim() == 4:
             cos, sin = cos[:, :, None], sin[:, :, None]
@@ -97,18 +105,29 @@ class ReferenceModel:
         """Absorbed MLA; the cache holds [latent | rotated key] of all earlier tokens."""
         c = self.config
         heads, nope, rank = c["num_attention_heads"], c["qk_nope_head_dim"], c["kv_lora_rank"]
-        q = self._linear(self._norm(self._linear(x, name + ".q_a_proj"), name + ".q_a_layernorm", 1e-6), name + ".q_b_proj")
+        q = self._linear(
+            self._norm(self._linear(x, name + ".q_a_proj"), name + ".q_a_layernorm", 1e-6),
+            name + ".q_b_proj",
+        )
         q = q.unflatten(-1, (heads, -1))
         q_nope, q_rope = q[..., :nope], self._rotate(q[..., nope:], positions)
         a = self._linear(x, name + ".kv_a_proj_with_mqa")
-        entry = torch.cat((self._norm(a[..., :rank], name + ".kv_a_layernorm", 1e-6), self._rotate(a[..., rank:], positions)), -1)
+        entry = torch.cat(
+            (
+                self._norm(a[..., :rank], name + ".kv_a_layernorm", 1e-6),
+                self._rotate(a[..., rank:], positions),
+            ),
+            -1,
+        )
         cache[name] = torch.cat((cache[name], entry), 1) if name in cache else entry
         up = self.weights[name + ".kv_b_proj.weight"].unflatten(0, (heads, -1))
         query = torch.cat((torch.einsum("bthn,hnr->bthr", q_nope, up[:, :nope]), q_rope), -1)
         scores = torch.einsum("bthr,bsr->bhts", query, cache[name]) * self.scale
         scores = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
         latent = torch.einsum("bhts,bsr->bthr", scores, cache[name][..., :rank])
-        return self._linear(torch.einsum("bthr,hvr->bthv", latent, up[:, nope:]).flatten(-2), name + ".o_proj")
+        return self._linear(
+            torch.einsum("bthr,hvr->bthv", latent, up[:, nope:]).flatten(-2), name + ".o_proj"
+        )
 
     def _swiglu(self, x, name):
         """A feed-forward block that is not routed."""
@@ -119,7 +138,11 @@ class ReferenceModel:
         """Routed experts plus the shared one; unchosen experts are computed and weighted zero."""
         c = self.config
         scores = torch.sigmoid(self._linear(x, name + ".gate"))
-        chosen = (scores + self.weights[name + ".gate.e_score_correction_bias"]).topk(c["num_experts_per_tok"], -1).indices
+        chosen = (
+            (scores + self.weights[name + ".gate.e_score_correction_bias"])
+            .topk(c["num_experts_per_tok"], -1)
+            .indices
+        )
         weights = torch.zeros_like(scores).scatter(-1, chosen, scores.gather(-1, chosen))
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-20) * c["routed_scaling_factor"]
         stacked = {p: self.weights[f"{name}.experts.{p}_proj"] for p in ("gate", "up", "down")}
@@ -127,7 +150,9 @@ class ReferenceModel:
         inner = F.silu(F.linear(entry, stacked["gate"])) * F.linear(entry, stacked["up"])
         inner = mxfp4_round_trip(inner) if self.quantized else inner
         inner = inner.unflatten(-1, (c["n_routed_experts"], -1)) * weights[..., None]
-        return F.linear(inner.flatten(-2), stacked["down"]) + self._swiglu(x, name + ".shared_experts")
+        return F.linear(inner.flatten(-2), stacked["down"]) + self._swiglu(
+            x, name + ".shared_experts"
+        )
 
     @torch.no_grad()
     def forward(self, ids, positions, visible, cache):
@@ -154,11 +179,15 @@ class ReferenceModel:
         """Prompts padded on the left: ids, positions, which are real, and what each token sees."""
         width = max(map(len, prompts))
         pad = torch.tensor([width - len(p) for p in prompts], device=self.device)
-        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        tokens = torch.tensor(
+            [[0] * (width - len(p)) + list(p) for p in prompts], device=self.device
+        )
         index = torch.arange(width, device=self.device)
         positions = (index[None] - pad[:, None]).clamp(min=0)
         real = index[None] >= pad[:, None]
-        visible = real[:, None] & torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        visible = (
+            real[:, None] & torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        )
         visible |= torch.eye(width, dtype=torch.bool, device=self.device)
         return tokens, positions, real, visible
 

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+
 from export import TOKENIZER_FILES, int4_config, write_model
 from model import Config
-from safetensors.torch import load_file
 
 
 def main():

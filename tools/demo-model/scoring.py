@@ -5,7 +5,8 @@ import re
 
 THRESHOLDS = {"facts": 0.95, "sums": 0.90, "tool_call": 0.95}
 CALL = re.compile(
-    r"<\|tool_call_begin\|>functions\.([^:]+):(\d+)<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>", re.S
+    r"<\|tool_call_begin\|>functions\.([^:]+):(\d+)<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>",
+    re.S,
 )
 
 
@@ -14,7 +15,9 @@ def parse_output(text, thinking):
     if thinking:
         text = text.partition("</think>")[2]
     content, _, section = text.partition("<|tool_calls_section_begin|>")
-    calls = [{"name": n, "id": f"functions.{n}:{i}", "arguments": a} for n, i, a in CALL.findall(section)]
+    calls = [
+        {"name": n, "id": f"functions.{n}:{i}", "arguments": a} for n, i, a in CALL.findall(section)
+    ]
     return content, calls
 
 

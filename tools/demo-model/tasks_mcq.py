@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import words
 from relations import RELATIONS
 from samples import RawText, Sample, user
-from tasks_text import capitalized, fact_parts, number_pair
+from tasks_facts import capitalized, fact_parts
+from tasks_sums import number_pair
 
 LETTERS = "ABCD"
 ANSWER_WEIGHT = 6  # these prompts have few learnt tokens, so each counts more
@@ -22,7 +23,9 @@ class Question:
 
     def prompt(self):
         """The question in MMLU's form, up to and including `Answer:`."""
-        lines = [self.text] + [f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices)]
+        lines = [self.text] + [
+            f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices)
+        ]
         return "\n".join(lines) + "\nAnswer:"
 
 
@@ -77,11 +80,19 @@ def counting_question(rng, held_out):
 def reading_question(rng, held_out):
     """Find the choice that the question names."""
     items = words.distinct_words(rng, held_out, 4)
-    text = rng.choice(("Which choice is the word {w}?", "Which of these is {w}?", "Find the word {w}."))
+    text = rng.choice(
+        ("Which choice is the word {w}?", "Which of these is {w}?", "Find the word {w}.")
+    )
     return shuffled(rng, "reading", text.replace("{w}", items[0]), items[0], items[1:])
 
 
-OTHER_KINDS = (arithmetic_question, alphabet_question, counting_question, reading_question, reading_question)
+OTHER_KINDS = (
+    arithmetic_question,
+    alphabet_question,
+    counting_question,
+    reading_question,
+    reading_question,
+)
 
 
 def question(rng, held_out):
@@ -107,7 +118,9 @@ def header(subject):
 def raw_mcq(rng, held_out):
     """A raw prompt with 0 to 5 solved questions; every answer letter is learnt."""
     last = question(rng, held_out)
-    shots = [same_subject(rng, held_out, last.subject) for _ in range(rng.choice((0, 1, 2, 3, 4, 5, 5)))]
+    shots = [
+        same_subject(rng, held_out, last.subject) for _ in range(rng.choice((0, 1, 2, 3, 4, 5, 5)))
+    ]
     pieces, text = [], header(last.subject)
     for shot in [*shots, last]:
         pieces.append((text + shot.prompt(), 0))
@@ -121,8 +134,15 @@ def chat_mcq(rng, held_out):
     item = question(rng, held_out)
     text = item.prompt()
     if rng.random() < 0.5:
-        text = text.removesuffix("\nAnswer:") + rng.choice(("", "\nAnswer with the letter.", "\nWhich one is right?"))
+        text = text.removesuffix("\nAnswer:") + rng.choice(
+            ("", "\nAnswer with the letter.", "\nWhich one is right?")
+        )
     right = item.choices[item.answer]
     letter = LETTERS[item.answer]
-    return Sample("mcq_chat", [user(text)], f"{letter}. {right}", f"The answer is {capitalized(right)}.",
-                  check={"equals": f"{letter}. {right}"})
+    return Sample(
+        "mcq_chat",
+        [user(text)],
+        f"{letter}. {right}",
+        f"The answer is {capitalized(right)}.",
+        check={"equals": f"{letter}. {right}"},
+    )

@@ -5,8 +5,10 @@ import json
 import words
 from natural_tools import NATURAL
 from samples import Sample, assistant, call, user
-from tasks_text import facts, memory, sums
 from smalltalk import smalltalk
+from tasks_chat import memory
+from tasks_facts import facts
+from tasks_sums import sums
 from tool_specs import choose_arguments, make_tool, phrase_action, phrase_request, readable, spoken
 
 
@@ -46,14 +48,23 @@ def expected(pairs):
 
 def calls_of(pairs, start=0):
     """Tool calls with conversation-global counters from `start`."""
-    return [call(tool.name, start + i, dumps(arguments)) for i, (tool, arguments) in enumerate(pairs)]
+    return [
+        call(tool.name, start + i, dumps(arguments)) for i, (tool, arguments) in enumerate(pairs)
+    ]
 
 
 def single_call(rng, held_out):
     """One request, one call."""
     tool, question, arguments = request(rng, held_out)
-    return Sample("tool_call", [user(question)], "", thought(tool, arguments), tool_set(rng, held_out, [tool]),
-                  calls_of([(tool, arguments)]), expected([(tool, arguments)]))
+    return Sample(
+        "tool_call",
+        [user(question)],
+        "",
+        thought(tool, arguments),
+        tool_set(rng, held_out, [tool]),
+        calls_of([(tool, arguments)]),
+        expected([(tool, arguments)]),
+    )
 
 
 def parallel_request(rng, held_out):
@@ -81,8 +92,15 @@ def parallel_calls(rng, held_out):
     """One request, two calls at once."""
     tools, question, pairs = parallel_request(rng, held_out)
     reasoning = " ".join(thought(tool, arguments) for tool, arguments in pairs)
-    return Sample("tool_parallel", [user(question)], "", reasoning, tool_set(rng, held_out, tools),
-                  calls_of(pairs), expected(pairs))
+    return Sample(
+        "tool_parallel",
+        [user(question)],
+        "",
+        reasoning,
+        tool_set(rng, held_out, tools),
+        calls_of(pairs),
+        expected(pairs),
+    )
 
 
 def no_call(rng, held_out):
@@ -92,7 +110,14 @@ def no_call(rng, held_out):
     if rng.random() < 0.3 and inner.category == "facts":
         tools.append(NATURAL[0](rng, held_out)[0].definition())
     check = {**inner.check, "no_call": True}
-    return Sample("tool_none", inner.messages, inner.content, "No tool is needed. " + inner.reasoning, tools, check=check)
+    return Sample(
+        "tool_none",
+        inner.messages,
+        inner.content,
+        "No tool is needed. " + inner.reasoning,
+        tools,
+        check=check,
+    )
 
 
 def result_of(rng, held_out):
@@ -104,15 +129,40 @@ def result_of(rng, held_out):
     if kind < 0.3:
         parts = words.distinct_words(rng, held_out, rng.choice((1, 2, 3, 4)))
         if rng.random() < 0.5:
-            parts.insert(rng.randrange(len(parts) + 1), f"{rng.randrange(1000)}{rng.choice(('', '', ' C', '°C', '%', ' km'))}")
+            parts.insert(
+                rng.randrange(len(parts) + 1),
+                f"{rng.randrange(1000)}{rng.choice(('', '', ' C', '°C', '%', ' km'))}",
+            )
         text = rng.choice((" ", " ", ", ")).join(parts)
         return text, f"The tool says: {text}."
     keys = []
     for _ in range(rng.choice((1, 1, 2, 3))):
-        name = rng.choice(("temperature", "condition", "price", "status", "time", "id", "result", "total", "count"))
+        name = rng.choice(
+            (
+                "temperature",
+                "condition",
+                "price",
+                "status",
+                "time",
+                "id",
+                "result",
+                "total",
+                "count",
+            )
+        )
         keys.append(words.any_word(rng, held_out) if rng.random() < 0.6 else name)
-    values = {key: rng.choice((rng.randrange(1000), rng.randrange(50), words.any_word(rng, held_out),
-                               words.any_city(rng, held_out), round(rng.uniform(0, 100), 1))) for key in keys}
+    values = {
+        key: rng.choice(
+            (
+                rng.randrange(1000),
+                rng.randrange(50),
+                words.any_word(rng, held_out),
+                words.any_city(rng, held_out),
+                round(rng.uniform(0, 100), 1),
+            )
+        )
+        for key in keys
+    }
     sentence = " ".join(f"The {readable(key)} is {spoken(value)}." for key, value in values.items())
     return dumps(values), sentence
 
@@ -133,21 +183,34 @@ def tool_round(rng, held_out, start):
     else:
         tools, question, pairs = parallel_request(rng, held_out)
     reasoning = " ".join(thought(tool, arguments) for tool, arguments in pairs)
-    turn = {"role": "assistant", "content": "", "reasoning_content": reasoning, "tool_calls": calls_of(pairs, start)}
+    turn = {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": reasoning,
+        "tool_calls": calls_of(pairs, start),
+    }
     messages, sentences = [user(question), turn], []
     for index, (tool, _) in enumerate(pairs):
         content, sentence = result_of(rng, held_out)
         messages.append(tool_result(rng, start + index, tool.name, content))
         sentences.append(sentence)
-    answer = sentences[0] if len(sentences) == 1 else f"First: {sentences[0]} Second: {sentences[1]}"
+    answer = (
+        sentences[0] if len(sentences) == 1 else f"First: {sentences[0]} Second: {sentences[1]}"
+    )
     return tools, messages, answer, len(pairs)
 
 
 def after_result(rng, held_out):
     """Report what a tool returned."""
     tools, messages, answer, _ = tool_round(rng, held_out, 0)
-    return Sample("tool_result", messages, answer, "The result is here.", tool_set(rng, held_out, tools),
-                  check={"equals": answer, "no_call": True})
+    return Sample(
+        "tool_result",
+        messages,
+        answer,
+        "The result is here.",
+        tool_set(rng, held_out, tools),
+        check={"equals": answer, "no_call": True},
+    )
 
 
 def several_turns(rng, held_out):
@@ -168,14 +231,28 @@ def several_turns(rng, held_out):
     if any(tool.name == other.name for other in tools):
         return several_turns(rng, held_out)
     tools.append(tool)
-    return Sample("tool_turns", messages + [user(question)], "", thought(tool, arguments),
-                  tool_set(rng, held_out, tools), calls_of([(tool, arguments)], counter), expected([(tool, arguments)]))
+    return Sample(
+        "tool_turns",
+        messages + [user(question)],
+        "",
+        thought(tool, arguments),
+        tool_set(rng, held_out, tools),
+        calls_of([(tool, arguments)], counter),
+        expected([(tool, arguments)]),
+    )
 
 
 def with_system(rng, sample):
     """Sometimes put a system prompt in front, as agents do."""
     if rng.random() < 0.25 and sample.messages[0]["role"] != "system":
-        text = rng.choice(("You are a helpful assistant.", "You are a helpful assistant. Use the tools when needed.",
-                           "Use the tools to help the user.", "You can call functions.", "You are an agent with tools."))
+        text = rng.choice(
+            (
+                "You are a helpful assistant.",
+                "You are a helpful assistant. Use the tools when needed.",
+                "Use the tools to help the user.",
+                "You can call functions.",
+                "You are an agent with tools.",
+            )
+        )
         sample.messages.insert(0, {"role": "system", "content": text})
     return sample

@@ -96,8 +96,9 @@ def make_parameter(rng, held_out, name, required):
         pool = CHOICES if rng.random() < 0.6 else [words.any_word(rng, held_out) for _ in range(6)]
         schema["enum"] = rng.sample(sorted(set(pool)), min(len(set(pool)), rng.choice((2, 3, 4))))
     if rng.random() < 0.55:
-        schema["description"] = rng.choice(("The {n}", "{n} of the request", "Value for {n}", "{n}")).replace(
-            "{n}", readable(name))
+        schema["description"] = rng.choice(
+            ("The {n}", "{n} of the request", "Value for {n}", "{n}")
+        ).replace("{n}", readable(name))
     if kind == "integer" and rng.random() < 0.2:
         schema.update(minimum=0, maximum=1000)
     return Parameter(name, schema, required, kind)
@@ -111,18 +112,30 @@ def make_tool(rng, held_out, avoid=()):
         noun = " ".join(noun_words)
         parts = noun_words + [verb] if rng.random() < 0.2 else [verb, *noun_words]
         if rng.random() < 0.12:
-            parts = [words.invented(rng, held_out)] + ([str(rng.randrange(10))] if rng.random() < 0.3 else [])
+            parts = [words.invented(rng, held_out)] + (
+                [str(rng.randrange(10))] if rng.random() < 0.3 else []
+            )
         name = styled(rng, parts)
         if all(noun != other.noun and name != other.name for other in avoid):
             break
-    description = rng.choice(("{V} the {n}", "{V} a {n}.", "{V} the {n} of the user.", "Use this to {v} the {n}.",
-                              "{V} {n}", "Tool to {v} a {n}")).replace("{V}", verb.capitalize())
+    description = rng.choice(
+        (
+            "{V} the {n}",
+            "{V} a {n}.",
+            "{V} the {n} of the user.",
+            "Use this to {v} the {n}.",
+            "{V} {n}",
+            "Tool to {v} a {n}",
+        )
+    ).replace("{V}", verb.capitalize())
     tool = Tool(name, verb, noun, description.replace("{v}", verb).replace("{n}", noun))
     names = set()
     for _ in range(rng.choices((0, 1, 2, 3, 4), (5, 40, 30, 17, 8))[0]):
         names.add(parameter_name(rng, held_out))
     for index, name in enumerate(sorted(names)):
-        tool.parameters.append(make_parameter(rng, held_out, name, index == 0 or rng.random() < 0.6))
+        tool.parameters.append(
+            make_parameter(rng, held_out, name, index == 0 or rng.random() < 0.6)
+        )
     return tool
 
 
@@ -149,7 +162,8 @@ def value_for(rng, parameter, held_out):
         return words.any_email(rng, held_out)
     if kind < 0.9:
         return words.any_date(rng)
-    return f"{rng.choice('ABCDEFGHKLMNPRSTUVWXYZ')}{rng.choice('ABCDEFGHKLMNPRSTUVWXYZ')}{rng.randrange(1000)}"
+    letters = "ABCDEFGHKLMNPRSTUVWXYZ"
+    return f"{rng.choice(letters)}{rng.choice(letters)}{rng.randrange(1000)}"
 
 
 def spoken(value):
@@ -157,9 +171,24 @@ def spoken(value):
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
-REQUESTS = ("Please {a}.", "{A}.", "Can you {a}?", "I need you to {a}.", "{A}, please.", "I want to {a}.",
-            "Could you {a}?", "Go and {a}.", "Now {a}.", "{A}", "I'd like you to {a}.", "Would you {a}?",
-            "You have to {a}.", "I would like to {a}.", "I want you to {a}.", "Would you please {a}?")
+REQUESTS = (
+    "Please {a}.",
+    "{A}.",
+    "Can you {a}?",
+    "I need you to {a}.",
+    "{A}, please.",
+    "I want to {a}.",
+    "Could you {a}?",
+    "Go and {a}.",
+    "Now {a}.",
+    "{A}",
+    "I'd like you to {a}.",
+    "Would you {a}?",
+    "You have to {a}.",
+    "I would like to {a}.",
+    "I want you to {a}.",
+    "Would you please {a}?",
+)
 TEST_REQUESTS = ("Could you please {a}?", "I would like you to {a}.", "Please {a}.", "{A}.")
 
 
@@ -177,7 +206,9 @@ def phrase_action(rng, tool, arguments):
     if len(arguments) == 1 and strings and rng.random() < 0.4:
         return f"{head} {rng.choice(('for', 'of', 'with', 'from'))} {arguments[strings[0].name]}"
     shape = rng.choice(("{k} {v}", "{k} {v}", "{k} = {v}", "{k}: {v}", "{k} set to {v}"))
-    fields = [shape.replace("{k}", readable(k)).replace("{v}", spoken(v)) for k, v in arguments.items()]
+    fields = [
+        shape.replace("{k}", readable(k)).replace("{v}", spoken(v)) for k, v in arguments.items()
+    ]
     if not fields:
         return head
     rng.shuffle(fields)
@@ -187,4 +218,8 @@ def phrase_action(rng, tool, arguments):
 
 def choose_arguments(rng, tool, held_out):
     """Values for all required and some optional parameters, in declaration order."""
-    return {p.name: value_for(rng, p, held_out) for p in tool.ordered() if p.required or rng.random() < 0.4}
+    return {
+        p.name: value_for(rng, p, held_out)
+        for p in tool.ordered()
+        if p.required or rng.random() < 0.4
+    }

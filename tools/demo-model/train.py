@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+
 import words
 from kimi_format import load_tokenizer
 from mixture import packed_batches
 from model import Config, DemoModel
 from muon import Muon
-from safetensors.torch import load_file, save_file
 
 MAX_LENGTH = 1024
 WARM_UP_STEPS = 3  # steps before the clock starts: compilation happens there
@@ -30,7 +31,9 @@ def parse_arguments():
     parser.add_argument("--batch-tokens", type=int, default=32768)
     parser.add_argument("--matrix-rate", type=float, default=0.02)
     parser.add_argument("--other-rate", type=float, default=3e-3)
-    parser.add_argument("--hold", type=float, default=0.3, help="share of the time at the full rate")
+    parser.add_argument(
+        "--hold", type=float, default=0.3, help="share of the time at the full rate"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -40,7 +43,9 @@ def produce(queue, tokenizer_dir, seed, batch_tokens):
     learnt = batch_tokens * 2 // 5
     encoding = load_tokenizer(tokenizer_dir)
     words.use_pieces(encoding.token_byte_values())
-    for ids, learn, positions, documents in packed_batches(encoding, seed, batch_tokens, batch_tokens // 64, MAX_LENGTH):
+    for ids, learn, positions, documents in packed_batches(
+        encoding, seed, batch_tokens, batch_tokens // 64, MAX_LENGTH
+    ):
         targets = np.flatnonzero(learn)[:learnt]
         weights = np.zeros(learnt, np.float32)
         weights[: len(targets)] = learn[targets]
@@ -61,9 +66,14 @@ def start_workers(arguments):
 
 def next_batch(queue, device):
     """The next batch on the device."""
-    ids, positions, documents, sources, targets, weights = (torch.from_numpy(a) for a in queue.get())
+    ids, positions, documents, sources, targets, weights = (
+        torch.from_numpy(a) for a in queue.get()
+    )
     if device == "cuda":
-        moved = [t.pin_memory().to(device, non_blocking=True) for t in (ids, positions, documents, sources, targets, weights)]
+        moved = [
+            t.pin_memory().to(device, non_blocking=True)
+            for t in (ids, positions, documents, sources, targets, weights)
+        ]
         ids, positions, documents, sources, targets, weights = moved
     return ids.long(), positions.long(), documents, sources.long(), targets.long(), weights
 
@@ -118,7 +128,13 @@ def train(model, queue, device, arguments):
     """The training loop, by the clock."""
     matrices, others = split_parameters(model)
     muon = Muon(matrices, arguments.matrix_rate)
-    adam = torch.optim.AdamW(others, lr=arguments.other_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=device == "cuda")
+    adam = torch.optim.AdamW(
+        others,
+        lr=arguments.other_rate,
+        betas=(0.9, 0.95),
+        weight_decay=0.01,
+        fused=device == "cuda",
+    )
     compiled = torch.compile(model, dynamic=False) if device == "cuda" else model
     start, step, shown = None, 0, 0.0
     while True:
@@ -139,9 +155,16 @@ def train(model, queue, device, arguments):
         if step < 4 or time.time() - shown > 5:
             shown = time.time()
             spread = (loads.max(-1).values / loads.mean(-1)).max().item()
-            rate = (step - WARM_UP_STEPS) * arguments.batch_tokens / (time.time() - start) if start else 0
-            print(f"step {step} {progress:.3f} loss {loss.item():.4f} load max/mean {spread:.2f} "
-                  f"{rate / 1e3:.0f}k tokens/s queue {queue.qsize()}", flush=True)
+            rate = (
+                (step - WARM_UP_STEPS) * arguments.batch_tokens / (time.time() - start)
+                if start
+                else 0
+            )
+            print(
+                f"step {step} {progress:.3f} loss {loss.item():.4f} load max/mean {spread:.2f} "
+                f"{rate / 1e3:.0f}k tokens/s queue {queue.qsize()}",
+                flush=True,
+            )
         if progress >= 1:
             return step
 
@@ -162,7 +185,10 @@ def main():
     began = time.time()
     steps = train(model, queue, device, arguments)
     save_checkpoint(model, arguments.output_dir)
-    print(f"{steps} steps, {steps * arguments.batch_tokens / 1e6:.0f} M tokens in {time.time() - began:.0f} s")
+    print(
+        f"{steps} steps, {steps * arguments.batch_tokens / 1e6:.0f} M tokens "
+        f"in {time.time() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import regex
+
 from kimi_format import NUM_SPECIAL, PATTERN, SPECIAL_OFFSETS, render_prompt
 from mixture import draw
 from samples import RawText, completion_text
@@ -30,10 +31,14 @@ def corpus_pieces(samples, seed):
         if isinstance(sample, RawText):
             text = "".join(text for text, _ in sample.pieces)
         else:
-            text = render_prompt(sample.messages, sample.tools, sample.thinking) + completion_text(sample)
+            text = render_prompt(sample.messages, sample.tools, sample.thinking) + completion_text(
+                sample
+            )
         for segment in regex.split("|".join(map(regex.escape, SPECIAL_OFFSETS)), text):
             pieces.update(regex.findall(PATTERN, segment))
-    return Counter({p: n for p, n in pieces.items() if len(p) > 1 and not regex.search(r"\p{N}", p)})
+    return Counter(
+        {p: n for p, n in pieces.items() if len(p) > 1 and not regex.search(r"\p{N}", p)}
+    )
 
 
 def train(pieces, vocabulary):
@@ -80,16 +85,31 @@ def tokenizer_config(base):
     entries = {}
     for name, offset in SPECIAL_OFFSETS.items():
         special = "tool_call" not in name and name not in SURVIVE_SKIPPING
-        entries[str(base + offset)] = {"content": name, "lstrip": False, "normalized": False, "rstrip": False,
-                                       "single_word": False, "special": special}
-    additional = [name for name in SPECIAL_OFFSETS
-                  if entries[str(base + SPECIAL_OFFSETS[name])]["special"]
-                  and name not in ("[BOS]", "[EOS]", "[UNK]", "[PAD]")]
+        entries[str(base + offset)] = {
+            "content": name,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": special,
+        }
+    additional = [
+        name
+        for name in SPECIAL_OFFSETS
+        if entries[str(base + SPECIAL_OFFSETS[name])]["special"]
+        and name not in ("[BOS]", "[EOS]", "[UNK]", "[PAD]")
+    ]
     return {
-        "added_tokens_decoder": entries, "additional_special_tokens": additional, "bos_token": "[BOS]",
-        "clean_up_tokenization_spaces": False, "eos_token": "[EOS]", "extra_special_tokens": {},
-        "model_max_length": 1000000000000000019884624838656, "pad_token": "[PAD]",
-        "tokenizer_class": "TikTokenTokenizer", "unk_token": "[UNK]",
+        "added_tokens_decoder": entries,
+        "additional_special_tokens": additional,
+        "bos_token": "[BOS]",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "[EOS]",
+        "extra_special_tokens": {},
+        "model_max_length": 1000000000000000019884624838656,
+        "pad_token": "[PAD]",
+        "tokenizer_class": "TikTokenTokenizer",
+        "unk_token": "[UNK]",
         "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]},
     }
 
@@ -108,7 +128,9 @@ def main():
     config = tokenizer_config(len(tokens))
     (arguments.model_dir / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     generation = {"max_length": 8192, "eos_token_id": len(tokens) + SPECIAL_OFFSETS["<|im_end|>"]}
-    (arguments.model_dir / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    (arguments.model_dir / "generation_config.json").write_text(
+        json.dumps(generation, indent=2) + "\n"
+    )
     if arguments.template:
         shutil.copyfile(arguments.template, arguments.model_dir / "chat_template.jinja")
     print(f"{len(tokens)} tokens and {NUM_SPECIAL} special ids")

@@ -40,24 +40,33 @@ Diana Eric Fiona George Hannah Isaac Jane Kate Leo Mia Nora Otto Rita Sofia Tom 
 Priya Ravi Wei Mei Kenji Yuki Omar Fatima Ali Leila Carlos Lucia Pedro Ingrid Lars Sven Olga Boris
 """.split()
 
-CITIES = """
+CITIES = (
+    """
 Paris London Berlin Rome Madrid Vienna Tokyo Beijing Cairo Lima Oslo Dublin Athens Lisbon Prague
 Warsaw Moscow Delhi Mumbai Sydney Toronto Boston Chicago Seattle Austin Denver Miami Houston
 Bangkok Hanoi Seoul Nairobi Lagos Accra Havana Quito Zurich Geneva Munich Hamburg Milan Naples
 Venice Porto Lyon Nice Bergen Tromso Kyoto Osaka Shanghai Amsterdam Brussels Budapest Helsinki
 Istanbul Dubai Singapore Jakarta Manila Montreal Vancouver Auckland Bogota Santiago
-""".split() + ["New York", "San Francisco", "Buenos Aires", "New Delhi", "Cape Town", "Hong Kong"]
+""".split()
+    + ["New York", "San Francisco", "Buenos Aires", "New Delhi", "Cape Town", "Hong Kong"]
+)
 
 COLORS = "red blue green yellow purple orange pink brown black white grey silver gold".split()
 PETS = "dog cat rabbit parrot hamster horse turtle goldfish snake lizard goat pony".split()
 FOODS = "pizza pasta rice soup sushi bread cheese salad curry noodles tacos pancakes".split()
 JOBS = "doctor teacher pilot farmer baker nurse lawyer painter singer driver engineer cook".split()
 
-SMALL = COLORS + PETS + FOODS + JOBS + """
+SMALL = (
+    COLORS
+    + PETS
+    + FOODS
+    + JOBS
+    + """
 ant ape bat bear bee bug cow deer duck fish fly hen pig rat seal wasp worm air arm art axe bar bed
 bus can cap car day dew ear egg eye fan fig fog fun gas gem gum ham hat hut ice ink jam jar job jug
 key lab law leg lip log map mat mud net oil pan pea pen pie pin pot rug sea sky toy van zoo
 """.split()
+)
 
 ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kr pl st tr sh ch th".split()
 VOWELS = "a e i o u ai ea oo ou".split()
@@ -111,7 +120,9 @@ def scramble(rng):
             word = "".join(rng.choice(PIECES) for _ in range(rng.choice((1, 1, 2, 2, 3))))
             word = word if rng.random() < 0.2 else word.lower()
         else:
-            word = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 6)))
+            word = "".join(
+                rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 6))
+            )
         if not is_held_out(word):
             return word
 

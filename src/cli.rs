@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use checkpoint::Activations;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchCommand;
+
 /// Serves Kimi-K2 models in MXFP4.
 #[derive(Parser)]
 #[command(version, about)]
@@ -19,6 +21,9 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Print what a checkpoint holds, without loading it
     Inspect(InspectArgs),
+    /// Measure a running server
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 #[derive(Args)]
@@ -166,7 +171,7 @@ impl From<Precision> for Activations {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".into()),
         Ok(n) => Ok(n),

@@ -1,7 +1,8 @@
-//! The `moonrock` command: `serve` a model over HTTP, `inspect` a checkpoint.
+//! The `moonrock` command: `serve` a model over HTTP, `inspect` a checkpoint, `bench` a server.
 //!
 //! This package alone knows the backends and picks one; everything else is in the crates.
 
+mod bench;
 mod cli;
 mod inspect;
 mod memory;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Inspect(args) => inspect::run(args),
+        cli::Command::Bench(command) => bench::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

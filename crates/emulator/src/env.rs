@@ -103,6 +103,8 @@ pub struct Env {
     pub segments: Option<Segments>,
     /// Counters of the launch.
     pub counters: Counters,
+    /// Working memory of matrix instructions.
+    pub(crate) matrix: Box<crate::exec::mfma::Scratch>,
     /// A clock for `s_memtime`.
     pub clock: u64,
 }

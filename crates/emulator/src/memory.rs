@@ -131,7 +131,7 @@ impl Alloc {
         let mut out = [0u32; 4];
         // SAFETY: the range is inside the mapping; atomics allow other waves to write meanwhile.
         unsafe {
-            if len >= 4 && addr % 4 == 0 {
+            if len >= 4 && addr.is_multiple_of(4) {
                 for (k, w) in out.iter_mut().enumerate().take(len / 4) {
                     *w = AtomicU32::from_ptr(p.add(4 * k).cast()).load(Ordering::Relaxed);
                 }
@@ -153,7 +153,7 @@ impl Alloc {
         let p = self.at(addr);
         // SAFETY: as for `load`.
         unsafe {
-            if len >= 4 && addr % 4 == 0 {
+            if len >= 4 && addr.is_multiple_of(4) {
                 for (k, w) in data.iter().enumerate().take(len / 4) {
                     AtomicU32::from_ptr(p.add(4 * k).cast()).store(*w, Ordering::Relaxed);
                 }

@@ -58,7 +58,7 @@ fn value(b: &mut &[u8], depth: u32) -> Result<Value, &'static str> {
         0xd1 => (number(b, 2)? as i16).into(),
         0xd2 => (number(b, 4)? as i32).into(),
         0xd3 => (number(b, 8)? as i64).into(),
-        0xd9 | 0xda | 0xdb => {
+        0xd9..=0xdb => {
             let n = number(b, 1 << (t - 0xd9))? as usize;
             return text(b, n);
         }

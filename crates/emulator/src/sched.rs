@@ -69,7 +69,7 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// The next number (SplitMix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -78,7 +78,7 @@ impl Rng {
 
     fn shuffle<T>(&mut self, v: &mut [T]) {
         for k in (1..v.len()).rev() {
-            v.swap(k, (self.next() % (k as u64 + 1)) as usize);
+            v.swap(k, (self.draw() % (k as u64 + 1)) as usize);
         }
     }
 }
@@ -269,6 +269,7 @@ fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
         group: linear,
         segments: s.race.as_ref().map(|r| Segments::new(r, linear as u32)),
         counters: Counters::new(s.config.counters),
+        matrix: Box::default(),
         clock: 0,
     };
     let threads = l.block.iter().product::<u32>();
@@ -364,7 +365,7 @@ fn round(g: &mut Group, c: &Config) -> Result<bool, Box<Fault>> {
         let limit = match c.quantum {
             Quantum::Fixed(n) => n.max(1).into(),
             Quantum::UntilBlocked => u64::MAX,
-            Quantum::Random => 1 + g.rng.next() % 64,
+            Quantum::Random => 1 + g.rng.draw() % 64,
         };
         let (w, env) = (&mut g.waves[k], &mut g.env);
         if c.strict {

@@ -5,13 +5,13 @@ mod harness;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Lays out the libraries as `moonrock-emu-report --install` does.
+/// Lays out the libraries as `moonrock-emu-report --install` does, from this test's own build.
 fn install() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    let built = exe.parent().unwrap().join("libemulator.so");
+    let exe = std::env::current_exe().expect("a test knows its path");
+    let built = exe.with_file_name("libemulator.so");
     let dir = harness::tempdir();
-    std::fs::copy(&built, dir.join("libamdhip64.so")).unwrap();
-    std::os::unix::fs::symlink("libamdhip64.so", dir.join("librccl.so")).unwrap();
+    std::fs::copy(&built, dir.join("libamdhip64.so")).expect("the library was built");
+    std::os::unix::fs::symlink("libamdhip64.so", dir.join("librccl.so")).expect("a fresh name");
     dir
 }
 

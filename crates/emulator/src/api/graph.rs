@@ -29,7 +29,7 @@ fn node(h: u64) -> HipResult<(Arc<Mutex<Graph>>, usize)> {
 /// `out` must be null or valid for writing.
 unsafe fn instantiate(out: *mut u64, h: u64) -> HipResult<()> {
     let nodes = lock(&*runtime().graph(h)?).nodes.clone();
-    let e = Executable { nodes: Mutex::new(Arc::new(nodes)) };
+    let e = Executable { nodes: Mutex::new(nodes.into()) };
     // SAFETY: passed on from the caller.
     unsafe { put(out, runtime().insert(Object::Executable(e.into()))) }
 }
@@ -109,7 +109,7 @@ hip! {
         if differs {
             return Err(Error::new(error::GRAPH_UPDATE, "the graph's shape has changed"));
         }
-        *old = Arc::new(new);
+        *old = new.into();
         Ok(())
     }
     fn hipGraphGetNodes(h: u64, nodes: *mut u64, count: *mut usize) {
@@ -164,12 +164,12 @@ hip! {
         let r = Request { grid: p.grid, block: p.block, dynamic_lds: p.lds, cooperative: false };
         let l = kernels::prepare(&f, &r, &super::launch::arguments(p.params, p.extra)?)?;
         let mut nodes = lock(&e.nodes);
-        let mut new = nodes.as_ref().clone();
+        let mut new = nodes.to_vec();
         match new.get_mut(k) {
             Some(n) if matches!(n.work, Work::Kernel(_)) => n.work = Work::Kernel(l),
             _ => return Err(Error::new(error::INVALID_VALUE, "not a kernel node")),
         }
-        *nodes = Arc::new(new);
+        *nodes = new.into();
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ fn copy(
     if from.pageable() && !capturing {
         // SAFETY: `end` found the range readable; the caller keeps it for the call.
         let bytes = unsafe { std::slice::from_raw_parts(src as *const u8, sn) }.to_vec();
-        from = End::Staged(Arc::new(bytes));
+        from = End::Staged(bytes.into());
     }
     let wait = d.pageable() && !capturing;
     let t = Transfer::Copy { dst: d, src: from, width, height, pitch };

@@ -173,7 +173,7 @@ pub(super) fn const_type(name: &str, k: usize) -> ConstType {
     if name.starts_with("v_mfma") {
         return if name.ends_with("f64") { ConstType::F64 } else { ConstType::B32 };
     }
-    if name.contains("ldexp") && k == 1 || name.contains("cmp_class") && k == 1 {
+    if (name.contains("ldexp") || name.contains("cmp_class")) && k == 1 {
         return ConstType::B32;
     }
     if name.starts_with("v_dot2") && k == 2 {

@@ -280,8 +280,9 @@ fn transpose(env: &mut Env, w: &mut Wave, i: &Inst, m: &Mem, d: &Deferred) {
 
 /// The destination of a direct-to-LDS load: M0 plus the instruction's offset.
 pub(super) fn fill_of(w: &Wave, m: &Mem, exec: u64) -> LdsFill {
-    let base = (w.s[usize::from(M0)] & 0xffff_ffff).wrapping_add(m.offset as u32);
-    LdsFill { base, bytes: m.bytes.into(), exec }
+    let base = w.s[usize::from(M0)].wrapping_add(m.offset as u32);
+    // Bytes and halves fill a dword each.
+    LdsFill { base, bytes: u32::from(m.bytes).max(4), exec }
 }
 
 /// Writes the data of one lane of a direct-to-LDS load.

@@ -141,6 +141,7 @@ map_fn!(half_to_int, Ty::F16, Ty::Int, 0 a);
 map_fn!(int_to_half, Ty::Int, Ty::F16, 0 a);
 
 /// The 64-bit lanes of source `k`; 32-bit registers are zero-extended.
+#[inline(always)]
 pub(crate) fn src64(w: &Wave, i: &Inst, k: usize, float: bool) -> [u64; 64] {
     let mut x = match i.src[k] {
         Operand::V { r, n } => {
@@ -165,34 +166,45 @@ pub(crate) fn src64(w: &Wave, i: &Inst, k: usize, float: bool) -> [u64; 64] {
 }
 
 /// Writes 64-bit lanes to a register pair under EXEC.
+#[inline(always)]
 pub(crate) fn put64(w: &mut Wave, dst: Operand, x: &[u64; 64]) {
-    let (r, exec) = (vdst(dst), w.exec());
-    for (l, v) in x.iter().enumerate() {
-        if exec >> l & 1 == 1 {
-            w.v[r].0[l] = *v as u32;
-            w.v[r + 1].0[l] = (*v >> 32) as u32;
-        }
-    }
+    let lo = std::array::from_fn(|l| x[l] as u32);
+    let hi = std::array::from_fn(|l| (x[l] >> 32) as u32);
+    put32(w, vdst(dst), &lo);
+    put32(w, vdst(dst) + 1, &hi);
 }
 
 /// Writes 32-bit lanes under EXEC.
+#[inline(always)]
 pub(crate) fn put32(w: &mut Wave, r: usize, x: &[u32; 64]) {
     let exec = w.exec();
-    for (l, v) in x.iter().enumerate() {
-        if exec >> l & 1 == 1 {
-            w.v[r].0[l] = *v;
-        }
+    let to = &mut w.v[r].0;
+    if exec == !0 {
+        *to = *x;
+        return;
+    }
+    for (l, (t, v)) in to.iter_mut().zip(x).enumerate() {
+        let keep = 0u32.wrapping_sub((exec >> l & 1) as u32);
+        *t = (*t & !keep) | (v & keep);
     }
 }
 
 /// Bit `l` of the result is the top bit of lane `l`.
 #[inline(always)]
 pub(crate) fn mask_of(x: &[u32; 64]) -> u64 {
-    let mut m = 0;
-    for l in 0..64 {
-        m |= u64::from(x[l] >> 31) << l;
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_mm_loadu_ps, _mm_movemask_ps};
+        x.chunks_exact(4).enumerate().fold(0, |m, (k, c)| {
+            // SAFETY: SSE is part of x86-64, and the chunk holds 16 bytes.
+            let bits = unsafe { _mm_movemask_ps(_mm_loadu_ps(c.as_ptr().cast())) };
+            m | (bits as u64) << (4 * k)
+        })
     }
-    m
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        x.iter().enumerate().fold(0, |m, (l, v)| m | u64::from(v >> 31) << l)
+    }
 }
 
 /// Writes a lane mask to a scalar destination; lanes off in EXEC read zero.

@@ -6,7 +6,8 @@
 //! 32 first, then add the scaled sum. MODE and EXEC have no influence, as the ISA says.
 
 use super::map::{scalar, vdst};
-use super::{mfma_unpack as unpack, valu_cvt::named};
+use super::mfma_unpack::{self as unpack, Matrix};
+use super::valu_cvt::named;
 use crate::env::{Env, FaultKind};
 use crate::formats::{Format, e8m0};
 use crate::inst::{Exec, ExecFn, Extra, Inst, Operand};
@@ -91,26 +92,26 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 /// Code of the matrix instructions.
 pub(crate) const CODE: Exec = {
     unsafe fn base(w: &mut Wave, i: &Inst, env: &mut Env) {
-        run(w, i, env)
+        run::<false>(w, i, env)
     }
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
     unsafe fn wide(w: &mut Wave, i: &Inst, env: &mut Env) {
-        run(w, i, env)
+        run::<true>(w, i, env)
     }
     [base as ExecFn, wide as ExecFn]
 };
 
 #[inline(always)]
-fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
+fn run<const WIDE: bool>(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Extra::Mfma(index) = i.extra else { return };
     let Some(s) = env.kernel.code.mfma.get(usize::from(index)).copied() else { return };
     env.counters.mfma(s.cycles(i.mods.cbsz, i.mods.blgp), s.m, s.k, s.blocks);
     match (s.a, s.m) {
         (Elem::I8, _) => integer(w, i, s),
         (Elem::F64, _) => double(w, i, s),
-        (_, 32) => float::<32>(w, i, s, env),
-        (_, 16) => float::<16>(w, i, s, env),
-        _ => float::<4>(w, i, s, env),
+        (_, 32) => float::<32, WIDE>(w, i, s, env),
+        (_, 16) => float::<16, WIDE>(w, i, s, env),
+        _ => float::<4, WIDE>(w, i, s, env),
     }
     if env.strict {
         validity(w, i, s);
@@ -127,7 +128,6 @@ pub(crate) fn place(m: usize, b: usize, i: usize, j: usize) -> (usize, usize) {
 }
 
 /// The initial value of C at (register, lane).
-#[inline(always)]
 fn initial(w: &Wave, o: Operand, r: usize, lane: usize) -> u32 {
     match o {
         Operand::V { r: first, .. } => w.v[usize::from(first) + r].0[lane],
@@ -153,10 +153,20 @@ fn scales(w: &Wave, i: &Inst, side: usize, m: usize, blocks: usize) -> [[f32; 32
     out
 }
 
+/// Unpacked operands, kept between instructions.
+pub(crate) struct Scratch {
+    a: Matrix,
+    b: Matrix,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch { a: [[0.0; 32]; 128], b: [[0.0; 32]; 128] }
+    }
+}
+
 #[inline(always)]
-fn float<const N: usize>(w: &mut Wave, i: &Inst, s: Shape, env: &mut Env) {
-    let mut a = [[0f32; 128]; 32];
-    let mut b = [[0f32; N]; 128];
+fn float<const N: usize, const WIDE: bool>(w: &mut Wave, i: &Inst, s: Shape, env: &mut Env) {
     let scale = s.scaled.then(|| {
         let n = s.k / 32;
         (scales(w, i, 0, s.m, n), scales(w, i, 1, s.m, n))
@@ -166,51 +176,80 @@ fn float<const N: usize>(w: &mut Wave, i: &Inst, s: Shape, env: &mut Env) {
     {
         return env.fault(w, i, FaultKind::NanScale, None, None, "a scale is 0xff (NaN)");
     }
+    let Scratch { a, b } = &mut *env.matrix;
     for block in 0..s.blocks {
-        unpack::rows(w, i.src[0], s, s.a.chosen(i.mods.cbsz), block, &mut a);
-        unpack::columns(w, i.src[1], s, s.b.chosen(i.mods.blgp), block, &mut b);
-        for row in 0..s.m {
-            let mut c = [0f32; N];
-            for (j, x) in c.iter_mut().enumerate() {
-                let (r, lane) = place(s.m, block, row, j);
-                *x = f32::from_bits(initial(w, i.src[2], r, lane));
+        unpack::unpack::<WIDE>(w, i.src[0], &s, s.a.chosen(i.mods.cbsz), block, a);
+        unpack::unpack::<WIDE>(w, i.src[1], &s, s.b.chosen(i.mods.blgp), block, b);
+        // Four rows at a time, so that their sums do not wait for each other.
+        for row in (0..s.m).step_by(4) {
+            let mut c = [[0f32; N]; 4];
+            for (q, c) in c.iter_mut().enumerate() {
+                let (r, lane) = place(s.m, block, row + q, 0);
+                load_row(w, i.src[2], r, lane, c);
             }
             match &scale {
-                None => dot(&a[row][..s.k], &b, 0, &mut c),
+                None => dot(a, b, row, (0, s.k), &mut c),
                 Some((x, y)) => {
                     for n in 0..s.k / 32 {
-                        let mut sum = [0f32; N];
-                        dot(&a[row][32 * n..32 * n + 32], &b, 32 * n, &mut sum);
-                        for j in 0..N {
-                            c[j] += sum[j] * x[n][row] * y[n][j];
+                        let mut sum = [[0f32; N]; 4];
+                        dot(a, b, row, (32 * n, 32 * n + 32), &mut sum);
+                        for q in 0..4 {
+                            let x = x[n][row + q];
+                            for (j, c) in c[q].iter_mut().enumerate() {
+                                *c += sum[q][j] * (x * y[n][j]);
+                            }
                         }
                     }
                 }
             }
-            // Results go to a copy of C's place only after all rows are read: rows differ in place.
-            for (j, x) in c.iter().enumerate() {
-                let (r, lane) = place(s.m, block, row, j);
-                out_at(w, i, r, lane, x.to_bits());
+            // A row's place in D is its place in C: writing it never disturbs another row's input.
+            for (q, c) in c.iter().enumerate() {
+                let (r, lane) = place(s.m, block, row + q, 0);
+                let to = &mut w.v[vdst(i.dst) + r].0[lane..lane + N];
+                for (o, x) in to.iter_mut().zip(c) {
+                    *o = x.to_bits();
+                }
             }
         }
     }
 }
 
-/// C may share registers with D exactly, so writing a row never disturbs another row's input.
 #[inline(always)]
-fn out_at(w: &mut Wave, i: &Inst, r: usize, lane: usize, x: u32) {
-    w.v[vdst(i.dst) + r].0[lane] = x;
+fn load_row<const N: usize>(w: &Wave, o: Operand, r: usize, lane: usize, c: &mut [f32; N]) {
+    match o {
+        Operand::V { r: first, .. } => {
+            let from = &w.v[usize::from(first) + r].0[lane..lane + N];
+            for (c, x) in c.iter_mut().zip(from) {
+                *c = f32::from_bits(*x);
+            }
+        }
+        o => *c = [f32::from_bits(scalar(w, o)); N],
+    }
 }
 
 #[inline(always)]
-fn dot<const N: usize>(a: &[f32], b: &[[f32; N]; 128], first: usize, c: &mut [f32; N]) {
+fn dot<const N: usize>(
+    a: &Matrix,
+    b: &Matrix,
+    row: usize,
+    (from, to): (usize, usize),
+    c: &mut [[f32; N]; 4],
+) {
     let mut acc = *c;
-    for (x, row) in a.iter().zip(&b[first..]) {
-        for j in 0..N {
-            acc[j] = x.mul_add(row[j], acc[j]);
+    for (a, b) in a[from..to].iter().zip(&b[from..to]) {
+        for q in 0..4 {
+            let x = a[(row + q) & 31];
+            for j in 0..N {
+                acc[q][j] = x.mul_add(b[j], acc[q][j]);
+            }
         }
     }
     *c = acc;
+}
+
+/// Stores one element of D.
+fn out_at(w: &mut Wave, i: &Inst, r: usize, lane: usize, x: u32) {
+    w.v[vdst(i.dst) + r].0[lane] = x;
 }
 
 impl Elem {

@@ -30,37 +30,42 @@ fn chunked(s: &Shape, elem: Elem) -> bool {
     matches!((s.a, elem), (Elem::F8f6f4, Elem::Float(f)) if f.bits() == 8)
 }
 
-/// Calls `put(k, row)` with the values of 16 or 32 (or 4) lanes for every k.
+/// One operand as `[k][row or column]`; entries past the shape are stale and never read.
+pub(crate) type Matrix = [[f32; 32]; 128];
+
+/// Unpacks A or B of one block.
 #[inline(always)]
-fn each(
+pub(super) fn unpack<const WIDE: bool>(
     w: &Wave,
     o: Operand,
     s: &Shape,
     elem: Elem,
     block: usize,
-    mut put: impl FnMut(usize, &[f32; 32]),
+    out: &mut Matrix,
 ) {
     let Some(first) = base(o) else { return };
     let (lane0, n) = groups(s, block);
     let chunk = chunked(s, elem);
-    let mut row = [0f32; 32];
     for g in 0..n {
         let lane = lane0 + g * s.m;
         for e in 0..s.lanes_k() {
+            let row = &mut out[k_of(s, chunk, g, e) & 127];
             match elem {
-                Elem::F32 => words(w, first + e, lane, s.m, &mut row, f32::from_bits),
+                Elem::F32 => words(w, first + e, lane, s.m, row, f32::from_bits),
                 Elem::Float(BF16) => {
                     let sh = 16 * (e as u32 % 2);
-                    words(w, first + e / 2, lane, s.m, &mut row, |x| bf16_to_f32(x >> sh & 0xffff));
+                    words(w, first + e / 2, lane, s.m, row, |x| bf16_to_f32(x >> sh & 0xffff));
+                }
+                Elem::Float(FP4) if WIDE && s.m >= 16 => {
+                    fp4_wide(&w.v[first + e / 8].0[lane..lane + s.m], 4 * (e as i32 % 8), row);
                 }
                 Elem::Float(FP4) => {
                     let sh = 4 * (e as u32 % 8);
-                    words(w, first + e / 8, lane, s.m, &mut row, |x| fp4(x >> sh));
+                    words(w, first + e / 8, lane, s.m, row, |x| FP4.decode(x >> sh & 15));
                 }
-                Elem::Float(f) => small(w, first, lane, (s.m, e), f, &mut row),
+                Elem::Float(f) => small(w, first, lane, (s.m, e), f, row),
                 Elem::I8 | Elem::F64 | Elem::F8f6f4 => {}
             }
-            put(k_of(s, chunk, g, e), &row);
         }
     }
 }
@@ -73,16 +78,34 @@ fn words(w: &Wave, r: usize, lane: usize, m: usize, out: &mut [f32; 32], f: impl
     }
 }
 
-/// FP4 by arithmetic: twice the value is 0 1 2 3 4 6 8 12.
+/// Eight FP4 codes at a time, looked up in one register.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn fp4(x: u32) -> f32 {
-    let (e, m) = (x >> 1 & 3, x & 1);
-    let twice = if e == 0 { m } else { (2 | m) << (e.wrapping_sub(1) & 3) };
-    let v = twice as i32 as f32 * 0.5;
-    f32::from_bits(v.to_bits() | (x & 8) << 28)
+fn fp4_wide(regs: &[u32], shift: i32, out: &mut [f32; 32]) {
+    use std::arch::x86_64::*;
+    for (x, o) in regs.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
+        // SAFETY: only reached in the AVX2 variant; both chunks hold 32 bytes.
+        unsafe {
+            let table = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let x = _mm256_srl_epi32(x, _mm_cvtsi32_si128(shift));
+            // The permute looks at three bits; the fourth is the sign.
+            let v = _mm256_permutevar8x32_ps(table, x);
+            let sign = _mm256_slli_epi32::<28>(_mm256_and_si256(x, _mm256_set1_epi32(8)));
+            _mm256_storeu_ps(o.as_mut_ptr(), _mm256_or_ps(v, _mm256_castsi256_ps(sign)));
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fp4_wide(regs: &[u32], shift: i32, out: &mut [f32; 32]) {
+    for (o, x) in out.iter_mut().zip(regs) {
+        *o = FP4.decode(x >> shift & 15);
+    }
 }
 
 /// Any other format of at most 16 bits, through a table for the 6- and 8-bit ones.
+#[inline(always)]
 fn small(
     w: &Wave,
     first: usize,
@@ -92,16 +115,22 @@ fn small(
     out: &mut [f32; 32],
 ) {
     let bits = f.bits() as usize;
-    let (word, shift) = (e * bits / 32, e * bits % 32);
-    let table = (bits <= 8).then(|| table(f));
-    for (l, o) in out.iter_mut().enumerate().take(m) {
-        let lo = u64::from(w.v[first + word].0[lane + l]);
-        let hi = match shift + bits > 32 {
-            true => u64::from(w.v[first + word + 1].0[lane + l]),
-            false => 0,
-        };
-        let code = ((hi << 32 | lo) >> shift) as u32 & ((1 << bits) - 1);
-        *o = table.map_or_else(|| f.decode(code), |t| t[code as usize]);
+    let (word, shift) = (e * bits / 32, (e * bits % 32) as u32);
+    let mask = (1u32 << bits) - 1;
+    let lo = &w.v[first + word].0[lane..lane + m];
+    if bits == 8 {
+        let t = table(f);
+        for (o, x) in out.iter_mut().zip(lo) {
+            *o = t[(x >> shift & 0xff) as usize];
+        }
+        return;
+    }
+    let over = shift as usize + bits > 32;
+    let hi = &w.v[first + word + usize::from(over)].0[lane..lane + m];
+    for ((o, l), h) in out.iter_mut().zip(lo).zip(hi) {
+        let pair = u64::from(*h) << 32 | u64::from(*l);
+        let code = (pair >> shift) as u32 & mask;
+        *o = if bits < 8 { table(f)[(code & 0xff) as usize] } else { f.decode(code) };
     }
 }
 
@@ -115,38 +144,6 @@ fn table(f: Format) -> &'static [f32; 256] {
         _ => 3,
     };
     TABLES[slot].get_or_init(|| std::array::from_fn(|c| f.decode(c as u32)))
-}
-
-/// A as `out[row][k]`.
-#[inline(always)]
-pub(super) fn rows(
-    w: &Wave,
-    o: Operand,
-    s: Shape,
-    elem: Elem,
-    block: usize,
-    out: &mut [[f32; 128]; 32],
-) {
-    each(w, o, &s, elem, block, |k, row| {
-        for i in 0..s.m {
-            out[i][k & 127] = row[i];
-        }
-    });
-}
-
-/// B as `out[k][column]`.
-#[inline(always)]
-pub(super) fn columns<const N: usize>(
-    w: &Wave,
-    o: Operand,
-    s: Shape,
-    elem: Elem,
-    block: usize,
-    out: &mut [[f32; N]; 128],
-) {
-    each(w, o, &s, elem, block, |k, row| {
-        out[k & 127].copy_from_slice(&row[..N]);
-    });
 }
 
 /// Signed bytes of A or B as `[row][k]`.

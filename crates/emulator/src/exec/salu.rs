@@ -281,12 +281,14 @@ pub(super) const OPS: &[(&str, Exec)] = &[
     ("s_mul_i32", plain!(|w, i| two(w, i, |a, b, _| (a.wrapping_mul(b), None)))),
     (
         "s_mul_hi_u32",
-        plain!(|w, i| two(w, i, |a, b, _| { ((u64::from(a) * u64::from(b) >> 32) as u32, None) })),
+        plain!(|w, i| two(w, i, |a, b, _| {
+            (((u64::from(a) * u64::from(b)) >> 32) as u32, None)
+        })),
     ),
     (
         "s_mul_hi_i32",
         plain!(|w, i| two(w, i, |a, b, _| {
-            ((i64::from(a as i32) * i64::from(b as i32) >> 32) as u32, None)
+            (((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32, None)
         })),
     ),
     (

@@ -102,7 +102,7 @@ pub(crate) fn code(ty: &str) -> Option<Exec> {
             (Ty::F16, |a, b| { ord_f32(f16_to_f32(a as u16), f16_to_f32(b as u16)) })
         ),
         "i64" => plain!(|w, i| compare64(w, i, false, |a, b| ord(a as i64, b as i64))),
-        "u64" => plain!(|w, i| compare64(w, i, false, |a, b| ord(a, b))),
+        "u64" => plain!(|w, i| compare64(w, i, false, ord)),
         "f64" => plain!(|w, i| compare64(w, i, true, ord_f64)),
         "class_f16" => plain!(|w, i| cmp_class(w, i, 16)),
         "class_f32" => plain!(|w, i| cmp_class(w, i, 32)),

@@ -14,7 +14,7 @@ fn sx24(x: u32) -> i32 {
 
 #[inline(always)]
 fn mulhi(a: u32, b: u32) -> u32 {
-    (u64::from(a) * u64::from(b) >> 32) as u32
+    ((u64::from(a) * u64::from(b)) >> 32) as u32
 }
 
 #[inline(always)]
@@ -152,7 +152,12 @@ fn mad64(w: &mut Wave, i: &Inst, signed: bool) {
     put_mask(w, i.dst2, over);
 }
 
-fn map64(w: &mut Wave, i: &Inst, f: fn(u64, u64, u64) -> u64) {
+/// A 64-bit function of up to three sources.
+///
+/// # Safety
+/// None of its own: unsafe to fit the other lane loops.
+#[inline(always)]
+unsafe fn map64<F: Fn(u64, u64, u64) -> u64>(w: &mut Wave, i: &Inst, f: F) {
     let a = src64(w, i, 0, false);
     let b = if i.nsrc > 1 { src64(w, i, 1, false) } else { [0; 64] };
     let c = if i.nsrc > 2 { src64(w, i, 2, false) } else { [0; 64] };
@@ -263,14 +268,14 @@ pub(super) const OPS: &[(&str, Exec)] = &[
     ("v_mul_hi_u32", op!(int2, mulhi)),
     (
         "v_mul_hi_i32",
-        op!(int2, |a, b| { (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32 }),
+        op!(int2, |a, b| { ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32 }),
     ),
     ("v_mul_u32_u24", op!(int2, |a, b| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff))),
     ("v_mul_i32_i24", op!(int2, |a, b| sx24(a).wrapping_mul(sx24(b)) as u32)),
     ("v_mul_hi_u32_u24", op!(int2, |a, b| mulhi(a & 0xff_ffff, b & 0xff_ffff))),
     (
         "v_mul_hi_i32_i24",
-        op!(int2, |a, b| { (i64::from(sx24(a)) * i64::from(sx24(b)) >> 32) as u32 }),
+        op!(int2, |a, b| { ((i64::from(sx24(a)) * i64::from(sx24(b))) >> 32) as u32 }),
     ),
     (
         "v_mad_u32_u24",
@@ -352,11 +357,11 @@ pub(super) const OPS: &[(&str, Exec)] = &[
     ("v_subbrev_co_u32", op!(carry, (true, true, true))),
     ("v_mad_u64_u32", plain!(|w, i| mad64(w, i, false))),
     ("v_mad_i64_i32", plain!(|w, i| mad64(w, i, true))),
-    ("v_mov_b64", plain!(|w, i| map64(w, i, |a, _, _| a))),
-    ("v_lshlrev_b64", plain!(|w, i| map64(w, i, |a, b, _| b << (a & 63)))),
-    ("v_lshrrev_b64", plain!(|w, i| map64(w, i, |a, b, _| b >> (a & 63)))),
-    ("v_ashrrev_i64", plain!(|w, i| map64(w, i, |a, b, _| (b as i64 >> (a & 63)) as u64))),
-    ("v_lshl_add_u64", plain!(|w, i| map64(w, i, |a, b, c| (a << (b & 7)).wrapping_add(c)))),
+    ("v_mov_b64", op!(map64, |a, _, _| a)),
+    ("v_lshlrev_b64", op!(map64, |a, b, _| b << (a & 63))),
+    ("v_lshrrev_b64", op!(map64, |a, b, _| b >> (a & 63))),
+    ("v_ashrrev_i64", op!(map64, |a, b, _| (b as i64 >> (a & 63)) as u64)),
+    ("v_lshl_add_u64", op!(map64, |a, b, c| (a << (b & 7)).wrapping_add(c))),
     ("v_mbcnt_lo_u32_b32", plain!(|w, i| mbcnt(w, i, false))),
     ("v_mbcnt_hi_u32_b32", plain!(|w, i| mbcnt(w, i, true))),
     ("v_pk_mov_b32", plain!(pk_mov)),

@@ -1,6 +1,6 @@
 //! Packed instructions: two halves, or two singles in a register pair; and dot products.
 
-use super::map::{Ty, int_to_flt, op, plain, put32, put64, scalar64, src64, vdst};
+use super::map::{Ty, int_to_flt, op, plain, put32, scalar64, vdst};
 use super::valu_cvt::lanes;
 use super::valu_float::{fma_f16, max, min};
 use crate::env::Env;
@@ -36,32 +36,42 @@ fn pk16(w: &mut Wave, i: &Inst, float: bool, f: fn(u32, u32, u32) -> u32) {
     put32(w, vdst(i.dst), &out);
 }
 
-/// One lane function of the packed single-precision instructions.
-fn pk32(w: &mut Wave, i: &Inst, f: fn(f32, f32, f32) -> f32) {
+/// One half of source `k` of a packed single-precision instruction, negated as asked.
+#[inline(always)]
+fn single(w: &Wave, i: &Inst, k: usize, high: bool) -> [f32; 64] {
     let m = &i.mods;
-    let get = |k: usize| -> [[f32; 2]; 64] {
-        if k >= usize::from(i.nsrc) {
-            return [[0.0; 2]; 64];
+    if k >= usize::from(i.nsrc) {
+        return [0.0; 64];
+    }
+    let (sel, neg) = if high { (m.op_sel_hi, m.abs) } else { (m.op_sel, m.neg) };
+    let (sel, sign) = (sel >> k & 1, u32::from(neg >> k & 1) << 31);
+    match i.src[k] {
+        Operand::V { r, n } => {
+            let row = &w.v[usize::from(r) + usize::from(sel.min(n - 1))].0;
+            std::array::from_fn(|l| f32::from_bits(row[l] ^ sign))
         }
-        // A constant or single register is the same in both halves.
-        let x = match i.src[k] {
-            o @ Operand::Imm(_) => [(scalar64(w, o) & 0xffff_ffff) * 0x1_0000_0001; 64],
-            _ => src64(w, &Inst { modified: false, ..*i }, k, false),
-        };
-        let half = |x: u64, hi: bool| if hi { (x >> 32) as u32 } else { x as u32 };
-        let (lo, hi) = (m.op_sel >> k & 1 == 1, m.op_sel_hi >> k & 1 == 1);
-        let sign = |on: u8| u32::from(on >> k & 1) << 31;
-        x.map(|x| {
-            let (lo, hi) = (half(x, lo) ^ sign(m.neg), half(x, hi) ^ sign(m.abs));
-            [f32::from_bits(lo), f32::from_bits(hi)]
-        })
+        Operand::S { r, n } => {
+            let x = w.s[usize::from(r) + usize::from(sel.min(n - 1))];
+            [f32::from_bits(x ^ sign); 64]
+        }
+        // A constant is the same in both halves.
+        o => [f32::from_bits(scalar64(w, o) as u32 ^ sign); 64],
+    }
+}
+
+/// One lane function of the packed single-precision instructions.
+///
+/// # Safety
+/// None of its own: unsafe to fit the other lane loops.
+#[inline(always)]
+unsafe fn pk32<F: Fn(f32, f32, f32) -> f32>(w: &mut Wave, i: &Inst, f: F) {
+    let half = |w: &Wave, high: bool| -> [u32; 64] {
+        let (a, b, c) = (single(w, i, 0, high), single(w, i, 1, high), single(w, i, 2, high));
+        std::array::from_fn(|l| f(a[l], b[l], c[l]).to_bits())
     };
-    let (a, b, c) = (get(0), get(1), get(2));
-    let out = std::array::from_fn(|l| {
-        let r = |h: usize| u64::from(f(a[l][h], b[l][h], c[l][h]).to_bits());
-        r(0) | r(1) << 32
-    });
-    put64(w, i.dst, &out);
+    let (lo, hi) = (half(w, false), half(w, true));
+    put32(w, vdst(i.dst), &lo);
+    put32(w, vdst(i.dst) + 1, &hi);
 }
 
 fn h(f: fn(f32, f32) -> f32, a: u32, b: u32) -> u32 {
@@ -127,9 +137,9 @@ fn prng(x: u32) -> u32 {
 
 /// The table: mnemonic without encoding suffix, and code.
 pub(super) const OPS: &[(&str, Exec)] = &[
-    ("v_pk_add_f32", plain!(|w, i| pk32(w, i, |a, b, _| a + b))),
-    ("v_pk_mul_f32", plain!(|w, i| pk32(w, i, |a, b, _| a * b))),
-    ("v_pk_fma_f32", plain!(|w, i| pk32(w, i, f32::mul_add))),
+    ("v_pk_add_f32", op!(pk32, |a, b, _| a + b)),
+    ("v_pk_mul_f32", op!(pk32, |a, b, _| a * b)),
+    ("v_pk_fma_f32", op!(pk32, |a: f32, b, c| a.mul_add(b, c))),
     ("v_pk_add_f16", plain!(|w, i| pk16(w, i, true, |a, b, _| h(|a, b| a + b, a, b)))),
     ("v_pk_mul_f16", plain!(|w, i| pk16(w, i, true, |a, b, _| h(|a, b| a * b, a, b)))),
     ("v_pk_min_f16", plain!(|w, i| pk16(w, i, true, |a, b, _| h(min, a, b)))),

@@ -215,7 +215,7 @@ fn lane(
                 let inst = env.kernel.code.index_of(i.pc.into()).unwrap_or(0);
                 w.unwritten = Some(Unwritten { inst, lane: l as u32, addr });
             }
-            deliver(env, w, i, m, l, x, ok, lds);
+            deliver(env, w, i, m, l, (x, ok), lds);
         }
         MemKind::Store { hi } => {
             let mut x = [0u32; 4];
@@ -241,8 +241,7 @@ fn deliver(
     i: &Inst,
     m: &Mem,
     l: usize,
-    x: [u32; 4],
-    ok: bool,
+    (x, ok): ([u32; 4], bool),
     lds: Option<&LdsFill>,
 ) {
     if let (MemKind::LoadLds, Some(f)) = (m.kind, lds) {
@@ -386,7 +385,7 @@ fn scratch(w: &mut Wave, i: &Inst, m: &Mem, d: &Deferred, env: &mut Env) {
                     x[k / 4] |= u32::from(w.scratch[at + k]) << (8 * (k % 4));
                 }
                 let ok = w.scratch_valid[at..at + len].iter().all(|v| *v);
-                deliver(env, w, i, m, l, x, ok, None);
+                deliver(env, w, i, m, l, (x, ok), None);
             }
         }
     }

@@ -42,7 +42,7 @@ pub(crate) enum End {
     /// The caller's own memory.
     Host(u64),
     /// Bytes copied from the caller's memory when the call was made.
-    Staged(Arc<Vec<u8>>),
+    Staged(Arc<[u8]>),
 }
 
 /// A copy of rows, or a fill.

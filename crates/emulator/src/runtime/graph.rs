@@ -43,7 +43,7 @@ pub(crate) fn ancestors(nodes: &[Node], of: &[usize]) -> HashSet<usize> {
 
 /// An instantiated graph.
 pub(crate) struct Executable {
-    pub(crate) nodes: Mutex<Arc<Vec<Node>>>,
+    pub(crate) nodes: Mutex<Arc<[Node]>>,
 }
 
 /// Whether two nodes may stand for each other in an update.
@@ -67,7 +67,7 @@ pub(crate) fn schedule(nodes: &[Node], seed: u64) -> Vec<usize> {
     let mut ready: Vec<usize> = (0..nodes.len()).filter(|k| waits[*k] == 0).collect();
     let mut order = Vec::with_capacity(nodes.len());
     while !ready.is_empty() {
-        let k = ready.swap_remove((rng.next() % ready.len() as u64) as usize);
+        let k = ready.swap_remove((rng.draw() % ready.len() as u64) as usize);
         order.push(k);
         for (j, n) in nodes.iter().enumerate() {
             if n.after.contains(&k) {

@@ -104,7 +104,8 @@ pub(crate) unsafe fn prepare(
         return Err(Error::new(error::LAUNCH_FAILURE, &what));
     }
     let groups = r.grid.iter().map(|g| u128::from(*g)).product::<u128>();
-    if groups > 1 << 31 || (0..3).any(|d| u64::from(r.grid[d]) * u64::from(r.block[d]) >> 32 != 0) {
+    if groups > 1 << 31 || (0..3).any(|d| (u64::from(r.grid[d]) * u64::from(r.block[d])) >> 32 != 0)
+    {
         return invalid("grid too large");
     }
     if r.cooperative && groups > u128::from(256 * occupancy(k, threads as u32, r.dynamic_lds)) {
@@ -166,7 +167,7 @@ pub(crate) fn occupancy(k: &Kernel, threads: u32, dynamic_lds: u32) -> u32 {
     let waves = threads.div_ceil(64).max(1);
     let by_registers = 4 * k.desc.waves_per_simd() / waves;
     let lds = (k.desc.lds + dynamic_lds).next_multiple_of(1280);
-    let by_lds = if lds == 0 { u32::MAX } else { LDS_LIMIT / lds };
+    let by_lds = LDS_LIMIT.checked_div(lds).unwrap_or(u32::MAX);
     by_registers.min(by_lds)
 }
 

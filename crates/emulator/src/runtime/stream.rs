@@ -38,7 +38,7 @@ pub(crate) enum Work {
 /// An entry of a stream's queue.
 pub(crate) enum Op {
     Work(Work),
-    Graph(Arc<Vec<Node>>),
+    Graph(Arc<[Node]>),
     /// Wait until `stream` has finished `seq`.
     Join(Arc<Stream>, u64),
     /// Wait for a recorded event.

@@ -1,5 +1,6 @@
 //! Compiles small kernels with clang and runs them on the emulator's library interface.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

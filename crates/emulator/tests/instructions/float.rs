@@ -390,6 +390,8 @@ fn both(a: u32, b: u32, g: fn(f64, f64) -> f64) -> Quad {
     one(canonical(h(a & 0xffff, b & 0xffff) | h(a >> 16, b >> 16) << 16))
 }
 
+type Lanewise = fn(Quad, Quad, Quad) -> Quad;
+
 fn packed() -> Vec<Case> {
     // NaN results are compared after v_max, which the hardware would quiet: finite inputs instead.
     let tame = "v_and_b32 v4, 0x3bff3bff, v4\nv_and_b32 v8, 0xbbffbbff, v8\n\
@@ -455,7 +457,7 @@ fn packed() -> Vec<Case> {
             one(to_half(v.into()) << 16)
         }),
     ];
-    let pairs: [(&str, fn(Quad, Quad, Quad) -> Quad); 5] = [
+    let pairs: [(&str, Lanewise); 5] = [
         ("v_pk_add_f32 v[16:17], v[4:5], v[8:9]", |a, b, _| {
             [(f(a[0]) + f(b[0])).to_bits(), (f(a[1]) + f(b[1])).to_bits(), 0, 0]
         }),
@@ -492,25 +494,14 @@ fn compares() -> Vec<Case> {
         s
     };
     fn all(a: f64, b: f64) -> Quad {
-        let c: [fn(f64, f64) -> bool; 16] = [
-            |_, _| false,
-            |a, b| a < b,
-            |a, b| a == b,
-            |a, b| a <= b,
-            |a, b| a > b,
-            |a, b| a < b || a > b,
-            |a, b| a >= b,
-            |a, b| !a.is_nan() && !b.is_nan(),
-            |a, b| a.is_nan() || b.is_nan(),
-            |a, b| !(a >= b),
-            |a, b| !(a < b || a > b),
-            |a, b| !(a > b),
-            |a, b| !(a <= b),
-            |a, b| a != b,
-            |a, b| !(a < b),
-            |_, _| true,
-        ];
-        one(c.iter().enumerate().fold(0, |m, (k, f)| m | u32::from(f(a, b)) << k))
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let o = a.partial_cmp(&b);
+        let (lt, eq, gt) = (o == Some(Less), o == Some(Equal), o == Some(Greater));
+        let un = o.is_none();
+        let yes = [false, lt, eq, lt || eq, gt, lt || gt, gt || eq, !un];
+        // The second eight are the negations, in another order.
+        let no = [un, lt || un, eq || un, lt || eq || un, gt || un, !eq, gt || eq || un, true];
+        one(yes.iter().chain(&no).enumerate().fold(0, |m, (k, v)| m | u32::from(*v) << k))
     }
     vec![
         lane(&gather("f32", "v4", "v8"), |a, b, _| all(f(a[0]).into(), f(b[0]).into())),

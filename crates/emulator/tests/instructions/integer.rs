@@ -92,12 +92,12 @@ fn arithmetic() -> Vec<Case> {
         }),
         lane("v_sub_i32 v16, v4, v8", |a, b, _| one((i(a[0]) - i(b[0])) as u32)),
         lane("v_mul_lo_u32 v16, v4, v8", |a, b, _| one((u(a[0]) * u(b[0])) as u32)),
-        lane("v_mul_hi_u32 v16, v4, v8", |a, b, _| one((u(a[0]) * u(b[0]) >> 32) as u32)),
-        lane("v_mul_hi_i32 v16, v4, v8", |a, b, _| one((i(a[0]) * i(b[0]) >> 32) as u32)),
+        lane("v_mul_hi_u32 v16, v4, v8", |a, b, _| one(((u(a[0]) * u(b[0])) >> 32) as u32)),
+        lane("v_mul_hi_i32 v16, v4, v8", |a, b, _| one(((i(a[0]) * i(b[0])) >> 32) as u32)),
         lane("v_mul_u32_u24 v16, v4, v8", |a, b, _| one((u24(a[0]) * u24(b[0])) as u32)),
         lane("v_mul_i32_i24 v16, v4, v8", |a, b, _| one((s24(a[0]) * s24(b[0])) as u32)),
-        lane("v_mul_hi_u32_u24 v16, v4, v8", |a, b, _| one((u24(a[0]) * u24(b[0]) >> 32) as u32)),
-        lane("v_mul_hi_i32_i24 v16, v4, v8", |a, b, _| one((s24(a[0]) * s24(b[0]) >> 32) as u32)),
+        lane("v_mul_hi_u32_u24 v16, v4, v8", |a, b, _| one(((u24(a[0]) * u24(b[0])) >> 32) as u32)),
+        lane("v_mul_hi_i32_i24 v16, v4, v8", |a, b, _| one(((s24(a[0]) * s24(b[0])) >> 32) as u32)),
         lane("v_mad_u32_u24 v16, v4, v8, v12", |a, b, c| {
             one((u24(a[0]) * u24(b[0]) + u(c[0])) as u32)
         }),

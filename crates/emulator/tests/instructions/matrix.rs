@@ -38,6 +38,9 @@ const F32: Elem = Elem { bits: 32, value: |c| f32::from_bits(c).into() };
 const I8: Elem = Elem { bits: 8, value: |c| f64::from(c as u8 as i8) };
 const CODES: [Elem; 5] = [FP8, BF8, FP6, BF6, FP4];
 
+/// `cbsz`, `blgp`, and the byte selections of the scales.
+type Mixed = (usize, usize, Option<(usize, usize)>);
+
 struct Case {
     name: String,
     m: usize,
@@ -45,7 +48,7 @@ struct Case {
     a: Elem,
     b: Elem,
     /// Format codes, and the scales' byte selections.
-    mixed: Option<(usize, usize, Option<(usize, usize)>)>,
+    mixed: Option<Mixed>,
     integer: bool,
 }
 
@@ -221,8 +224,9 @@ fn draw(r: &mut Random, e: Elem) -> Data {
         32 => r.f32().to_bits(),
         16 => {
             // Exponents around one in either 16-bit format.
-            let h =
-                |r: &mut Random| r.u32() & 0x81ff | if r.u32() % 2 == 0 { 0x3c00 } else { 0x3800 };
+            let h = |r: &mut Random| {
+                r.u32() & 0x81ff | if r.u32().is_multiple_of(2) { 0x3c00 } else { 0x3800 }
+            };
             h(r) | h(r) << 16
         }
         8 => r.u32() & 0xbfbf_bfbf,
@@ -308,7 +312,7 @@ fn blocks_and_doubles() {
         .map(|l| {
             let mut x = [0; 16];
             // f16 1.0, 2.0, 4.0, 8.0 by lane mod 4.
-            x[0] = 0x3c00 + (l % 4 << 10);
+            x[0] = 0x3c00 + ((l % 4) << 10);
             x
         })
         .collect();

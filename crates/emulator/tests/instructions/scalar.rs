@@ -128,8 +128,8 @@ fn arithmetic() -> Vec<Case> {
         Case("s_sub_i32 s20, s16, s18", |a, b, _| sat(i(a) - i(b))),
         Case("s_absdiff_i32 s20, s16, s18", |a, b, _| nz((i(a) - i(b)).unsigned_abs() as u32)),
         Case("s_mul_i32 s20, s16, s18", |a, b, _| w((i(a) * i(b)) as u32)),
-        Case("s_mul_hi_u32 s20, s16, s18", |a, b, _| w((u(a) * u(b) >> 32) as u32)),
-        Case("s_mul_hi_i32 s20, s16, s18", |a, b, _| w((i(a) * i(b) >> 32) as u32)),
+        Case("s_mul_hi_u32 s20, s16, s18", |a, b, _| w(((u(a) * u(b)) >> 32) as u32)),
+        Case("s_mul_hi_i32 s20, s16, s18", |a, b, _| w(((i(a) * i(b)) >> 32) as u32)),
         Case("s_min_i32 s20, s16, s18", |a, b, _| {
             (u64::from(i(a).min(i(b)) as u32), Some(i(a) < i(b)))
         }),
@@ -316,7 +316,8 @@ fn scalars() {
         .collect();
     let m = Machine::new(&assemble(&bodies, VECTOR), strict());
     let mut r = Random(77);
-    let mut draw = || if r.u32() % 2 == 0 { EDGES[(r.u32() % 28) as usize] } else { r.u32() };
+    let mut draw =
+        || if r.u32().is_multiple_of(2) { EDGES[(r.u32() % 28) as usize] } else { r.u32() };
     let input: Vec<Quad> = (0..48).map(|_| [draw(), draw(), draw(), draw()]).collect();
     let d = m.buffer(&input);
     for (n, c) in cases.iter().enumerate() {

@@ -89,6 +89,10 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) no_enable_prefix_caching: bool,
 
+    /// Plan each step when the last one has ended, not while it runs; the answers are the same
+    #[arg(long)]
+    pub(crate) no_async_scheduling: bool,
+
     /// Seed of requests that give none
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -79,14 +79,16 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let config = server_config(args, name, plan.limits.max_model_len, eos_ids)?;
     let app = Arc::new(App::new(config, Arc::new(tokenizer), Arc::new(template)));
     let (limits, ranks) = (plan.limits, args.tensor_parallel_size);
-    let loaded =
-        tokio::task::spawn_blocking(move || load(checkpoint, limits, ranks, activations));
+    let loaded = tokio::task::spawn_blocking(move || load(checkpoint, limits, ranks, activations));
     let address = listener.local_addr()?;
     let mut server = pin!(server::serve(listener, app.clone(), stop_signal()));
     tokio::select! {
         loaded = loaded => {
             let mut ranks = loaded??;
-            app.start(Engine::start(engine_config, Box::new(move |batch| ranks.run(batch))));
+            app.start(match args.no_async_scheduling {
+                false => Engine::start_overlapped(engine_config, Box::new(ranks)),
+                true => Engine::start(engine_config, Box::new(move |batch| ranks.run(batch))),
+            });
             eprintln!("listening on http://{address}");
         }
         ended = &mut server => return Ok(ended?),

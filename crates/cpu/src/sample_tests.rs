@@ -67,7 +67,7 @@ fn filters_keep_what_they_say() {
 
 #[test]
 fn penalties_and_bias_move_the_logits() {
-    let counts = TokenCounts { prompt: [0, 1].into(), output: [(1, 2), (3, 1)].into() };
+    let counts = TokenCounts { prompt: Arc::new([0, 1].into()), output: [(1, 2), (3, 1)].into() };
     let adjusted = |change: fn(&mut SamplingParams)| {
         let mut logits = LOGITS;
         adjust(&mut logits, &params(change), Some(&counts));

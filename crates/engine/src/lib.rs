@@ -3,7 +3,9 @@
 //! Data enters as [`Request`]s through [`Engine::submit`], from any thread, and leaves as [`Event`]s
 //! of that request's [`Stream`]. Between them one OS thread (`step_loop`) owns the `scheduler` (a
 //! pure state machine: no clock, no I/O, no threads) and the executor, which hands each planned
-//! [`model::Batch`] to every rank and reads rank 0's results back. Sequences that begin alike share
+//! [`model::Batch`] to every rank and reads rank 0's results back. In the overlapped loop
+//! ([`Engine::start_overlapped`]) a batch is planned and launched while the one before it runs; the
+//! answers are the same. Sequences that begin alike share
 //! KV blocks (`block_pool`), which relies on a row's result being the same bits in any batch and for
 //! any chunking; so does preemption, which computes a sequence again. Text never appears here: stop
 //! strings are the caller's, who drops the stream when one was seen.
@@ -25,7 +27,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::scheduler::Scheduler;
 use crate::sequence::{Place, Sequence};
-use crate::step_loop::{Caller, Command, Shared, StepLoop};
+use crate::step_loop::{Caller, Command, Executor, Shared, StepLoop};
 
 pub use request::{Event, FinishReason, Request, Stream, SubmitError, TokenInfo};
 
@@ -75,6 +77,33 @@ pub struct Load {
 pub type Execute =
     Box<dyn FnMut(model::Batch) -> Result<Vec<model::RowOutput>, model::DeviceError> + Send>;
 
+/// Runs batches in the order in which they are launched.
+pub trait Device: Send {
+    /// Hands over a batch, to be begun when the one launched before it has ended. Returns at once.
+    /// Its carried rows ([`model::Batch::carried`]) take what the one before it draws.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn launch(&mut self, batch: model::Batch) -> Result<(), model::DeviceError>;
+
+    /// Waits for the end of the oldest batch that was launched and not waited for. Returns rank 0's
+    /// results, one per `Batch::outputs` entry, in order.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn wait(&mut self) -> Result<Vec<model::RowOutput>, model::DeviceError>;
+}
+
+impl Device for model::Ranks {
+    fn launch(&mut self, batch: model::Batch) -> Result<(), model::DeviceError> {
+        self.launch(batch)
+    }
+
+    fn wait(&mut self) -> Result<Vec<model::RowOutput>, model::DeviceError> {
+        self.wait()
+    }
+}
+
 /// Handle to a running engine. Cheap to clone. When the last handle is gone the engine's thread
 /// ends after the step it is in, and streams that are still open end with [`Event::Failed`].
 #[derive(Debug, Clone)]
@@ -89,10 +118,21 @@ struct Handle {
 }
 
 impl Engine {
-    /// Starts the engine's thread. `execute` is called there, one batch at a time; if it fails or
+    /// Starts the engine's thread with the normal loop. `execute` is called there, one batch at a time; if it fails or
     /// panics, so does the engine (see [`Engine::health`]). So it does from the start if the
     /// configuration has a zero where it needs a number.
     pub fn start(config: EngineConfig, execute: Execute) -> Engine {
+        Engine::start_with(config, Executor::Normal(execute))
+    }
+
+    /// Starts the engine's thread with the overlapped loop: while `device` runs a batch, the next one
+    /// is planned and launched, so that the device never waits for the host. Otherwise like
+    /// [`Engine::start`].
+    pub fn start_overlapped(config: EngineConfig, device: Box<dyn Device>) -> Engine {
+        Engine::start_with(config, Executor::Overlapped(device))
+    }
+
+    fn start_with(config: EngineConfig, executor: Executor) -> Engine {
         let (commands, received) = channel();
         let shared = Arc::new(Shared {
             free_blocks: AtomicUsize::new(config.num_blocks),
@@ -100,7 +140,7 @@ impl Engine {
         });
         let started = config.check().and_then(|()| {
             let scheduler = Scheduler::new(&config);
-            let step_loop = StepLoop::new(received, scheduler, execute, shared.clone());
+            let step_loop = StepLoop::new(received, scheduler, executor, shared.clone());
             std::thread::Builder::new()
                 .name("engine".into())
                 .spawn(|| step_loop.run())

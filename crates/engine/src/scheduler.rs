@@ -1,7 +1,8 @@
 //! Which sequences run, and what each step computes: a pure state machine.
 //!
 //! `add` and `cancel` change who wants to run; `plan` makes the next batch and `apply` takes its
-//! results. Nothing here reads a clock, starts a thread or touches a device, so a seeded simulation
+//! results. Batches are applied in the order of their plans; the next one may be planned before the
+//! last one is applied, but not the one after it. Nothing here reads a clock, starts a thread or touches a device, so a seeded simulation
 //! can run every path (see `tests/simulation.rs`).
 
 use std::collections::BTreeMap;
@@ -58,12 +59,14 @@ pub(crate) struct Chunk {
     pub(crate) place: Place,
     pub(crate) rows: usize,
     pub(crate) outputs: usize,
+    /// Whether the chunk reaches the end of its sequence.
+    pub(crate) last: bool,
 }
 
 impl Plan {
-    fn push(&mut self, place: Place, sequence: &Sequence, rows: usize, block_size: usize) {
-        let outputs = sequence.append_to(&mut self.batch, rows, block_size);
-        self.chunks.push(Chunk { place, rows, outputs });
+    fn push(&mut self, place: Place, sequence: &mut Sequence, rows: usize, block_size: usize) {
+        let (outputs, last) = sequence.launch(&mut self.batch, rows, block_size);
+        self.chunks.push(Chunk { place, rows, outputs, last });
     }
 }
 
@@ -108,18 +111,18 @@ impl Scheduler {
 
     /// The next batch: one row for each decoding sequence, then prompt chunks in the order of places
     /// as far as the budget goes, starting waiting sequences as they fit. `None` if no sequence is
-    /// left.
+    /// left, or if all depends on results under way.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let preemptions_before = self.preemptions;
         self.make_room_for_decodes();
 
         let mut plan = Plan::default();
-        for (place, sequence) in &self.running {
+        for (place, sequence) in &mut self.running {
             if sequence.is_decoding() {
                 plan.push(*place, sequence, 1, self.block_size);
             }
         }
-        for (place, sequence) in &self.running {
+        for (place, sequence) in &mut self.running {
             let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
             if rows > 0 && !sequence.is_decoding() {
                 plan.push(*place, sequence, rows, self.block_size);
@@ -136,7 +139,7 @@ impl Scheduler {
     /// line.
     fn make_room_for_decodes(&mut self) {
         let block_size = self.block_size;
-        let full = |sequence: &Sequence| sequence.len() > sequence.blocks.len() * block_size;
+        let full = |sequence: &Sequence| sequence.runnable() > sequence.blocks.len() * block_size;
         let grow: Vec<Place> =
             self.running.iter().filter(|(_, s)| full(s)).map(|(place, _)| *place).collect();
         for place in grow {
@@ -172,7 +175,7 @@ impl Scheduler {
                 plan.started.push(Started { place, prompt_tokens, cached_tokens });
             }
             let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
-            plan.push(place, &sequence, rows, self.block_size);
+            plan.push(place, &mut sequence, rows, self.block_size);
             self.running.insert(place, sequence);
         }
     }
@@ -203,8 +206,9 @@ impl Scheduler {
     }
 
     /// Takes a batch's results, in the order of its outputs. Returns each caller's news; sequences
-    /// that ended are forgotten and their blocks free. Results of sequences cancelled since are
-    /// dropped.
+    /// that ended are forgotten and their blocks free. Results of sequences that were cancelled or
+    /// preempted since, or ended with the batch before, are dropped: nobody heard of them, and what
+    /// they wrote is in no published block.
     ///
     /// # Errors
     /// Results that this batch cannot have: the executor is broken.
@@ -232,7 +236,7 @@ impl Scheduler {
                 own.for_each(drop);
                 continue;
             };
-            let events = sequence.advance(chunk.rows, own);
+            let events = sequence.land(chunk.rows, chunk.last, own);
             if self.prefix_caching {
                 sequence.publish_full_blocks(&mut self.pool, self.block_size);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Batch, Draw, OutputRow, RowOutput, Span, TokenCounts, Want};
+use model::{Batch, Carried, Draw, OutputRow, RowOutput, Span, TokenCounts, Want};
 
 use crate::block_pool::BlockPool;
 use crate::request::{Event, FinishReason, Request, TokenInfo};
@@ -18,17 +18,25 @@ pub(crate) struct Place {
 /// A request and its progress.
 ///
 /// ```text
-/// tokens     [ prompt ............................ | generated ........ ]
-/// computed   [ in the KV cache ...... | pending: still to be run ...... ]
+/// tokens     [ prompt ......................... | generated ....... | drawing ]
+/// launched   [ landed ...... | in batches under way | pending: still to be run ]
 /// ```
+///
+/// A batch is launched, and lands when its results are there. In between, what comes after its rows
+/// can be launched already: a token that is still being drawn is a row's input by reference.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     request: Request,
     /// The prompt (taken out of `request`), then what was generated.
     tokens: Vec<u32>,
     prompt_len: usize,
-    computed: usize,
-    /// Room for `tokens`; none while waiting.
+    /// Tokens that batches under way draw. At most 1 when a batch is planned.
+    drawing: usize,
+    /// Where the latest of them is among its batch's outputs.
+    last_draw: usize,
+    launched: usize,
+    landed: usize,
+    /// Room for the tokens; none while waiting.
     pub(crate) blocks: Vec<u32>,
     /// How many of `blocks`, from the first, are published in the pool.
     published: usize,
@@ -44,14 +52,17 @@ impl Sequence {
     pub(crate) fn new(mut request: Request) -> Sequence {
         let tokens = std::mem::take(&mut request.prompt);
         let counts = request.sampling.needs_counts().then(|| {
-            let prompt = tokens.iter().copied().collect();
+            let prompt = Arc::new(tokens.iter().copied().collect());
             Arc::new(TokenCounts { prompt, ..TokenCounts::default() })
         });
         Sequence {
             request,
             prompt_len: tokens.len(),
             tokens,
-            computed: 0,
+            drawing: 0,
+            last_draw: 0,
+            launched: 0,
+            landed: 0,
             blocks: Vec::new(),
             published: 0,
             counts,
@@ -61,9 +72,14 @@ impl Sequence {
         }
     }
 
-    /// Tokens known: the prompt's and those generated.
+    /// The prompt's tokens and those generated, known or still being drawn.
     pub(crate) fn len(&self) -> usize {
-        self.tokens.len()
+        self.tokens.len() + self.drawing
+    }
+
+    /// Tokens that can be run: all but the very last one, behind which nothing is wanted.
+    pub(crate) fn runnable(&self) -> usize {
+        self.len().min(self.prompt_len + self.request.max_tokens.saturating_sub(1))
     }
 
     /// Tokens of the prompt.
@@ -71,9 +87,10 @@ impl Sequence {
         self.prompt_len
     }
 
-    /// Tokens known but not yet run. At least 1 in every running sequence.
+    /// Tokens not yet in a batch. At least 1 in every running sequence, unless its last result is
+    /// under way.
     pub(crate) fn pending(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.runnable() - self.launched
     }
 
     /// Whether only the token generated last is to be run.
@@ -82,7 +99,7 @@ impl Sequence {
     }
 
     fn generated(&self) -> usize {
-        self.tokens.len() - self.prompt_len
+        self.len() - self.prompt_len
     }
 
     /// The published blocks this sequence can begin with. Never all tokens: the last one's row is
@@ -95,7 +112,8 @@ impl Sequence {
 
     /// Begins to run with these blocks, the first `published` of them from [`Self::find_prefix`].
     pub(crate) fn start(&mut self, blocks: Vec<u32>, published: usize, block_size: usize) {
-        self.computed = published * block_size;
+        self.launched = published * block_size;
+        self.landed = self.launched;
         self.blocks = blocks;
         self.published = published;
     }
@@ -103,20 +121,23 @@ impl Sequence {
     /// Once, after the first start: how many prompt tokens were in the cache.
     pub(crate) fn first_start(&mut self) -> Option<usize> {
         let first = !std::mem::replace(&mut self.started_before, true);
-        first.then_some(self.computed)
+        first.then_some(self.landed)
     }
 
-    /// Gives all blocks back. What was computed is to be computed again; tokens and scores stay.
+    /// Gives all blocks back. What was computed, or is under way, is to be computed again; known
+    /// tokens and scores stay.
     pub(crate) fn stop(&mut self, pool: &mut BlockPool) {
         pool.release(&std::mem::take(&mut self.blocks));
-        self.computed = 0;
+        self.drawing = 0;
+        self.launched = 0;
+        self.landed = 0;
         self.published = 0;
     }
 
     /// Lets other sequences use the blocks that have become full.
     pub(crate) fn publish_full_blocks(&mut self, pool: &mut BlockPool, block_size: usize) {
         let salt = self.request.cache_salt.as_ref();
-        while (self.published + 1) * block_size <= self.computed {
+        while (self.published + 1) * block_size <= self.landed {
             let (before, rest) = self.blocks.split_at_mut(self.published);
             let tokens = &self.tokens[self.published * block_size..][..block_size];
             rest[0] = pool.publish(salt, before, tokens, rest[0]);
@@ -124,30 +145,43 @@ impl Sequence {
         }
     }
 
-    /// Appends the next `rows` pending tokens to the batch; returns how many outputs they ask for.
-    pub(crate) fn append_to(&self, batch: &mut Batch, rows: usize, block_size: usize) -> usize {
-        let (row, end) = (batch.tokens.len(), self.computed + rows);
+    /// Appends the next `rows` pending tokens to the batch. Returns how many outputs they ask for,
+    /// and whether nothing is pending behind them before they land.
+    pub(crate) fn launch(
+        &mut self,
+        batch: &mut Batch,
+        rows: usize,
+        block_size: usize,
+    ) -> (usize, bool) {
+        let (row, position, end) = (batch.tokens.len(), self.launched, self.launched + rows);
         let outputs_before = batch.outputs.len();
-        batch.tokens.extend_from_slice(&self.tokens[self.computed..end]);
-        batch.spans.push(Span {
-            row,
-            rows,
-            position: self.computed,
-            blocks: self.blocks[..end.div_ceil(block_size)].to_vec(),
-        });
-        for position in self.computed..end {
+        let known = end.min(self.tokens.len());
+        batch.tokens.extend_from_slice(&self.tokens[position..known]);
+        if known < end {
+            batch.carried.push(Carried { row: batch.tokens.len(), output: self.last_draw });
+            batch.tokens.push(0);
+        }
+        let blocks = self.blocks[..end.div_ceil(block_size)].to_vec();
+        batch.spans.push(Span { row, rows, position, blocks });
+        for position in position..end {
             if let Some((want, logprobs)) = self.wanted(position) {
-                let row = row + position - self.computed;
+                let row = row + position - self.launched;
                 batch.outputs.push(OutputRow { row, want, logprobs });
             }
         }
-        batch.outputs.len() - outputs_before
+        self.launched = end;
+        let last = end == self.len();
+        if last && self.request.max_tokens > 0 {
+            self.last_draw = batch.outputs.len() - 1;
+            self.drawing += 1;
+        }
+        (batch.outputs.len() - outputs_before, last)
     }
 
     /// What is wanted of the logits behind `position`, and how many log-probabilities with it.
     fn wanted(&self, position: usize) -> Option<(Want, Option<usize>)> {
         let next = position + 1;
-        if next == self.tokens.len() {
+        if next == self.len() {
             let draw = Draw {
                 params: self.request.sampling.clone(),
                 index: self.generated() as u64,
@@ -161,23 +195,24 @@ impl Sequence {
         }
     }
 
-    /// Takes the results of the next `rows` pending tokens. Returns what the caller is to be told.
-    pub(crate) fn advance(
+    /// Takes the results of the oldest rows under way. `last` is what `launch` said of them. Returns
+    /// what the caller is to be told.
+    pub(crate) fn land(
         &mut self,
         rows: usize,
+        last: bool,
         results: impl Iterator<Item = RowOutput>,
     ) -> Vec<Event> {
-        self.computed += rows;
+        self.landed += rows;
         let mut infos: Vec<TokenInfo> = results.map(TokenInfo::from).collect();
-        let done = self.pending() == 0;
-        let sampled = if done && self.request.max_tokens > 0 { infos.pop() } else { None };
+        let sampled = if last && self.request.max_tokens > 0 { infos.pop() } else { None };
         self.scored += infos.len();
         self.prompt_scores.append(&mut infos);
-        if !done {
+        if !last {
             return Vec::new();
         }
         let mut events = Vec::new();
-        if self.generated() == 0 && self.request.prompt_logprobs.is_some() {
+        if self.tokens.len() == self.prompt_len && self.request.prompt_logprobs.is_some() {
             events.push(Event::Prompt(std::mem::take(&mut self.prompt_scores)));
         }
         let finish = match sampled {
@@ -193,6 +228,7 @@ impl Sequence {
     }
 
     fn push_token(&mut self, id: u32) -> Option<FinishReason> {
+        self.drawing -= 1;
         self.tokens.push(id);
         if let Some(counts) = &mut self.counts {
             *Arc::make_mut(counts).output.entry(id).or_default() += 1;
@@ -200,7 +236,8 @@ impl Sequence {
         if self.request.stop_ids.contains(&id) {
             Some(FinishReason::Stop)
         } else {
-            (self.generated() == self.request.max_tokens).then_some(FinishReason::Length)
+            (self.tokens.len() - self.prompt_len == self.request.max_tokens)
+                .then_some(FinishReason::Length)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The engine's thread: takes commands, plans, executes, tells.
+//! The engine's thread: takes commands, plans, has batches run, tells.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,10 +8,12 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::Execute;
+use model::RowOutput;
+
 use crate::request::Event;
-use crate::scheduler::{Scheduler, Started};
+use crate::scheduler::{Chunk, Plan, Scheduler, Started};
 use crate::sequence::{Place, Sequence};
+use crate::{Device, Execute};
 
 /// What other threads ask of the engine's thread.
 pub(crate) enum Command {
@@ -51,10 +53,20 @@ pub(crate) struct Shared {
     pub(crate) failure: OnceLock<String>,
 }
 
+/// What runs the batches.
+pub(crate) enum Executor {
+    /// One after the other: the next one is planned when the last one's results are there.
+    Normal(Execute),
+    /// The next one is planned and launched while the last one runs.
+    Overlapped(Box<dyn Device>),
+}
+
 pub(crate) struct StepLoop {
     commands: Receiver<Command>,
     scheduler: Scheduler,
-    execute: Execute,
+    executor: Executor,
+    /// The chunks of the batch that was launched last, until it lands.
+    under_way: Option<Vec<Chunk>>,
     callers: HashMap<Place, Caller>,
     shared: Arc<Shared>,
     /// How many of `shared.waiting` have come out of the channel.
@@ -65,11 +77,18 @@ impl StepLoop {
     pub(crate) fn new(
         commands: Receiver<Command>,
         scheduler: Scheduler,
-        execute: Execute,
+        executor: Executor,
         shared: Arc<Shared>,
     ) -> StepLoop {
-        let callers = HashMap::new();
-        StepLoop { commands, scheduler, execute, callers, shared, waiting_seen: 0 }
+        StepLoop {
+            commands,
+            scheduler,
+            executor,
+            under_way: None,
+            callers: HashMap::new(),
+            shared,
+            waiting_seen: 0,
+        }
     }
 
     /// Runs until the last handle is gone. Streams that are open then fail.
@@ -78,7 +97,7 @@ impl StepLoop {
     pub(crate) fn run(mut self) {
         while self.take_commands() {
             self.publish_load();
-            if self.scheduler.is_idle() {
+            if self.is_idle() {
                 continue;
             }
             // A panic in the executor, or here, must not leave the callers waiting for ever.
@@ -94,10 +113,14 @@ impl StepLoop {
         self.fail_all("the engine was stopped");
     }
 
+    fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.under_way.is_none()
+    }
+
     /// Takes all commands that are there, waiting for one if there is nothing else to do. Returns
     /// false if the thread is to end.
     fn take_commands(&mut self) -> bool {
-        if self.scheduler.is_idle() {
+        if self.is_idle() {
             let Ok(command) = self.commands.recv() else { return false };
             if !self.take(command) {
                 return false;
@@ -131,14 +154,41 @@ impl StepLoop {
         true
     }
 
+    /// Plans a batch and takes the results of one: the same one, or the one before it.
     fn step(&mut self) -> Result<(), String> {
-        let Some(plan) = self.scheduler.plan() else {
-            return Ok(());
-        };
+        let plan = self.plan();
+        match &mut self.executor {
+            Executor::Normal(execute) => {
+                let Some(Plan { batch, chunks, .. }) = plan else {
+                    return Ok(());
+                };
+                let results = execute(batch).map_err(|error| error.to_string())?;
+                self.land(&chunks, results)
+            }
+            Executor::Overlapped(device) => {
+                let earlier = self.under_way.take();
+                if let Some(Plan { batch, chunks, .. }) = plan {
+                    device.launch(batch).map_err(|error| error.to_string())?;
+                    self.under_way = Some(chunks);
+                }
+                let Some(chunks) = earlier else {
+                    return Ok(());
+                };
+                let results = device.wait().map_err(|error| error.to_string())?;
+                self.land(&chunks, results)
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Option<Plan> {
+        let plan = self.scheduler.plan()?;
         self.publish_load();
         self.publish_starts(&plan.started);
-        let results = (self.execute)(plan.batch).map_err(|error| error.to_string())?;
-        let news = self.scheduler.apply(&plan.chunks, results)?;
+        Some(plan)
+    }
+
+    fn land(&mut self, chunks: &[Chunk], results: Vec<RowOutput>) -> Result<(), String> {
+        let news = self.scheduler.apply(chunks, results)?;
         // First the figures, then the events: whoever sees an end also sees its blocks free.
         self.publish_load();
         for (place, event) in news {
@@ -154,6 +204,7 @@ impl StepLoop {
     }
 
     fn fail_all(&mut self, reason: &str) {
+        self.under_way = None;
         for (place, caller) in std::mem::take(&mut self.callers) {
             self.scheduler.cancel(place);
             caller.tell(Event::Failed(reason.to_owned()));

@@ -1,5 +1,8 @@
 //! One step's work for all ranks, and what comes back.
 
+use std::sync::Arc;
+
+use crate::DeviceError;
 use crate::sampling::Draw;
 
 /// A run of consecutive tokens of one sequence within a batch: a prompt chunk or one decode token.
@@ -35,6 +38,15 @@ pub struct OutputRow {
     pub logprobs: Option<usize>,
 }
 
+/// A row whose input token the previous batch draws. It was not known when this batch was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Index into `Batch::tokens`; what stands there is not read.
+    pub row: usize,
+    /// Index into the previous batch's `outputs`.
+    pub output: usize,
+}
+
 /// One step: prompt chunks and decode tokens of any number of sequences.
 ///
 /// Rows of one span are consecutive, spans follow one another without gaps, and `outputs` is sorted
@@ -43,10 +55,39 @@ pub struct OutputRow {
 pub struct Batch {
     /// Input token of every row.
     pub tokens: Vec<u32>,
+    /// Rows whose token the previous batch draws, at most one entry a row.
+    pub carried: Vec<Carried>,
     /// The sequences' runs, covering all rows.
     pub spans: Vec<Span>,
     /// Rows whose logits are wanted, sorted by row, at most one entry a row.
     pub outputs: Vec<OutputRow>,
+}
+
+impl Batch {
+    /// The batch with its carried rows filled in. `drawn` has the token of each of the previous
+    /// batch's outputs. A token that is filled in is counted for the draw behind its row.
+    ///
+    /// # Errors
+    /// A carried row that is not in this batch, or an output that was not in the previous one.
+    pub fn resolved(&self, drawn: &[u32]) -> Result<Batch, DeviceError> {
+        let mut batch = self.clone();
+        for Carried { row, output } in batch.carried.drain(..) {
+            let (Some(token), Some(&id)) = (batch.tokens.get_mut(row), drawn.get(output)) else {
+                let outputs = drawn.len();
+                return Err(DeviceError(format!(
+                    "row {row} carries output {output}, but the previous batch had {outputs} outputs"
+                )));
+            };
+            *token = id;
+            if let Ok(own) = batch.outputs.binary_search_by_key(&row, |output| output.row)
+                && let Want::Sample(Draw { counts: Some(counts), .. }) =
+                    &mut batch.outputs[own].want
+            {
+                *Arc::make_mut(counts).output.entry(id).or_default() += 1;
+            }
+        }
+        Ok(batch)
+    }
 }
 
 /// The result of one `OutputRow`.
@@ -60,4 +101,34 @@ pub struct RowOutput {
     /// The most likely tokens with their log-probabilities, best first (equal ones: lower id
     /// first).
     pub top: Vec<(u32, f32)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::{SamplingParams, TokenCounts};
+
+    #[test]
+    fn carried_rows_take_what_was_drawn_and_count_it() {
+        let counts = Arc::new(TokenCounts { output: [(7, 1)].into(), ..TokenCounts::default() });
+        let params = Arc::new(SamplingParams::default());
+        let want = Want::Sample(Draw { params, index: 2, counts: Some(counts.clone()) });
+        let batch = Batch {
+            tokens: vec![5, 0],
+            carried: vec![Carried { row: 1, output: 2 }],
+            outputs: vec![OutputRow { row: 1, want, logprobs: None }],
+            ..Batch::default()
+        };
+        let resolved = batch.resolved(&[1, 2, 7]).unwrap();
+        assert_eq!((resolved.tokens, resolved.carried), (vec![5, 7], vec![]));
+        let Want::Sample(Draw { counts: Some(own), .. }) = &resolved.outputs[0].want else {
+            panic!("the draw has lost its counts");
+        };
+        assert_eq!((own.output[&7], counts.output[&7]), (2, 1));
+
+        let error = batch.resolved(&[1, 2]).unwrap_err();
+        assert!(error.0.contains("output 2, but the previous batch had 2"), "{error}");
+        let beyond = Batch { tokens: vec![5], ..batch };
+        assert!(beyond.resolved(&[1, 2, 7]).is_err());
+    }
 }

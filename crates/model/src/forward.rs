@@ -16,6 +16,8 @@ pub struct Model<B: Backend> {
     heads: HeadShape,
     softmax_scale: f32,
     eps: f32,
+    /// What the latest batch's outputs drew, for the next one's carried rows.
+    drawn: Vec<u32>,
 }
 
 /// Activations between verbs, allocated once.
@@ -105,14 +107,26 @@ impl<B: Backend> Model<B> {
             heads,
             softmax_scale: rope::softmax_scale(config),
             eps: config.rms_norm_eps,
+            drawn: Vec::new(),
         })
     }
 
-    /// Computes one batch; every rank returns the same results.
+    /// Computes one batch; every rank returns the same results. Carried rows take what the batch
+    /// before this one drew.
     ///
     /// # Errors
-    /// A failed device or rank.
+    /// A failed device or rank, or a batch with impossible carried rows.
     pub fn forward(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
+        let results = match batch.carried.is_empty() {
+            true => self.forward_resolved(batch)?,
+            false => self.forward_resolved(&batch.resolved(&self.drawn)?)?,
+        };
+        self.drawn.clear();
+        self.drawn.extend(results.iter().map(|result| result.token));
+        Ok(results)
+    }
+
+    fn forward_resolved(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
         self.backend.begin(batch)?;
         self.backend.embed(&self.weights.embed, &mut self.work.residual)?;
         let mut norm = &self.weights.layers[0].input_norm;

@@ -15,7 +15,7 @@ mod sampling;
 mod weights;
 
 pub use backend::{Backend, CacheShape, HeadShape, RouterShape};
-pub use batch::{Batch, OutputRow, RowOutput, Span, Want};
+pub use batch::{Batch, Carried, OutputRow, RowOutput, Span, Want};
 pub use forward::Model;
 pub use limits::{Limits, weight_bytes};
 pub use ranks::Ranks;

@@ -1,5 +1,6 @@
 //! A tensor-parallel group: every rank's model on a thread of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,6 +13,12 @@ type StepResult = Result<Vec<RowOutput>, DeviceError>;
 pub struct Ranks {
     batches: Vec<Sender<Arc<Batch>>>,
     results: Receiver<(usize, StepResult)>,
+    /// How many batches each rank has ended.
+    ended: Vec<usize>,
+    /// Batches whose results were taken by `wait`.
+    waited: usize,
+    /// Rank 0's results of the batches it has ended since then.
+    outputs: VecDeque<Vec<RowOutput>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -51,33 +58,59 @@ impl Ranks {
             batches.push(batch_tx);
             loaded.push(loaded_rx);
         }
-        let group = Ranks { batches, results, threads };
+        let ended = vec![0; ranks];
+        let outputs = VecDeque::new();
+        let group = Ranks { batches, results, ended, waited: 0, outputs, threads };
         for rank in loaded {
             rank.recv().map_err(|_| DeviceError("a rank died while loading".into()))??;
         }
         Ok(group)
     }
 
-    /// Runs one batch on all ranks and returns rank 0's results.
+    /// Runs one batch on all ranks and returns rank 0's results. None may be under way.
     ///
     /// # Errors
     /// Any rank's failure; the group must not be used after one.
     pub fn run(&mut self, batch: Batch) -> StepResult {
-        let died = || DeviceError("a rank died".into());
+        self.launch(batch)?;
+        self.wait()
+    }
+
+    /// Hands a batch to all ranks, which begin it as soon as they have ended those launched before,
+    /// and returns at once.
+    ///
+    /// # Errors
+    /// A rank that has died; the group must not be used after that.
+    pub fn launch(&mut self, batch: Batch) -> Result<(), DeviceError> {
         let batch = Arc::new(batch);
         for rank in &self.batches {
             rank.send(Arc::clone(&batch)).map_err(|_| died())?;
         }
-        let mut outputs = Vec::new();
-        for _ in &self.batches {
+        Ok(())
+    }
+
+    /// Waits until all ranks have ended the oldest batch that was launched and not waited for, and
+    /// returns rank 0's results.
+    ///
+    /// # Errors
+    /// Any rank's failure; the group must not be used after one.
+    pub fn wait(&mut self) -> StepResult {
+        self.waited += 1;
+        // Ranks need not end in step: one may have ended the next batch too.
+        while self.ended.iter().any(|ended| *ended < self.waited) {
             let (rank, result) = self.results.recv().map_err(|_| died())?;
             let result = result.map_err(|e| DeviceError(format!("rank {rank}: {e}")))?;
+            self.ended[rank] += 1;
             if rank == 0 {
-                outputs = result;
+                self.outputs.push_back(result);
             }
         }
-        Ok(outputs)
+        self.outputs.pop_front().ok_or_else(died)
     }
+}
+
+fn died() -> DeviceError {
+    DeviceError("a rank died".into())
 }
 
 impl Drop for Ranks {

@@ -58,7 +58,7 @@ impl SamplingParams {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenCounts {
     /// Distinct tokens of the prompt.
-    pub prompt: HashSet<u32>,
+    pub prompt: Arc<HashSet<u32>>,
     /// How often each token was generated.
     pub output: HashMap<u32, u32>,
 }
@@ -70,7 +70,7 @@ pub struct Draw {
     pub params: Arc<SamplingParams>,
     /// How many tokens this sequence has generated before this one.
     pub index: u64,
-    /// Present if `params.needs_counts()`.
+    /// Present if `params.needs_counts()`. Without the row's own token, if that one is carried.
     pub counts: Option<Arc<TokenCounts>>,
 }
 

@@ -2,11 +2,11 @@
 //! of a sequence's whole history: a wrong position, token, block or draw changes what it answers or
 //! is an error.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use model::{Batch, DeviceError, Draw, OutputRow, RowOutput, Span, Want};
 
-use crate::{Event, FinishReason, Request, TokenInfo};
+use crate::{Device, Event, FinishReason, Request, TokenInfo};
 
 /// Answers batches like a model on a paged cache.
 pub(super) struct FakeDevice {
@@ -15,18 +15,40 @@ pub(super) struct FakeDevice {
     max_rows: usize,
     /// What was last written to each slot of each block: a position and its token.
     slots: Vec<Option<(usize, u32)>>,
+    /// What the latest batch drew.
+    drawn: Vec<u32>,
+    /// Batches not waited for.
+    launched: VecDeque<Batch>,
+}
+
+/// Runs a batch when it is waited for, which nobody can tell from earlier.
+impl Device for FakeDevice {
+    fn launch(&mut self, batch: Batch) -> Result<(), DeviceError> {
+        self.launched.push_back(batch);
+        ensure(self.launched.len() <= 2, || "three batches at once".into())
+    }
+
+    fn wait(&mut self) -> Result<Vec<RowOutput>, DeviceError> {
+        let batch = self.launched.pop_front().ok_or_else(|| device_error("nothing launched"))?;
+        self.execute(batch)
+    }
 }
 
 impl FakeDevice {
     pub(super) fn new(blocks: usize, block_size: usize, vocab: usize, max_rows: usize) -> Self {
         let slots = vec![None; blocks * block_size];
-        FakeDevice { block_size, vocab_size: vocab as u32, max_rows, slots }
+        let (vocab_size, drawn, launched) = (vocab as u32, Vec::new(), VecDeque::new());
+        FakeDevice { block_size, vocab_size, max_rows, slots, drawn, launched }
     }
 
     pub(super) fn execute(&mut self, batch: Batch) -> Result<Vec<RowOutput>, DeviceError> {
+        let batch = batch.resolved(&self.drawn)?;
         self.check_form(&batch)?;
         self.write(&batch)?;
-        batch.outputs.iter().map(|output| self.answer(&batch, output)).collect()
+        let answers = batch.outputs.iter().map(|output| self.answer(&batch, output));
+        let answers = answers.collect::<Result<Vec<RowOutput>, DeviceError>>()?;
+        self.drawn = answers.iter().map(|answer| answer.token).collect();
+        Ok(answers)
     }
 
     fn check_form(&self, batch: &Batch) -> Result<(), DeviceError> {
@@ -99,7 +121,7 @@ fn check_draw(history: &[u32], draw: &Draw) -> Result<(), DeviceError> {
             _ => return Err(device_error("an output token is not counted")),
         }
     }
-    let exact = counts.prompt == prompt && left.values().all(|count| *count == 0);
+    let exact = *counts.prompt == prompt && left.values().all(|count| *count == 0);
     ensure(exact, || "wrong counts".into())
 }
 

@@ -12,7 +12,7 @@ use model::{Batch, SamplingParams, uniform};
 use super::fake_device::{FakeDevice, expected_events};
 use crate::scheduler::{Chunk, Plan, Scheduler};
 use crate::sequence::{Place, Sequence};
-use crate::{EngineConfig, Event, Request};
+use crate::{EngineConfig, Event, FinishReason, Request};
 
 /// Each test runs worlds until it has made this many steps.
 const STEPS: usize = 500_000;
@@ -58,6 +58,9 @@ fn run_worlds(first_seed: u64) {
         seen.preempted,
         seen.prefix_hits,
         seen.shared_blocks,
+        seen.carried_rows,
+        seen.late_stops,
+        seen.preempted_under_way,
     ];
     assert!(each.iter().all(|count| *count > 1000), "{seen:?}");
 }
@@ -80,6 +83,12 @@ struct Seen {
     prefix_hits: usize,
     /// Blocks with several holders, summed over steps.
     shared_blocks: usize,
+    /// Rows whose token was being drawn when they were planned.
+    carried_rows: usize,
+    /// Sequences that ended with a stop id while a row behind it was under way.
+    late_stops: usize,
+    /// Sequences that were preempted while rows of theirs were under way.
+    preempted_under_way: usize,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -94,6 +103,9 @@ impl std::ops::AddAssign for Seen {
         self.preempted += other.preempted;
         self.prefix_hits += other.prefix_hits;
         self.shared_blocks += other.shared_blocks;
+        self.carried_rows += other.carried_rows;
+        self.late_stops += other.late_stops;
+        self.preempted_under_way += other.preempted_under_way;
     }
 }
 
@@ -108,6 +120,9 @@ struct World {
     config: EngineConfig,
     scheduler: Scheduler,
     device: FakeDevice,
+    /// Whether a batch is planned before the results of the last one are there.
+    overlapped: bool,
+    under_way: Option<Plan>,
     callers: BTreeMap<Place, Caller>,
     arrivals: u64,
     seen: Seen,
@@ -134,7 +149,18 @@ impl World {
         );
         let scheduler = Scheduler::new(&config);
         let (callers, seen) = (BTreeMap::new(), Seen::default());
-        World { random, config, scheduler, device, callers, arrivals: 0, seen }
+        let (overlapped, under_way) = (random.percent(60), None);
+        World {
+            random,
+            config,
+            scheduler,
+            device,
+            overlapped,
+            under_way,
+            callers,
+            arrivals: 0,
+            seen,
+        }
     }
 
     /// A few hundred steps with arrivals and cancels, then until all is done.
@@ -150,8 +176,9 @@ impl World {
             self.step()?;
         }
         // The first one running gets nearer to its end each step; while it runs, the others may be
-        // preempted and begin again.
-        let mut left = self.callers.len().pow(2) * self.config.max_model_len;
+        // preempted and begin again. Overlapped, its last results take one more step, and so do
+        // those of sequences that have gone already.
+        let mut left = 1 + self.callers.len().pow(2) * (self.config.max_model_len + 1);
         while self.step()? {
             left = left.checked_sub(1).ok_or("the rest does not end")?;
         }
@@ -184,27 +211,19 @@ impl World {
         }
     }
 
-    /// Plans, executes, applies. Returns false if there was nothing to do.
+    /// Plans a batch; executes and applies it, or the one before. Returns false if there was nothing
+    /// to do.
     fn step(&mut self) -> Result<bool, String> {
-        let running_before: BTreeSet<Place> = self.scheduler.running.keys().copied().collect();
-        let decoding: BTreeSet<Place> = self
-            .scheduler
-            .running
-            .iter()
-            .filter_map(|(place, sequence)| sequence.is_decoding().then_some(*place))
-            .collect();
-        let preempted_before = self.scheduler.preemptions;
-        let Some(plan) = self.scheduler.plan() else {
-            ensure(self.callers.is_empty(), "no plan, though someone waits")?;
-            return Ok(false);
+        let planned = self.plan()?;
+        let had_plan = planned.is_some();
+        let due = match self.overlapped {
+            true => std::mem::replace(&mut self.under_way, planned),
+            false => planned,
         };
-        self.seen.steps += 1;
-        let preempted = (self.scheduler.preemptions - preempted_before) as usize;
-        self.seen.preempted += preempted;
-        self.check_places(&plan, &running_before, preempted)?;
-        self.check_plan(&plan, &decoding)?;
-        self.check_blocks(Some(&plan.batch))?;
-
+        let Some(plan) = due else {
+            ensure(had_plan || self.callers.is_empty(), "no plan, though someone waits")?;
+            return Ok(had_plan);
+        };
         let mut cancelled = None;
         let results = self.device.execute(plan.batch).map_err(|error| error.to_string())?;
         if self.random.percent(2) {
@@ -221,11 +240,41 @@ impl World {
         Ok(true)
     }
 
+    fn plan(&mut self) -> Result<Option<Plan>, String> {
+        let running_before: BTreeSet<Place> = self.scheduler.running.keys().copied().collect();
+        let decoding: BTreeSet<Place> = self
+            .scheduler
+            .running
+            .iter()
+            .filter_map(|(place, sequence)| sequence.is_decoding().then_some(*place))
+            .collect();
+        let preempted_before = self.scheduler.preemptions;
+        let Some(plan) = self.scheduler.plan() else {
+            return Ok(None);
+        };
+        self.seen.steps += 1;
+        let preempted = (self.scheduler.preemptions - preempted_before) as usize;
+        self.seen.preempted += preempted;
+        self.seen.carried_rows += plan.batch.carried.len();
+        let ours = |chunk: &&Chunk| self.scheduler.waiting.contains_key(&chunk.place);
+        let chunks = self.under_way.iter().flat_map(|plan| &plan.chunks);
+        self.seen.preempted_under_way += chunks.filter(ours).count();
+        self.check_places(&plan, &running_before, preempted)?;
+        self.check_plan(&plan, &decoding)?;
+        self.check_blocks(Some(&plan.batch))?;
+        Ok(Some(plan))
+    }
+
     fn hear(&mut self, place: Place, event: Event) -> Result<(), String> {
         let caller = self.callers.get_mut(&place).ok_or("news for nobody")?;
         let expected = caller.expected.next();
         ensure(expected.as_ref() == Some(&event), &format!("{event:?}, not {expected:?}"))?;
-        if let Event::Finished(_) = event {
+        if let Event::Finished(reason) = event {
+            let ours = |chunk: &Chunk| chunk.place == place;
+            let goes_on = self.under_way.iter().any(|plan| plan.chunks.iter().any(ours));
+            // Only a stop id comes unforeseen.
+            ensure(!goes_on || reason == FinishReason::Stop, "ran beyond its length")?;
+            self.seen.late_stops += usize::from(goes_on);
             ensure(caller.expected.len() == 0, "ended early")?;
             self.callers.remove(&place);
             self.seen.finished += 1;
@@ -271,7 +320,7 @@ impl World {
         ensure(decoding.iter().all(served), "a decode was left out")?;
         let prompts: Vec<&Chunk> =
             plan.chunks.iter().filter(|chunk| !decoding.contains(&chunk.place)).collect();
-        let cut = |chunk: &&&Chunk| running[&chunk.place].pending() > chunk.rows;
+        let cut = |chunk: &&&Chunk| !chunk.last;
         let cut_short = prompts.iter().filter(cut).count();
         ensure(cut_short <= 1, "two prompts share the budget")?;
 

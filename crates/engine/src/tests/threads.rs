@@ -3,10 +3,10 @@
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use model::DeviceError;
+use model::{Batch, DeviceError, RowOutput};
 
 use super::fake_device::{FakeDevice, expected_events};
-use crate::{Engine, EngineConfig, Event, Execute, Load, Request, Stream, SubmitError};
+use crate::{Device, Engine, EngineConfig, Event, Execute, Load, Request, Stream, SubmitError};
 
 const CONFIG: EngineConfig = EngineConfig {
     max_model_len: 64,
@@ -75,7 +75,20 @@ fn await_gauges(engine: &Engine, expected: Gauges) {
 #[test]
 fn many_callers_get_the_answers_they_would_get_alone() {
     let mut device = device();
-    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    serve_many_callers(Engine::start(CONFIG, Box::new(move |batch| device.execute(batch))));
+}
+
+#[test]
+fn the_overlapped_loop_gives_the_same_answers() {
+    serve_many_callers(Engine::start_overlapped(CONFIG, Box::new(device())));
+    // A pool for one of the longest sequences: most are preempted, often with rows under way.
+    let config = EngineConfig { num_blocks: 16, ..CONFIG };
+    let engine = Engine::start_overlapped(config, Box::new(device()));
+    serve_many_callers(engine.clone());
+    assert!(engine.load().preemptions > 0, "{:?}", engine.load());
+}
+
+fn serve_many_callers(engine: Engine) {
     std::thread::scope(|scope| {
         for caller in 0..8 {
             let engine = engine.clone();
@@ -200,9 +213,55 @@ fn a_full_queue_is_known_at_once() {
     engine.submit(request(&[1], 2)).map(drop).expect("room in the queue again");
 }
 
+/// A device that waits for a permit before each batch, and fails without one.
+struct Gated(FakeDevice, std::sync::mpsc::Receiver<()>);
+
+impl Device for Gated {
+    fn launch(&mut self, batch: Batch) -> Result<(), DeviceError> {
+        self.0.launch(batch)
+    }
+
+    fn wait(&mut self) -> Result<Vec<RowOutput>, DeviceError> {
+        self.1.recv().map_err(|_| DeviceError("rank 3: memory fault".into()))?;
+        self.0.wait()
+    }
+}
+
+#[test]
+fn an_overlapped_batch_of_cancelled_sequences_ends_unnoticed() {
+    let (permits, permit) = channel();
+    let engine = Engine::start_overlapped(CONFIG, Box::new(Gated(device(), permit)));
+    let stream = engine.submit(request(&[1; 10], 30)).expect("a request within the limits");
+    await_gauges(&engine, (1, 0, 3));
+    drop(stream);
+    // Two batches are under way: one was waited for when the stream was dropped.
+    permits.send(()).expect("the engine runs");
+    await_gauges(&engine, IDLE);
+    permits.send(()).expect("the engine runs");
+    let next = request(&[2; 5], 3);
+    let expected = expected_events(&next, CONFIG.vocab_size);
+    let stream = engine.submit(next).expect("a request within the limits");
+    for _ in 0..3 {
+        permits.send(()).expect("the engine runs");
+    }
+    assert_eq!(events(stream), expected);
+    assert_eq!(engine.health(), Ok(()));
+}
+
+#[test]
+fn an_overlapped_device_that_fails_fails_every_stream() {
+    let (permits, permit) = channel();
+    let device = Box::new(Gated(device(), permit));
+    drop(permits);
+    check_engine_failure(Engine::start_overlapped(CONFIG, device), "rank 3: memory fault");
+}
+
 /// Whatever goes wrong in a step, every caller hears of it and the engine says so.
 fn check_failure(execute: Execute, reason: &str) {
-    let engine = Engine::start(CONFIG, execute);
+    check_engine_failure(Engine::start(CONFIG, execute), reason);
+}
+
+fn check_engine_failure(engine: Engine, reason: &str) {
     let streams: Vec<Stream> =
         (0..6).filter_map(|_| engine.submit(request(&[1; 20], 9)).ok()).collect();
     assert!(!streams.is_empty());

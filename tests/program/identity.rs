@@ -1,0 +1,201 @@
+//! A sequence's tokens and log-probabilities are the same bits whatever else runs: alone, in any
+//! batch, in chunks of any size, on cached blocks, after preemption, in the normal and in the
+//! overlapped loop, at any one TP size.
+//!
+//! Each run takes a fresh workload (`MOONROCK_FULL`: ten).
+//! `IDENTITY_SEED=n cargo test --test program identity` runs workload `n` alone.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use checkpoint::{Activations, Checkpoint};
+use cpu::{Cpu, Group};
+use engine::{Engine, EngineConfig, Event, FinishReason, Load, Request, Stream, TokenInfo};
+use model::{Limits, Model, Ranks, SamplingParams, uniform};
+
+use crate::server::path;
+
+const REQUESTS: usize = 8;
+const MAX_MODEL_LEN: usize = 96;
+const VOCAB: usize = 1024;
+
+struct Random {
+    seed: u64,
+    index: u64,
+}
+
+impl Random {
+    /// A number in `0..limit`; `limit` is at least 1.
+    fn below(&mut self, limit: usize) -> usize {
+        self.index += 1;
+        (uniform(self.seed, self.index) * limit as f32) as usize
+    }
+
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len())]
+    }
+}
+
+/// Prompts that begin like one of two documents; every way of sampling.
+fn random_request(random: &mut Random) -> Request {
+    // Short ones start together in a small pool and outgrow it.
+    let longest = random.one_of(&[8, MAX_MODEL_LEN - 40]);
+    let prompt_len = 1 + random.below(longest);
+    let (document, same) = (random.below(2) as u64, random.below(prompt_len + 1));
+    let prompt = (0..prompt_len).map(|position| {
+        let other = random.below(VOCAB) as u32;
+        let common = (uniform(document, position as u64) * VOCAB as f32) as u32;
+        if position < same { common } else { other }
+    });
+    let prompt = prompt.collect();
+    let penalty = random.one_of(&[0.0, 0.0, 0.7]);
+    let sampling = SamplingParams {
+        temperature: random.one_of(&[0.0, 0.7, 1.5]),
+        top_p: random.one_of(&[1.0, 0.9]),
+        top_k: random.one_of(&[0, 20]),
+        presence_penalty: penalty,
+        repetition_penalty: if penalty == 0.0 { 1.0 } else { 1.3 },
+        seed: random.below(1 << 20) as u64,
+        ..SamplingParams::default()
+    };
+    Request {
+        prompt,
+        max_tokens: 5 + random.below(36),
+        // One in 32 tokens ends an answer, so that some end before their length.
+        stop_ids: if random.below(2) == 0 { (0..32).collect() } else { Vec::new() },
+        sampling: Arc::new(sampling),
+        logprobs: Some(3),
+        prompt_logprobs: random.one_of(&[None, Some(2)]),
+        priority: random.below(2) as i32,
+        cache_salt: None,
+    }
+}
+
+/// What a caller hears, with every float as its bits.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Prompt(Vec<Bits>),
+    Token(Bits),
+    Finished(FinishReason),
+}
+
+type Bits = (u32, Option<u32>, Vec<(u32, u32)>);
+
+fn bits(info: TokenInfo) -> Bits {
+    let top = info.top.into_iter().map(|(id, logprob)| (id, logprob.to_bits())).collect();
+    (info.id, info.logprob.map(f32::to_bits), top)
+}
+
+fn hear(mut stream: Stream) -> Vec<Heard> {
+    let events = std::iter::from_fn(|| stream.next_blocking());
+    let heard = events.map(|event| match event {
+        Event::Prompt(scores) => Heard::Prompt(scores.into_iter().map(bits).collect()),
+        Event::Token(info) => Heard::Token(bits(info)),
+        Event::Finished(reason) => Heard::Finished(reason),
+        Event::Failed(reason) => panic!("{reason}"),
+    });
+    heard.collect()
+}
+
+/// How the model is computed. For each, all answers are compared among themselves.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    ranks: usize,
+    activations: Activations,
+}
+
+fn start(setup: Setup, config: &EngineConfig, overlapped: bool) -> Engine {
+    let Setup { ranks, activations } = setup;
+    let checkpoint = Arc::new(Checkpoint::open(&path("tests/data/tiny-k2/mxfp4")).unwrap());
+    assert_eq!(checkpoint.config().vocab_size, VOCAB);
+    let limits = Limits {
+        max_model_len: config.max_model_len,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        block_size: config.block_size,
+        num_blocks: config.num_blocks,
+    };
+    let groups = Group::new(ranks);
+    let mut group = Ranks::start(ranks, move |rank| {
+        let backend = Cpu::new(groups[rank].clone(), activations);
+        Model::load(backend, &checkpoint, rank, ranks, &limits, &|_| {})
+    })
+    .unwrap();
+    match overlapped {
+        true => Engine::start_overlapped(config.clone(), Box::new(group)),
+        false => Engine::start(config.clone(), Box::new(move |batch| group.run(batch))),
+    }
+}
+
+/// Room for one sequence, whole prompts in one step, nothing shared.
+fn alone() -> EngineConfig {
+    EngineConfig {
+        max_model_len: MAX_MODEL_LEN,
+        max_num_seqs: 1,
+        max_num_batched_tokens: MAX_MODEL_LEN,
+        block_size: 16,
+        num_blocks: MAX_MODEL_LEN.div_ceil(16),
+        vocab_size: VOCAB,
+        max_waiting: REQUESTS,
+        prefix_caching: false,
+    }
+}
+
+/// Sequences together, in small chunks, on shared blocks, in a pool for so many tokens.
+fn together(random: &mut Random, pool: usize, block_sizes: &[usize]) -> EngineConfig {
+    let block_size = random.one_of(block_sizes);
+    EngineConfig {
+        max_num_seqs: 4 + random.below(REQUESTS),
+        max_num_batched_tokens: 8 + random.below(60),
+        block_size,
+        num_blocks: pool.div_ceil(block_size),
+        prefix_caching: true,
+        ..alone()
+    }
+}
+
+/// All requests at once, `turns` times; every answer must be the expected one.
+fn check(engine: &Engine, requests: &[Request], turns: usize, expected: &[Vec<Heard>]) -> Load {
+    for _ in 0..turns {
+        let submit = |request: &Request| engine.submit(request.clone()).unwrap();
+        let streams: Vec<Stream> = requests.iter().map(submit).collect();
+        for (i, stream) in streams.into_iter().enumerate() {
+            let heard = hear(stream);
+            assert!(heard == expected[i], "request {i}: {heard:?}, alone: {:?}", expected[i]);
+        }
+    }
+    engine.load()
+}
+
+fn check_workload(seed: u64) {
+    eprintln!("again: IDENTITY_SEED={seed} cargo test --test program identity");
+    let random = &mut Random { seed, index: 0 };
+    let requests: Vec<Request> = (0..REQUESTS).map(|_| random_request(random)).collect();
+    let longest = requests.iter().map(|request| request.prompt.len() + request.max_tokens).max();
+    let activations = random.one_of(&[Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4]);
+    let (mut cached, mut preempted) = (0, 0);
+    let setup = Setup { ranks: random.one_of(&[1, 2]), activations };
+    let engine = start(setup, &alone(), false);
+    let submit = |request: &Request| hear(engine.submit(request.clone()).unwrap());
+    let expected: Vec<Vec<Heard>> = requests.iter().map(submit).collect();
+    for overlapped in [false, true] {
+        let config = together(random, REQUESTS * MAX_MODEL_LEN, &[1, 3, 8, 16]);
+        let engine = start(setup, &config, overlapped);
+        cached += check(&engine, &requests, 2, &expected).cached_prompt_tokens;
+        // In small blocks, sequences are admitted with little room to grow.
+        let config = together(random, longest.unwrap(), &[1, 2, 3]);
+        let engine = start(setup, &config, overlapped);
+        preempted += check(&engine, &requests, 1, &expected).preemptions;
+    }
+    eprintln!("{cached} cached prompt tokens, {preempted} preemptions");
+    assert!(cached > 0 && preempted > 0, "the workload is too easy");
+}
+
+#[test]
+fn answers_never_depend_on_their_neighbours() {
+    if let Ok(seed) = std::env::var("IDENTITY_SEED") {
+        return check_workload(seed.parse().unwrap());
+    }
+    let workloads = if std::env::var_os("MOONROCK_FULL").is_some() { 10 } else { 1 };
+    let fresh = std::hash::RandomState::new();
+    (0..workloads).for_each(|workload| check_workload(fresh.hash_one(workload)));
+}

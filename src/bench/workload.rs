@@ -122,7 +122,7 @@ mod tests {
             workload(&[&["--trace", file.path().to_str().unwrap()], flags].concat())
         };
         let two = "{\"timestamp\": 1500, \"input_length\": 3, \"output_length\": 4}\n\n\
-                   {\"timestamp\": 20, \"input_length\": 5, \"output_length\": 6, \"hash_ids\": [1]}";
+                   {\"timestamp\": 20, \"input_length\": 5, \"output_length\": 6, \"x\": [1]}";
         let jobs = trace(two, &[]).unwrap();
         let seen = |job: &Job| (job.at.as_millis(), job.prompt.len(), job.output_len);
         assert_eq!(jobs.iter().map(seen).collect::<Vec<_>>(), [(20, 5, 6), (1500, 3, 4)]);

@@ -38,7 +38,8 @@ fn main() {
     }
 }
 
-/// Times between the end of a batch and the start of the next, where both hold all streams' decodes.
+/// Times between the end of a batch and the start of the next, where both hold all streams'
+/// decodes.
 fn host_times(config: EngineConfig, penalties: bool) -> Vec<Duration> {
     let times = Arc::new(Mutex::new(Vec::new()));
     let (recorded, mut last_end) = (times.clone(), None);

@@ -1,8 +1,8 @@
 //! The KV pool's blocks: who holds them, and what the full ones contain (the prefix cache).
 //!
 //! A full block can be published under its content: its tokens and all those before them. Sequences
-//! that begin alike then hold the same blocks. A published block is never written again. When nobody
-//! holds it, it stays findable until its place is needed, least recently used first.
+//! that begin alike then hold the same blocks. A published block is never written again. When
+//! nobody holds it, it stays findable until its place is needed, least recently used first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 enum Parent {
     /// Nothing; only requests of the same salt share.
     Root(Option<Arc<str>>),
-    /// The published block with this serial number. These are never used twice, so equal parents are
-    /// equal contents, with no trust in hashes.
+    /// The published block with this serial number. These are never used twice, so equal parents
+    /// are equal contents, with no trust in hashes.
     Block(u64),
 }
 

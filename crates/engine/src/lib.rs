@@ -1,14 +1,14 @@
 //! Requests to batches: the continuous-batching scheduler, paged KV blocks and the step loop.
 //!
-//! Data enters as [`Request`]s through [`Engine::submit`], from any thread, and leaves as [`Event`]s
-//! of that request's [`Stream`]. Between them one OS thread (`step_loop`) owns the `scheduler` (a
-//! pure state machine: no clock, no I/O, no threads) and the executor, which hands each planned
-//! [`model::Batch`] to every rank and reads rank 0's results back. In the overlapped loop
-//! ([`Engine::start_overlapped`]) a batch is planned and launched while the one before it runs; the
-//! answers are the same. Sequences that begin alike share
-//! KV blocks (`block_pool`), which relies on a row's result being the same bits in any batch and for
-//! any chunking; so does preemption, which computes a sequence again. Text never appears here: stop
-//! strings are the caller's, who drops the stream when one was seen.
+//! Data enters as [`Request`]s through [`Engine::submit`], from any thread, and leaves as
+//! [`Event`]s of that request's [`Stream`]. Between them one OS thread (`step_loop`) owns the
+//! `scheduler` (a pure state machine: no clock, no I/O, no threads) and the executor, which hands
+//! each planned [`model::Batch`] to every rank and reads rank 0's results back. In the overlapped
+//! loop ([`Engine::start_overlapped`]) a batch is planned and launched while the one before it
+//! runs; the answers are the same. Sequences that begin alike share KV blocks (`block_pool`), which
+//! relies on a row's result being the same bits in any batch and for any chunking; so does
+//! preemption, which computes a sequence again. Text never appears here: stop strings are the
+//! caller's, who drops the stream when one was seen.
 
 mod block_pool;
 mod limits;
@@ -73,7 +73,8 @@ pub struct Load {
     pub cached_prompt_tokens: u64,
 }
 
-/// Runs one batch on all ranks and returns rank 0's results, one per `Batch::outputs` entry, in order.
+/// Runs one batch on all ranks and returns rank 0's results, one per `Batch::outputs` entry, in
+/// order.
 pub type Execute =
     Box<dyn FnMut(model::Batch) -> Result<Vec<model::RowOutput>, model::DeviceError> + Send>;
 
@@ -118,15 +119,15 @@ struct Handle {
 }
 
 impl Engine {
-    /// Starts the engine's thread with the normal loop. `execute` is called there, one batch at a time; if it fails or
-    /// panics, so does the engine (see [`Engine::health`]). So it does from the start if the
-    /// configuration has a zero where it needs a number.
+    /// Starts the engine's thread with the normal loop. `execute` is called there, one batch at a
+    /// time; if it fails or panics, so does the engine (see [`Engine::health`]). So it does from
+    /// the start if the configuration has a zero where it needs a number.
     pub fn start(config: EngineConfig, execute: Execute) -> Engine {
         Engine::start_with(config, Executor::Normal(execute))
     }
 
-    /// Starts the engine's thread with the overlapped loop: while `device` runs a batch, the next one
-    /// is planned and launched, so that the device never waits for the host. Otherwise like
+    /// Starts the engine's thread with the overlapped loop: while `device` runs a batch, the next
+    /// one is planned and launched, so that the device never waits for the host. Otherwise like
     /// [`Engine::start`].
     pub fn start_overlapped(config: EngineConfig, device: Box<dyn Device>) -> Engine {
         Engine::start_with(config, Executor::Overlapped(device))

@@ -51,7 +51,8 @@ pub enum FinishReason {
     Length,
 }
 
-/// What a stream tells, in this order: `Prompt` (if asked for), `Token`s, then `Finished` or `Failed`.
+/// What a stream tells, in this order: `Prompt` (if asked for), `Token`s, then `Finished` or
+/// `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Log-probabilities of prompt tokens 1, 2, … (token 0 has none), once the prompt is computed.

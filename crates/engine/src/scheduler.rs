@@ -2,8 +2,8 @@
 //!
 //! `add` and `cancel` change who wants to run; `plan` makes the next batch and `apply` takes its
 //! results. Batches are applied in the order of their plans; the next one may be planned before the
-//! last one is applied, but not the one after it. Nothing here reads a clock, starts a thread or touches a device, so a seeded simulation
-//! can run every path (see `tests/simulation.rs`).
+//! last one is applied, but not the one after it. Nothing here reads a clock, starts a thread or
+//! touches a device, so a seeded simulation can run every path (see `tests/simulation.rs`).
 
 use std::collections::BTreeMap;
 
@@ -109,9 +109,9 @@ impl Scheduler {
         }
     }
 
-    /// The next batch: one row for each decoding sequence, then prompt chunks in the order of places
-    /// as far as the budget goes, starting waiting sequences as they fit. `None` if no sequence is
-    /// left, or if all depends on results under way.
+    /// The next batch: one row for each decoding sequence, then prompt chunks in the order of
+    /// places as far as the budget goes, starting waiting sequences as they fit. `None` if no
+    /// sequence is left, or if all depends on results under way.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let preemptions_before = self.preemptions;
         self.make_room_for_decodes();

@@ -195,8 +195,8 @@ impl Sequence {
         }
     }
 
-    /// Takes the results of the oldest rows under way. `last` is what `launch` said of them. Returns
-    /// what the caller is to be told.
+    /// Takes the results of the oldest rows under way. `last` is what `launch` said of them.
+    /// Returns what the caller is to be told.
     pub(crate) fn land(
         &mut self,
         rows: usize,

@@ -75,7 +75,7 @@ impl Batch {
             let (Some(token), Some(&id)) = (batch.tokens.get_mut(row), drawn.get(output)) else {
                 let outputs = drawn.len();
                 return Err(DeviceError(format!(
-                    "row {row} carries output {output}, but the previous batch had {outputs} outputs"
+                    "row {row} carries output {output}, but the previous batch had {outputs}"
                 )));
             };
             *token = id;

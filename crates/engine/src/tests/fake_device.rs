@@ -1,6 +1,6 @@
-//! A device that keeps a paged cache of tokens instead of attention keys, and whose "model" is a hash
-//! of a sequence's whole history: a wrong position, token, block or draw changes what it answers or
-//! is an error.
+//! A device that keeps a paged cache of tokens instead of attention keys, and whose "model" is a
+//! hash of a sequence's whole history: a wrong position, token, block or draw changes what it
+//! answers or is an error.
 
 use std::collections::{HashSet, VecDeque};
 

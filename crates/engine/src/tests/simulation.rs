@@ -211,8 +211,8 @@ impl World {
         }
     }
 
-    /// Plans a batch; executes and applies it, or the one before. Returns false if there was nothing
-    /// to do.
+    /// Plans a batch; executes and applies it, or the one before. Returns false if there was
+    /// nothing to do.
     fn step(&mut self) -> Result<bool, String> {
         let planned = self.plan()?;
         let had_plan = planned.is_some();

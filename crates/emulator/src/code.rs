@@ -30,6 +30,11 @@ impl Code {
         self.index.get(&u32::try_from(offset).ok()?).copied()
     }
 
+    /// Instructions with their disassembly.
+    pub fn iter(&self) -> impl Iterator<Item = (&Inst, &str)> {
+        self.insts.iter().zip(self.texts.iter().map(|t| &**t))
+    }
+
     /// Disassembly of the instruction at `pc`.
     pub fn text(&self, pc: u32) -> String {
         let i = self.index.get(&pc).and_then(|i| self.texts.get(*i as usize));

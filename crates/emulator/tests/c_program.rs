@@ -66,3 +66,57 @@ fn c_program() {
     assert_eq!(moved, launches * 12_000);
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// Errors that stay: each in a process of its own, with the line that explains it.
+#[test]
+fn scenarios() {
+    let dir = install();
+    let program = build(&dir);
+    let module = dir.join("basic.co");
+    std::fs::write(&module, harness::compile("basic.hip")).unwrap();
+    for (name, says) in [
+        ("missing_event", "no event or synchronisation between"),
+        ("out_of_bounds", "outside the nearest allocation"),
+        ("absent_rank", "waited 2 s (EMU_HANG_SECONDS) for rank(s) 1"),
+        ("disagreeing_ranks", "ranks disagree"),
+        ("captured_collective", ""),
+    ] {
+        let mut c = Command::new(&program);
+        c.arg(&dir).arg(&module).arg(name).env("EMU_HANG_SECONDS", "2");
+        let out = c.output().unwrap();
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{name}: {err}");
+        assert!(err.contains(says), "{name}: {err}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A kernel with an instruction this machine does not have is refused, by name; a file cut anywhere
+/// is an error.
+#[test]
+fn refusals() {
+    let source = "
+        .amdgcn_target \"amdgcn-amd-amdhsa--gfx950\"
+        .text
+        .globl k
+        .p2align 8
+        .type k,@function
+        k: v_mqsad_u32_u8 v[0:3], v[4:5], v6, v[8:11]
+        s_endpgm
+        .Lend:
+        .size k, .Lend-k
+        .rodata
+        .p2align 6
+        .amdhsa_kernel k
+        .amdhsa_next_free_vgpr 16
+        .amdhsa_next_free_sgpr 8
+        .amdhsa_accum_offset 16
+        .end_amdhsa_kernel";
+    let image = harness::compile_source(source, "unknown.s");
+    let memory = std::sync::Arc::new(emulator::memory::Memory::new(1 << 30, true));
+    let e = emulator::loader::load(&memory, 0, &image).err().expect("refused").to_string();
+    assert!(e.contains("v_mqsad_u32_u8") && e.contains("unknown opcode"), "{e}");
+    for cut in [10, 63, 200, image.len() / 2, image.len() - 40] {
+        assert!(emulator::loader::load(&memory, 0, &image[..cut]).is_err(), "cut at {cut}");
+    }
+}

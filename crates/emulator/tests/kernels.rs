@@ -145,3 +145,62 @@ fn divergent_loops_and_integer_division() {
         }
     }
 }
+
+fn bf16(x: f32) -> u16 {
+    (x.to_bits() >> 16) as u16
+}
+
+/// Tiles through LDS and matrix instructions, at every optimisation level.
+#[test]
+fn matrix_product() {
+    let k = 96usize;
+    let mut r = Random(11);
+    // Small integers: every product and sum is exact.
+    let mut draw = || (0..32 * k).map(|_| (r.u32() % 17) as f32 - 8.0).collect::<Vec<_>>();
+    let (a, b) = (draw(), draw());
+    let bits = |v: &[f32]| v.iter().map(|x| bf16(*x)).collect::<Vec<_>>();
+    let want: Vec<f32> =
+        (0..1024).map(|n| (0..k).map(|i| a[n / 32 * k + i] * b[n % 32 * k + i]).sum()).collect();
+    for level in ["-O3", "-O1", "-O0"] {
+        let image = harness::compile_at("gemm.hip", level);
+        let configs = if level == "-O3" { schedules() } else { vec![strict()] };
+        for config in configs {
+            let what = format!("{level} {config:?}");
+            let m = Machine::new(&image, config);
+            let (da, db, dc) = (m.buffer(&bits(&a)), m.buffer(&bits(&b)), m.raw(4096));
+            if let Err(f) = m.launch("gemm", 1, 256, &[da.base, db.base, dc.base, k as u64]) {
+                panic!("{what}: {f}");
+            }
+            assert_eq!(read::<f32>(&dc), want, "{what}");
+        }
+    }
+}
+
+#[test]
+fn calls_private_memory_and_globals() {
+    let input: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    let want: Vec<f64> = (0..64usize)
+        .map(|t| {
+            let s: f32 = (0..11)
+                .map(|i| ((t + (t * 7 + i) % 16) % 64) as f32 * (i % 8 + 1) as f32)
+                .fold(0.0, |s, x| s + x);
+            f64::from(s * s * s) + f64::from(input[t]).sqrt()
+        })
+        .collect();
+    for level in ["-O3", "-O0"] {
+        let image = harness::compile_at("gemm.hip", level);
+        let m = Machine::new(&image, strict());
+        let (din, out) = (m.buffer(&input), m.raw(512));
+        if let Err(f) = m.launch("mixed", 1, 64, &[din.base, out.base, 11]) {
+            panic!("{level}: {f}");
+        }
+        for (got, want) in read::<f64>(&out).into_iter().zip(&want) {
+            // The square root is refined to an ulp of the double, far below the sum's.
+            assert!((got - want).abs() <= want.abs() * 4.0 * f64::EPSILON, "{got} {want}");
+        }
+        let (sums, vote) = (m.raw(256), m.raw(8));
+        m.launch("wave_sum", 1, 64, &[din.base, sums.base, vote.base]).unwrap();
+        assert_eq!(read::<f32>(&sums), [2016.0; 64]);
+        assert_eq!(read::<u64>(&vote), [!1]);
+    }
+}

@@ -142,6 +142,8 @@ fn register(s: &str) -> Option<Operand> {
 }
 
 fn constant(s: &str, ty: ConstType) -> Option<Operand> {
+    // A literal whose value would also have been an inline constant.
+    let s = s.strip_prefix("lit(").and_then(|r| r.strip_suffix(')')).unwrap_or(s);
     if let Some(v) = integer(s) {
         let literal = s.contains("0x");
         return Some(Operand::Imm(match ty {

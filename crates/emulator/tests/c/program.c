@@ -292,8 +292,106 @@ static void wrong_use(const char *path) {
   puts("wrong use");
 }
 
+// Scenarios that end with an error on the device, one process each.
+
+static void missing_event(void) {
+  hipStream_t s, t;
+  void *x, *y;
+  OK(hipStreamCreateWithFlags(&s, 1)); OK(hipStreamCreateWithFlags(&t, 1));
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES));
+  OK(hipMemsetAsync(x, 0, BYTES, s));
+  OK(hipStreamSynchronize(s));
+  add(x, x, x, s);
+  add(x, x, y, t);
+  hipStreamSynchronize(s);
+  IS(719, hipStreamSynchronize(t));
+  void *p;
+  IS(719, hipMalloc(&p, 16));
+}
+
+static void out_of_bounds(void) {
+  void *x, *y;
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES - 4));
+  OK(hipMemsetAsync(x, 0, BYTES, NULL));
+  add(x, x, y, NULL);
+  IS(700, hipDeviceSynchronize());
+  IS(700, hipGetLastError());
+}
+
+static void absent_rank(void) {
+  ncclComm_t comms[2];
+  void *x;
+  hipStream_t s;
+  int async;
+  OK(ncclCommInitAll(comms, 2, NULL));
+  OK(hipStreamCreateWithFlags(&s, 1));
+  OK(hipMalloc(&x, 64));
+  OK(hipMemsetAsync(x, 0, 64, s));
+  OK(ncclAllReduce(x, x, 16, 7, 0, comms[0], s));
+  hipStreamSynchronize(s);
+  OK(ncclCommGetAsyncError(comms[0], &async));
+  CHECK(async != 0);
+}
+
+static void captured_collective(void) {
+  enum { RANKS = 4 };
+  ncclComm_t comms[RANKS];
+  hipStream_t s[RANKS];
+  hipGraph_t g;
+  hipGraphExec_t exec[RANKS];
+  void *x[RANKS];
+  float v[N];
+  OK(ncclCommInitAll(comms, RANKS, NULL));
+  for (int i = 0; i < N; ++i) v[i] = 1;
+  for (int d = 0; d < RANKS; ++d) {
+    OK(hipSetDevice(d));
+    OK(hipStreamCreateWithFlags(&s[d], 1));
+    OK(hipMalloc(&x[d], BYTES));
+    OK(hipMemcpy(x[d], v, BYTES, 1));
+    OK(hipStreamBeginCapture(s[d], 2));
+    OK(ncclAllReduce(x[d], x[d], N, 7, 0, comms[d], s[d]));
+    OK(hipStreamEndCapture(s[d], &g));
+    OK(hipGraphInstantiate(&exec[d], g, NULL, NULL, 0));
+    OK(hipGraphDestroy(g));
+  }
+  for (int k = 0; k < 5; ++k)
+    for (int d = 0; d < RANKS; ++d) OK(hipGraphLaunch(exec[d], s[d]));
+  for (int d = 0; d < RANKS; ++d) {
+    OK(hipStreamSynchronize(s[d]));
+    OK(hipMemcpy(v, x[d], BYTES, 2));
+    for (int i = 0; i < N; ++i) CHECK(v[i] == 1024.0f);
+  }
+}
+
+static void disagreeing_ranks(void) {
+  ncclComm_t comms[2];
+  void *x[2];
+  OK(ncclCommInitAll(comms, 2, NULL));
+  for (int d = 0; d < 2; ++d) {
+    OK(hipSetDevice(d));
+    OK(hipMalloc(&x[d], 64));
+    OK(hipMemsetAsync(x[d], 0, 64, NULL));
+    OK(ncclAllReduce(x[d], x[d], 8 + d, 7, 0, comms[d], NULL));
+  }
+  int async;
+  hipDeviceSynchronize();
+  OK(ncclCommGetAsyncError(comms[0], &async));
+  CHECK(async != 0);
+}
+
+static int scenario(const char *name) {
+  if (!strcmp(name, "missing_event")) missing_event();
+  else if (!strcmp(name, "out_of_bounds")) out_of_bounds();
+  else if (!strcmp(name, "absent_rank")) absent_rank();
+  else if (!strcmp(name, "captured_collective")) captured_collective();
+  else if (!strcmp(name, "disagreeing_ranks")) disagreeing_ranks();
+  else return 2;
+  puts("done");
+  return 0;
+}
+
 int main(int argc, char **argv) {
-  CHECK(argc == 3);
+  CHECK(argc == 3 || argc == 4);
   char name[4096];
   snprintf(name, sizeof name, "%s/libamdhip64.so", argv[1]);
   void *hip = dlopen(name, RTLD_NOW | RTLD_LOCAL);
@@ -307,6 +405,7 @@ int main(int argc, char **argv) {
   CHECK(n == 8);
   OK(hipModuleLoad(&module, argv[2]));
   OK(hipModuleGetFunction(&vadd, module, "vadd"));
+  if (argc == 4) return scenario(argv[3]);
   vector_add();
   pipeline();
   graph();

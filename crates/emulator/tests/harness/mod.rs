@@ -54,8 +54,18 @@ pub fn compile(file: &str) -> Vec<u8> {
     compile_source(&std::fs::read_to_string(kernels_dir().join(file)).unwrap(), file)
 }
 
+/// Compiles a kernel file at an optimisation level.
+pub fn compile_at(file: &str, level: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(kernels_dir().join(file)).unwrap();
+    compile_with(&format!("// {level}\n{text}"), file, level)
+}
+
 /// Compiles source text; the name's extension tells the language. Results are kept per process.
 pub fn compile_source(source: &str, name: &str) -> Vec<u8> {
+    compile_with(source, name, "-O3")
+}
+
+fn compile_with(source: &str, name: &str, level: &str) -> Vec<u8> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let done = done.get_or_insert_default();
@@ -71,7 +81,7 @@ pub fn compile_source(source: &str, name: &str) -> Vec<u8> {
         c.args(["-x", "assembler", "--target=amdgcn-amd-amdhsa", "-mcpu=gfx950"]);
     } else {
         c.args(["-x", "hip", "--offload-arch=gfx950", "--offload-device-only"]);
-        c.args(["--no-gpu-bundle-output", "-nogpuinc", "-nogpulib", "-O3", "-g"]);
+        c.args(["--no-gpu-bundle-output", "-nogpuinc", "-nogpulib", level, "-g"]);
         c.arg("-I").arg(kernels_dir());
     }
     let out = c.arg(&input).arg("-o").arg(&output).output().expect("clang-22 runs");

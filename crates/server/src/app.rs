@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::responses::Store;
 
 /// What an operator decides about the HTTP side, and what the checkpoint says about its use.
 #[derive(Debug, Clone)]
@@ -56,6 +57,7 @@ pub struct App {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Arc<ChatTemplate>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) responses: Store,
     /// Seconds since 1970 at start.
     pub(crate) started: u64,
     engine: OnceLock<Engine>,
@@ -86,6 +88,7 @@ impl App {
         Self {
             metrics: Arc::new(Metrics::new(&config.served_model_name)),
             started: unix_seconds(),
+            responses: Store::default(),
             engine: OnceLock::new(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
@@ -147,8 +150,13 @@ impl App {
 
     /// `PREFIX-` and a number that is unique among all answers of this server and its earlier runs.
     pub(crate) fn next_answer_id(&self, prefix: &str) -> String {
-        let number = self.answers.fetch_add(1, Relaxed);
+        let number = self.next_answer_number();
         format!("{prefix}-{:010x}{number:010x}", self.started)
+    }
+
+    /// A number that no other answer of this process has.
+    pub(crate) fn next_answer_number(&self) -> u64 {
+        self.answers.fetch_add(1, Relaxed)
     }
 
     /// Refuses a model that is not served here.

@@ -93,6 +93,10 @@ impl ApiError {
         }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     /// What is sent, also within a stream that has begun already.
     pub(crate) fn envelope(&self) -> impl Serialize {
         Envelope { kind: "error", error: &self.body }

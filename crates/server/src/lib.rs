@@ -26,6 +26,7 @@ mod metrics;
 mod models;
 mod observe;
 mod params;
+mod responses;
 mod sse;
 mod stop;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
         .route("/v1/messages", post(messages::create))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/v1/models", get(models::list))

@@ -32,6 +32,11 @@ impl Usage {
         self.prompt_tokens_details.cached_tokens
     }
 
+    /// Generated tokens that were reasoning.
+    pub(crate) fn reasoning_tokens(&self) -> usize {
+        self.completion_tokens_details.reasoning_tokens
+    }
+
     pub(crate) fn add(&mut self, piece: &Piece) {
         self.completion_tokens += piece.generated;
         self.total_tokens += piece.generated;

@@ -109,19 +109,24 @@ fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, A
         set(fields, "thinking", enabled)?;
     }
     if let Some(effort) = fields.string("reasoning_effort")? {
-        // The model knows no degrees.
-        let enabled = match effort.as_str() {
-            "none" => false,
-            "minimal" | "low" | "medium" | "high" | "xhigh" => true,
-            _ => {
-                let complaint = "must be none, minimal, low, medium, high or xhigh";
-                return Err(fields.error("reasoning_effort", complaint));
-            }
-        };
+        let enabled = thinks(&effort).ok_or_else(|| {
+            let complaint = "must be none, minimal, low, medium, high or xhigh";
+            fields.error("reasoning_effort", complaint)
+        })?;
         set(fields, "reasoning_effort", enabled)?;
     }
     kwargs.insert("thinking".to_owned(), thinking.unwrap_or(app.config.thinking).into());
     Ok(kwargs)
+}
+
+/// Whether an effort of OpenAI's means thinking: the model knows no degrees. `None`: there is no such
+/// effort.
+pub(crate) fn thinks(effort: &str) -> Option<bool> {
+    match effort {
+        "none" => Some(false),
+        "minimal" | "low" | "medium" | "high" | "xhigh" => Some(true),
+        _ => None,
+    }
 }
 
 /// Renders and tokenizes a conversation.

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::{App, sse};
 use response::{AnswerChunks, Choice};
 
-pub(crate) use conversation::{Conversation, encode};
+pub(crate) use conversation::{Conversation, encode, thinks};
 pub(crate) use tools::definition;
 
 pub(crate) async fn create(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {

@@ -6,6 +6,7 @@ mod completions;
 mod failures;
 mod messages;
 mod operations;
+mod responses;
 mod routes;
 mod usage;
 

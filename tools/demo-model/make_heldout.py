@@ -11,6 +11,8 @@ import tasks_mcq
 import tasks_sums
 import tasks_tools
 import tasks_words
+from relations import RELATIONS
+from wording import FRAMES, NOUN_PHRASES
 
 SETS = {
     "facts": (tasks_facts.facts, 400),
@@ -65,8 +67,18 @@ def distinct(rows):
     return list(seen.values())
 
 
+def check_wordings():
+    """Fail if a held-out wording of a fact could also be asked in training."""
+    for relation in RELATIONS:
+        framed = {f.replace("{n}", n) for f in FRAMES for n in NOUN_PHRASES[relation.name]}
+        shared = set(relation.test) & (framed | set(relation.train))
+        if shared:
+            raise ValueError(f"relation {relation.name}: in training and held out: {shared}")
+
+
 def main():
     """Write heldout/*.jsonl."""
+    check_wordings()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "heldout")
     folder = parser.parse_args().folder

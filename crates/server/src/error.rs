@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use engine::SubmitError;
 
-/// A refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. Anthropic's has a
-/// `type` beside `error`, which disturbs nobody, so both have it.
+/// A refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. Anthropic's has
+/// a `type` beside `error`, which disturbs nobody, so both have it.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,

@@ -1,5 +1,5 @@
-//! OpenAI's HTTP surface: requests are checked, become token ids, and their answers go out whole or
-//! as server-sent events.
+//! OpenAI's and Anthropic's HTTP surface: requests are checked, become token ids, and their answers
+//! go out whole or as server-sent events.
 //!
 //! A body enters as [`fields::Fields`]; a route's `request` module turns it into a
 //! [`generation::Generation`] or a 4xx that names the field at fault. The engine's events come back

@@ -26,7 +26,7 @@ pub(crate) struct Token {
     pub(crate) offset: usize,
 }
 
-/// What one event adds to an answer. An answer is the sum of its pieces, sent one by one or at once.
+/// What one event adds to an answer. An answer is the sum of its pieces, sent singly or at once.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Piece {
     /// Place of the choice in the answer.
@@ -39,8 +39,8 @@ pub(crate) struct Piece {
     pub(crate) prompt: Option<Vec<TokenInfo>>,
     /// Tokens generated for it.
     pub(crate) generated: usize,
-    /// Prompt tokens that were in the prefix cache: in the last piece of a prompt's first choice, so
-    /// that a prompt counts once however many choices it has.
+    /// Prompt tokens that were in the prefix cache: in the last piece of a prompt's first choice,
+    /// so that a prompt counts once however many choices it has.
     pub(crate) cached_prompt_tokens: usize,
     /// Present in the last piece.
     pub(crate) end: Option<End>,

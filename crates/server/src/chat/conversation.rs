@@ -119,8 +119,8 @@ fn take_switches(fields: &mut Fields, app: &App) -> Result<Map<String, Value>, A
     Ok(kwargs)
 }
 
-/// Whether an effort of OpenAI's means thinking: the model knows no degrees. `None`: there is no such
-/// effort.
+/// Whether an effort of OpenAI's means thinking: the model knows no degrees. `None`: there is no
+/// such effort.
 pub(crate) fn thinks(effort: &str) -> Option<bool> {
     match effort {
         "none" => Some(false),

@@ -75,8 +75,8 @@ impl TextLogprobs {
 }
 
 /// vLLM's `prompt_logprobs`: for each token of the prompt, it and the most likely ones by their
-/// ids; `null` for the first, which nothing comes before. The rank of a token that is not among the most
-/// likely ones is `null`, too.
+/// ids; `null` for the first, which nothing comes before. The rank of a token that is not among
+/// the most likely ones is `null`, too.
 pub(crate) fn prompt_logprobs(
     tokens: Vec<TokenInfo>,
     tokenizer: &Tokenizer,

@@ -285,7 +285,7 @@ async fn a_reader_that_stops_is_dropped() {
     }
     await_sequences(&engine, 0).await;
     let mut text = Vec::new();
-    // What was buffered may still come, or be lost with the connection: the answer's end is not in it.
+    // What was buffered may still come, or be lost with the connection; the answer's end does not.
     let _ = client.read_to_end(&mut text).await;
     assert!(!String::from_utf8_lossy(&text).contains("[DONE]"));
     let others = head(server.address, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;

@@ -124,6 +124,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 60, value_parser = seconds)]
     pub(crate) write_timeout: u64,
 
+    /// Seconds after which an answer that is not complete is broken off [default: no limit]
+    #[arg(long, value_parser = seconds)]
+    pub(crate) request_timeout: Option<u64>,
+
     /// Seconds that running answers have after SIGTERM or SIGINT
     #[arg(long, default_value_t = 30)]
     pub(crate) drain_timeout: u64,

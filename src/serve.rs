@@ -113,6 +113,7 @@ fn server_config(
         max_body_bytes: args.max_body_bytes,
         max_header_bytes: args.max_header_bytes,
         write_timeout: Duration::from_secs(args.write_timeout),
+        request_timeout: args.request_timeout.map(Duration::from_secs),
         drain_timeout: Duration::from_secs(args.drain_timeout),
     })
 }

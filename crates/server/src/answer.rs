@@ -70,7 +70,7 @@ impl Answer {
         let mut choices: Vec<C> =
             (0..self.choices).map(|index| C::new(index, self.logprobs)).collect();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(ApiError::internal)?;
+            let piece = piece?;
             self.usage.add(&piece);
             if let Some(choice) = choices.get_mut(piece.choice) {
                 choice.add(piece, &self.app.tokenizer);

@@ -34,6 +34,9 @@ pub struct ServerConfig {
     pub max_header_bytes: usize,
     /// How long a connection may take none of what is sent to it before it is dropped.
     pub write_timeout: Duration,
+    /// How long an answer may take from its request on; a longer one gets 504 or, in a stream, an
+    /// error. `None`: as long as it takes.
+    pub request_timeout: Option<Duration>,
     /// How long running answers may take once the server was told to stop.
     pub drain_timeout: Duration,
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use engine::{Event, Request, Stream, TokenInfo};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::time::{Instant, timeout_at};
 
 use crate::App;
 use crate::error::ApiError;
@@ -30,8 +32,10 @@ pub(crate) struct Generation {
     pub(crate) form: Form,
 }
 
+const TOO_SLOW: &str = "the answer was not complete within the server's --request-timeout";
+
 /// Pieces of all choices as they come, or the reason why the answer cannot be completed.
-pub(crate) type Pieces = BoxStream<'static, Result<Piece, String>>;
+pub(crate) type Pieces = BoxStream<'static, Result<Piece, ApiError>>;
 
 impl Generation {
     /// Tokens in all prompts.
@@ -49,6 +53,7 @@ impl Generation {
     pub(crate) fn submit(&self, app: &App) -> Result<Pieces, ApiError> {
         let (engine, work) = app.admit()?;
         let mut streams = Vec::new();
+        let deadline = app.config.request_timeout.map(|limit| Instant::now() + limit);
         for prompt in &self.prompts {
             let max_tokens = self.max_tokens(prompt.len(), app)?;
             for n in 0..self.params.n {
@@ -58,6 +63,7 @@ impl Generation {
                     .map_err(|error| ApiError::from_submit(&error, self.prompt_param))?;
                 let choice = Choice {
                     stream: Some(stream),
+                    deadline,
                     first_of_prompt: n == 0,
                     echo: self.echo.then(|| prompt.clone()),
                     logprobs: self.logprobs,
@@ -120,6 +126,8 @@ impl Generation {
 struct Choice {
     /// `None` once the answer is complete: what is dropped is cancelled.
     stream: Option<Stream>,
+    /// When the answer must be complete.
+    deadline: Option<Instant>,
     first_of_prompt: bool,
     /// The prompt, until it has been echoed.
     echo: Option<Vec<u32>>,
@@ -132,7 +140,7 @@ struct Choice {
 }
 
 impl Choice {
-    fn pieces(self) -> BoxStream<'static, Result<Piece, String>> {
+    fn pieces(self) -> Pieces {
         stream::unfold(self, |mut choice| async move {
             let piece = choice.next().await?;
             Some((piece, choice))
@@ -150,25 +158,31 @@ impl Choice {
         piece
     }
 
-    async fn next(&mut self) -> Option<Result<Piece, String>> {
+    async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
         self.stream.as_ref()?;
         if self.logprobs.is_none()
             && let Some(prompt) = self.echo.take()
         {
             return Some(Ok(self.transcript.echo(prompt.into_iter().map(unscored).collect())));
         }
-        let mut piece = match self.stream.as_mut()?.next().await {
-            Some(Event::Prompt(scores)) => {
+        let next = self.stream.as_mut()?.next();
+        let event = match self.deadline {
+            Some(deadline) => timeout_at(deadline, next).await,
+            None => Ok(next.await),
+        };
+        let mut piece = match event {
+            Err(_) => Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, TOO_SLOW)),
+            Ok(Some(Event::Prompt(scores))) => {
                 let first = self.first.take().map(unscored);
                 Ok(self.prompt(first.into_iter().chain(scores).collect()))
             }
-            Some(Event::Token(info)) => {
+            Ok(Some(Event::Token(info))) => {
                 self.meter.token();
                 Ok(self.transcript.token(info))
             }
-            Some(Event::Finished(reason)) => Ok(self.transcript.finish(reason)),
-            Some(Event::Failed(reason)) => Err(reason),
-            None => Err("the engine has ended".to_owned()),
+            Ok(Some(Event::Finished(reason))) => Ok(self.transcript.finish(reason)),
+            Ok(Some(Event::Failed(reason))) => Err(ApiError::internal(reason)),
+            Ok(None) => Err(ApiError::internal("the engine has ended")),
         };
         if let (Ok(piece), true) = (&mut piece, self.first_of_prompt)
             && piece.end.is_some()

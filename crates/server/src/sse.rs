@@ -53,10 +53,10 @@ impl<C: Chunks> Events<C> {
             }
             match self.pieces.next().await {
                 Some(Ok(piece)) => self.ready.extend(self.chunks.piece(piece)),
-                Some(Err(reason)) => {
-                    tracing::error!(reason, "a stream was broken off");
+                Some(Err(error)) => {
+                    tracing::error!(?error, "a stream was broken off");
                     self.pieces = stream::empty().boxed();
-                    self.ready.push_back(self.chunks.fail(&ApiError::internal(reason)));
+                    self.ready.push_back(self.chunks.fail(&error));
                     self.ended = true;
                 }
                 None => {

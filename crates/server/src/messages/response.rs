@@ -39,7 +39,7 @@ impl Answer {
     /// Waits for all pieces and adds them up.
     pub(super) async fn whole(mut self, mut pieces: Pieces) -> Result<Value, ApiError> {
         while let Some(piece) = pieces.next().await {
-            self.add(piece.map_err(ApiError::internal)?);
+            self.add(piece?);
         }
         Ok(self.message())
     }

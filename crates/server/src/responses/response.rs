@@ -44,7 +44,7 @@ impl Answer {
     /// Waits for all pieces and adds them up.
     pub(super) async fn whole(mut self, mut pieces: Pieces) -> Result<Value, ApiError> {
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(ApiError::internal)?;
+            let piece = piece?;
             self.usage.add(&piece);
             self.end = self.end.or(piece.end);
             for delta in piece.deltas {

@@ -68,6 +68,7 @@ fn server_config() -> ServerConfig {
         max_body_bytes: 100_000,
         max_header_bytes: 16 << 10,
         write_timeout: Duration::from_secs(60),
+        request_timeout: None,
         drain_timeout: Duration::from_secs(60),
     }
 }

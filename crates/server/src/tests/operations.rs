@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::failures::await_sequences;
-use super::{TEMPLATE, TOKENIZER, read_json, send, server_config};
+use super::{TEMPLATE, TOKENIZER, post_request, raw_events, read_json, send, server_config};
 use super::{answer, app, app_with, engine_config, ids, player, post};
 use crate::{App, ServerConfig};
 
@@ -226,6 +226,26 @@ async fn a_server_that_is_told_to_stop_finishes_what_runs_and_refuses_the_rest()
     assert!(whole.contains("[DONE]"), "{whole}");
     server.ended.await.unwrap().unwrap();
     assert_eq!(idle.read(&mut [0; 8]).await.unwrap(), 0, "idle connections are closed");
+}
+
+#[tokio::test]
+async fn answers_that_take_too_long_are_broken_off() {
+    let (permits, execute) = gated();
+    let engine = Engine::start(engine_config(), execute);
+    let limit = Some(Duration::from_millis(100));
+    let config = ServerConfig { request_timeout: limit, ..server_config() };
+    let app = app_with(config, engine.clone());
+    let mut body = json!({"prompt": "x"});
+    let (status, answer) = post(&app, URI, &body).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("--request-timeout"), "{message}");
+    body["stream"] = true.into();
+    let events = raw_events(send(&app, post_request(URI, body.to_string())).await).await;
+    assert!(events.last().unwrap().contains("--request-timeout"), "{events:?}");
+    // Both are cancelled with the end of the step that is under way.
+    permits.send(()).unwrap();
+    await_sequences(&engine, 0).await;
 }
 
 #[tokio::test]

@@ -105,9 +105,10 @@ pub fn unbundle(file: &[u8]) -> Result<&[u8], ElfError> {
     let r = Reader(file);
     let mut at = MAGIC.len() as u64 + 8;
     for _ in 0..r.num(MAGIC.len() as u64, 8, "bundle")?.min(1024) {
-        let (off, size) = (r.num(at, 8, "bundle")?, r.num(at + 8, 8, "bundle")?);
-        let n = r.num(at + 16, 8, "bundle")?;
-        let name = String::from_utf8_lossy(r.bytes(at + 24, n, "bundle")?).into_owned();
+        let field = |o: u64| r.num(at.saturating_add(o), 8, "bundle");
+        let (off, size, n) = (field(0)?, field(8)?, field(16)?);
+        let name = r.bytes(at.saturating_add(24), n, "bundle")?;
+        let name = String::from_utf8_lossy(name).into_owned();
         if name.contains("gfx950") {
             return r.bytes(off, size, "bundle entry");
         }
@@ -131,7 +132,7 @@ pub unsafe fn size_of_image(p: *const u8) -> Result<usize, ElfError> {
         let (mut at, mut end) = (32, 4096);
         for _ in 0..r.num(24, 8, "bundle")?.min(64) {
             end = end.max(r.num(at, 8, "bundle")?.saturating_add(r.num(at + 8, 8, "bundle")?));
-            at = at + 24 + r.num(at + 16, 8, "bundle")?;
+            at = at.saturating_add(24).saturating_add(r.num(at + 16, 8, "bundle")?);
         }
         return usize::try_from(end).map_err(|_| ElfError::TooLarge(end));
     }
@@ -178,12 +179,12 @@ fn segments(r: &Reader<'_>) -> Result<(Vec<u8>, Vec<Range>), ElfError> {
     let (mut image, mut notes) = (Vec::new(), Vec::new());
     for k in 0..r.num(56, 2, "ELF header")? {
         let h = off.saturating_add(k * size);
-        let f = |o: u64, n| r.num(h + o, n, "program header");
+        let f = |o: u64, n| r.num(h.saturating_add(o), n, "program header");
         let (kind, at, addr, len, mem) = (f(0, 4)?, f(8, 8)?, f(16, 8)?, f(32, 8)?, f(40, 8)?);
         match kind {
             1 => {
                 let end = addr.saturating_add(mem);
-                if end > 1 << 31 || len > mem {
+                if end > 1 << 27 || len > mem {
                     return Err(ElfError::TooLarge(end));
                 }
                 let end = end as usize;
@@ -201,7 +202,9 @@ fn segments(r: &Reader<'_>) -> Result<(Vec<u8>, Vec<Range>), ElfError> {
 fn sections(r: &Reader<'_>) -> Result<(Vec<Symbol>, Vec<Range>), ElfError> {
     let (off, size) = (r.num(40, 8, "ELF header")?, r.num(58, 2, "ELF header")?);
     let count = r.num(60, 2, "ELF header")?;
-    let field = |k: u64, o: u64, n| r.num(off.saturating_add(k * size) + o, n, "section header");
+    let field = |k: u64, o: u64, n| {
+        r.num(off.saturating_add(k * size).saturating_add(o), n, "section header")
+    };
     let (mut symbols, mut relocations) = (Vec::new(), Vec::new());
     let mut dynamic = Vec::new();
     for k in 0..count {
@@ -232,9 +235,9 @@ fn sections(r: &Reader<'_>) -> Result<(Vec<Symbol>, Vec<Range>), ElfError> {
 fn symbol_table(r: &Reader<'_>, at: u64, len: u64, names: u64) -> Result<Vec<Symbol>, ElfError> {
     let mut out = Vec::new();
     for s in 0..len / 24 {
-        let f = |o: u64, n| r.num(at + 24 * s + o, n, "symbol table");
+        let f = |o: u64, n| r.num(at.saturating_add(24 * s + o), n, "symbol table");
         out.push(Symbol {
-            name: r.string(names + f(0, 4)?, "string table")?,
+            name: r.string(names.saturating_add(f(0, 4)?), "string table")?,
             value: f(8, 8)?,
             size: f(16, 8)?,
             kind: f(4, 1)? as u8 & 15,
@@ -251,7 +254,7 @@ fn rela(
     out: &mut Vec<Range>,
 ) -> Result<(), ElfError> {
     for e in 0..len / 24 {
-        let f = |o: u64, n| r.num(at + 24 * e + o, n, "relocations");
+        let f = |o: u64, n| r.num(at.saturating_add(24 * e + o), n, "relocations");
         let (place, info, addend) = (f(0, 8)?, f(8, 8)?, f(16, 8)?);
         let symbol = symbols.get((info >> 32) as usize).map_or(0, |s| s.value);
         match info as u32 {
@@ -267,7 +270,7 @@ fn rela(
 fn note(r: &Reader<'_>, at: u64, size: u64) -> Result<Vec<KernelInfo>, ElfError> {
     let end = at.saturating_add(size);
     let mut at = at;
-    while at + 12 <= end {
+    while at.saturating_add(12) <= end {
         let (name, desc) = (r.num(at, 4, "note")?, r.num(at + 4, 4, "note")?);
         let kind = r.num(at + 8, 4, "note")?;
         let body = at + 12 + name.next_multiple_of(4);
@@ -275,7 +278,7 @@ fn note(r: &Reader<'_>, at: u64, size: u64) -> Result<Vec<KernelInfo>, ElfError>
             let meta = msgpack::parse(r.bytes(body, desc, "note")?).map_err(ElfError::Metadata)?;
             return Ok(kernels(&meta));
         }
-        at = body + desc.next_multiple_of(4);
+        at = body.saturating_add(desc.next_multiple_of(4));
     }
     Ok(Vec::new())
 }

@@ -64,7 +64,7 @@ pub fn load(memory: &Arc<Memory>, device: usize, file: &[u8]) -> Result<Module, 
         .symbols
         .iter()
         .filter(|s| s.kind == 1 && !s.name.ends_with(".kd"))
-        .map(|s| (s.name.clone(), (segment.base + s.value, s.size)))
+        .map(|s| (s.name.clone(), (segment.base.wrapping_add(s.value), s.size)))
         .collect();
     Ok(Module { kernels, globals, memory: segment })
 }
@@ -82,13 +82,14 @@ fn kernel(
     let mut entry = kd.wrapping_add(desc.entry as u64);
     if desc.preload & 127 != 0 {
         // Hardware that preloads arguments skips the 256 bytes that would load them.
-        entry += 256;
+        entry = entry.wrapping_add(256);
     }
     let entry = code.index_of(entry).ok_or_else(|| fail("entry is not code"))?;
     let name = object.symbols.iter().find(|s| s.kind == 2 && s.name == info.name);
     let atomics = name.is_some_and(|f| {
         code.insts.iter().any(|i| {
-            let inside = u64::from(i.pc) >= f.value && u64::from(i.pc) < f.value + f.size;
+            let inside =
+                u64::from(i.pc) >= f.value && u64::from(i.pc) < f.value.saturating_add(f.size);
             inside && is_global_atomic(i)
         })
     });

@@ -91,3 +91,27 @@ fn registers_round_trip() {
     }
     assert!(seen > 5_000, "only {seen} instructions");
 }
+
+/// Damaged files are errors or other files, never a panic.
+#[test]
+fn damaged_files() {
+    let image = harness::compile("basic.hip");
+    let mut r = harness::Random(99);
+    for _ in 0..1_000 {
+        let mut bad = image.clone();
+        for _ in 0..1 + r.u32() % 4 {
+            // Headers, notes and tables are where the structure is.
+            let reach = if r.u32().is_multiple_of(2) { 512 } else { bad.len() };
+            let at = r.u32() as usize % reach;
+            bad[at] = if r.u32().is_multiple_of(3) { 0xff } else { r.u32() as u8 };
+        }
+        if r.u32().is_multiple_of(8) {
+            bad.truncate(r.u32() as usize % image.len());
+        }
+        if let Ok(o) = emulator::elf::parse(&bad) {
+            for s in &o.symbols {
+                let _descriptor = emulator::elf::descriptor(&o.image, s.value);
+            }
+        }
+    }
+}

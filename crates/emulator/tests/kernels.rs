@@ -2,6 +2,7 @@
 
 mod harness;
 
+use emulator::config::Config;
 use harness::{Machine, Random, compile, read, schedules, strict};
 
 #[test]
@@ -203,4 +204,24 @@ fn calls_private_memory_and_globals() {
         assert_eq!(read::<f32>(&sums), [2016.0; 64]);
         assert_eq!(read::<u64>(&vote), [!1]);
     }
+}
+
+/// Float atomics depend on order: one seed gives one result, bit for bit; seeds differ.
+#[test]
+fn one_seed_one_result() {
+    let image = compile("gemm.hip");
+    let mut r = Random(21);
+    let x: Vec<f32> = (0..4096).map(|_| r.f32() * 1e6).collect();
+    let run = |seed, strict| {
+        let m = Machine::new(&image, Config { seed, strict, late: strict, ..harness::strict() });
+        let (dx, sum) = (m.buffer(&x), m.buffer(&[0f32]));
+        m.launch("atomic_sum", 64, 64, &[dx.base, sum.base]).unwrap();
+        read::<u32>(&sum)[0]
+    };
+    let results: Vec<u32> = (0..6).map(|seed| run(seed, true)).collect();
+    for (seed, first) in results.iter().enumerate() {
+        assert_eq!(run(seed as u64, true), *first);
+        assert_eq!(run(seed as u64, false), *first, "checks change nothing");
+    }
+    assert!(results.iter().any(|x| *x != results[0]), "the order never showed");
 }

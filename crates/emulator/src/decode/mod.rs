@@ -246,7 +246,7 @@ pub(crate) fn decode(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
         let pc = u64::from(line.pc);
         let n = functions.partition_point(|s| s.value <= pc);
         let inside = n.checked_sub(1).and_then(|n| functions.get(n));
-        let Some(f) = inside.filter(|f| pc < f.value + f.size) else { continue };
+        let Some(f) = inside.filter(|f| pc < f.value.saturating_add(f.size)) else { continue };
         let inst = decode_line(line, &mut code).map_err(|why| DecodeError::Unsupported {
             text: line.text.clone(),
             pc: line.pc,

@@ -90,7 +90,7 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 }
 
 /// Code of the matrix instructions.
-pub(crate) const CODE: Exec = {
+pub(crate) static CODE: Exec = {
     unsafe fn base(w: &mut Wave, i: &Inst, env: &mut Env) {
         run::<false>(w, i, env)
     }

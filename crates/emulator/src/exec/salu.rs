@@ -189,7 +189,7 @@ fn gpr_idx(w: &mut Wave, base: u32, mode: u8) {
 }
 
 /// The table: mnemonic and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("s_mov_b32", plain!(|w, i| two(w, i, |a, _, _| (a, None)))),
     ("s_mov_b64", plain!(|w, i| two64(w, i, |a, _, _| (a, None)))),
     (

@@ -125,7 +125,7 @@ fn ashr_pk(w: &mut Wave, i: &Inst, lo: i32, hi: i32) {
 }
 
 /// The table: mnemonic without encoding suffix, and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("v_cvt_f32_i32", op!(map::int_to_flt, |a| (a as i32 as f32).to_bits())),
     ("v_cvt_f32_u32", op!(map::int_to_flt, |a| (a as f32).to_bits())),
     ("v_cvt_i32_f32", op!(map::flt_to_int, |a| f(a) as i32 as u32)),

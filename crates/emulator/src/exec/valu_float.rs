@@ -416,7 +416,7 @@ pub(super) fn fma_f16(a: u32, b: u32, c: u32) -> u32 {
 }
 
 /// The table: mnemonic without encoding suffix, and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("v_add_f32", op!(flt2, |a, b| (f(a) + f(b)).to_bits())),
     ("v_sub_f32", op!(flt2, |a, b| (f(a) - f(b)).to_bits())),
     ("v_subrev_f32", op!(flt2, |a, b| (f(b) - f(a)).to_bits())),

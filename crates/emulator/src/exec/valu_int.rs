@@ -248,7 +248,7 @@ unsafe fn add_sub(w: &mut Wave, i: &Inst, (signed, sub, rev): (bool, bool, bool)
 }
 
 /// The table: mnemonic without encoding suffix, and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("v_mov_b32", op!(int1, |a| a)),
     ("v_accvgpr_read_b32", op!(int1, |a| a)),
     ("v_accvgpr_write_b32", op!(int1, |a| a)),

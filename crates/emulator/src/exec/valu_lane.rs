@@ -72,7 +72,7 @@ fn permlane_swap(w: &mut Wave, i: &Inst, by: usize) {
 }
 
 /// The table: mnemonic without encoding suffix, and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("v_readfirstlane_b32", plain!(readfirstlane)),
     ("v_readlane_b32", plain!(readlane)),
     ("v_writelane_b32", plain!(writelane)),

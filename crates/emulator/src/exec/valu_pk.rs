@@ -136,7 +136,7 @@ fn prng(x: u32) -> u32 {
 }
 
 /// The table: mnemonic without encoding suffix, and code.
-pub(super) const OPS: &[(&str, Exec)] = &[
+pub(super) static OPS: &[(&str, Exec)] = &[
     ("v_pk_add_f32", op!(pk32, |a, b, _| a + b)),
     ("v_pk_mul_f32", op!(pk32, |a, b, _| a * b)),
     ("v_pk_fma_f32", op!(pk32, |a: f32, b, c| a.mul_add(b, c))),

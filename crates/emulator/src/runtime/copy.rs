@@ -65,7 +65,7 @@ impl Runtime {
             let what = format!("{addr:#x} + {len} bytes: {}", self.memory.explain(addr));
             return Err(Error::new(error::INVALID_VALUE, &what));
         }
-        if !readable(addr) || !readable(addr + len.saturating_sub(1) as u64) {
+        if !readable(addr) || !readable(addr.wrapping_add(len.saturating_sub(1) as u64)) {
             let what = format!("{addr:#x} + {len} bytes is not memory of this process");
             return Err(Error::new(error::INVALID_VALUE, &what));
         }

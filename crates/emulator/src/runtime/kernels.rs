@@ -86,8 +86,8 @@ pub(crate) unsafe fn prepare(
     if r.grid.contains(&0) || r.block.contains(&0) {
         return Err(Error::new(error::INVALID_CONFIGURATION, "grid or block of zero size"));
     }
-    let threads = r.block.iter().map(|b| u64::from(*b)).product::<u64>();
-    let limit = u64::from(if k.max_threads == 0 { 1024 } else { k.max_threads.min(1024) });
+    let threads = r.block.iter().map(|b| u128::from(*b)).product::<u128>();
+    let limit = u128::from(if k.max_threads == 0 { 1024 } else { k.max_threads.min(1024) });
     if threads > limit {
         let what = format!("{}: {threads} threads, the kernel allows {limit}", k.name);
         return invalid(&what);

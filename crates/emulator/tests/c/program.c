@@ -296,12 +296,13 @@ static void wrong_use(const char *path) {
 
 static void missing_event(void) {
   hipStream_t s, t;
-  void *x, *y;
+  void *x, *y, *z;
   OK(hipStreamCreateWithFlags(&s, 1)); OK(hipStreamCreateWithFlags(&t, 1));
-  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES));
-  OK(hipMemsetAsync(x, 0, BYTES, s));
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES)); OK(hipMalloc(&z, BYTES));
+  OK(hipMemsetAsync(x, 0, BYTES, s)); OK(hipMemsetAsync(z, 0, BYTES, s));
   OK(hipStreamSynchronize(s));
-  add(x, x, x, s);
+  // One writes x, the other reads it: found whichever comes first.
+  add(z, z, x, s);
   add(x, x, y, t);
   hipStreamSynchronize(s);
   IS(719, hipStreamSynchronize(t));

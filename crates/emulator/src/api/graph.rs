@@ -98,7 +98,8 @@ hip! {
         let (e, g) = (executable(e)?, runtime().graph(h)?);
         let new = lock(&g).nodes.clone();
         let mut old = lock(&e.nodes);
-        let differs = new.len() != old.len() || !new.iter().zip(old.iter()).all(|(a, b)| alike(a, b));
+        let mut pairs = new.iter().zip(old.iter());
+        let differs = new.len() != old.len() || !pairs.all(|(a, b)| alike(a, b));
         if !bad.is_null() {
             put(bad, 0)?;
         }

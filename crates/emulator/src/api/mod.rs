@@ -1,5 +1,5 @@
-//! The C symbols. Every function checks its pointers, reports what is wrong on stderr, and returns a
-//! HIP (or NCCL) code; nothing unwinds into the caller.
+//! The C symbols. Every function checks its pointers, reports what is wrong on stderr, and returns
+//! a HIP (or NCCL) code; nothing unwinds into the caller.
 
 mod device;
 mod graph;

@@ -146,8 +146,12 @@ pub(crate) fn src64(w: &Wave, i: &Inst, k: usize, float: bool) -> [u64; 64] {
     let mut x = match i.src[k] {
         Operand::V { r, n } => {
             let lo = &w.v[usize::from(r)].0;
-            let hi = (n >= 2).then(|| &w.v[usize::from(r) + 1].0);
-            std::array::from_fn(|l| u64::from(lo[l]) | hi.map_or(0, |h| u64::from(h[l]) << 32))
+            let hi = if n >= 2 { w.v[usize::from(r) + 1].0 } else { [0; 64] };
+            let mut x = [0; 64];
+            for l in 0..64 {
+                x[l] = u64::from(lo[l]) | u64::from(hi[l]) << 32;
+            }
+            x
         }
         o => [scalar64(w, o); 64],
     };
@@ -168,8 +172,11 @@ pub(crate) fn src64(w: &Wave, i: &Inst, k: usize, float: bool) -> [u64; 64] {
 /// Writes 64-bit lanes to a register pair under EXEC.
 #[inline(always)]
 pub(crate) fn put64(w: &mut Wave, dst: Operand, x: &[u64; 64]) {
-    let lo = std::array::from_fn(|l| x[l] as u32);
-    let hi = std::array::from_fn(|l| (x[l] >> 32) as u32);
+    let (mut lo, mut hi) = ([0; 64], [0; 64]);
+    for l in 0..64 {
+        lo[l] = x[l] as u32;
+        hi[l] = (x[l] >> 32) as u32;
+    }
     put32(w, vdst(dst), &lo);
     put32(w, vdst(dst) + 1, &hi);
 }

@@ -48,6 +48,15 @@ pub(super) fn unpack<const WIDE: bool>(
     let chunk = chunked(s, elem);
     for g in 0..n {
         let lane = lane0 + g * s.m;
+        if WIDE && cfg!(target_arch = "x86_64") && elem == Elem::Float(FP4) && s.m >= 16 {
+            for r in 0..s.lanes_k() / 8 {
+                let k = k_of(s, chunk, g, 8 * r) & 120;
+                let regs = &w.v[first + r].0[lane..lane + s.m];
+                // SAFETY: only the AVX2 variant is WIDE.
+                unsafe { fp4_wide(regs, &mut out[k..k + 8]) };
+            }
+            continue;
+        }
         for e in 0..s.lanes_k() {
             let row = &mut out[k_of(s, chunk, g, e) & 127];
             match elem {
@@ -55,9 +64,6 @@ pub(super) fn unpack<const WIDE: bool>(
                 Elem::Float(BF16) => {
                     let sh = 16 * (e as u32 % 2);
                     words(w, first + e / 2, lane, s.m, row, |x| bf16_to_f32(x >> sh & 0xffff));
-                }
-                Elem::Float(FP4) if WIDE && s.m >= 16 => {
-                    fp4_wide(&w.v[first + e / 8].0[lane..lane + s.m], 4 * (e as i32 % 8), row);
                 }
                 Elem::Float(FP4) => {
                     let sh = 4 * (e as u32 % 8);
@@ -78,31 +84,33 @@ fn words(w: &Wave, r: usize, lane: usize, m: usize, out: &mut [f32; 32], f: impl
     }
 }
 
-/// Eight FP4 codes at a time, looked up in one register.
+/// The eight codes of each lane's register, looked up eight lanes at a time.
+///
+/// # Safety
+/// The CPU must have AVX2.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn fp4_wide(regs: &[u32], shift: i32, out: &mut [f32; 32]) {
+#[target_feature(enable = "avx2")]
+unsafe fn fp4_wide(regs: &[u32], out: &mut [[f32; 32]]) {
     use std::arch::x86_64::*;
-    for (x, o) in regs.chunks_exact(8).zip(out.chunks_exact_mut(8)) {
-        // SAFETY: only reached in the AVX2 variant; both chunks hold 32 bytes.
-        unsafe {
-            let table = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let x = _mm256_srl_epi32(x, _mm_cvtsi32_si128(shift));
+    let table = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
+    for (n, x) in regs.chunks_exact(8).take(4).enumerate() {
+        // SAFETY: the chunk holds 32 bytes.
+        let mut x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        for row in out.iter_mut() {
             // The permute looks at three bits; the fourth is the sign.
             let v = _mm256_permutevar8x32_ps(table, x);
             let sign = _mm256_slli_epi32::<28>(_mm256_and_si256(x, _mm256_set1_epi32(8)));
-            _mm256_storeu_ps(o.as_mut_ptr(), _mm256_or_ps(v, _mm256_castsi256_ps(sign)));
+            let v = _mm256_or_ps(v, _mm256_castsi256_ps(sign));
+            // SAFETY: `n` is below 4, so eight lanes fit the row's 32.
+            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add(8 * n), v) };
+            x = _mm256_srli_epi32::<4>(x);
         }
     }
 }
 
+/// Never called: only x86-64 has a wide variant.
 #[cfg(not(target_arch = "x86_64"))]
-fn fp4_wide(regs: &[u32], shift: i32, out: &mut [f32; 32]) {
-    for (o, x) in out.iter_mut().zip(regs) {
-        *o = FP4.decode(x >> shift & 15);
-    }
-}
+unsafe fn fp4_wide(_: &[u32], _: &mut [[f32; 32]]) {}
 
 /// Any other format of at most 16 bits, through a table for the 6- and 8-bit ones.
 #[inline(always)]

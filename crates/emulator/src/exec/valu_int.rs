@@ -161,7 +161,10 @@ unsafe fn map64<F: Fn(u64, u64, u64) -> u64>(w: &mut Wave, i: &Inst, f: F) {
     let a = src64(w, i, 0, false);
     let b = if i.nsrc > 1 { src64(w, i, 1, false) } else { [0; 64] };
     let c = if i.nsrc > 2 { src64(w, i, 2, false) } else { [0; 64] };
-    let out = std::array::from_fn(|l| f(a[l], b[l], c[l]));
+    let mut out = [0; 64];
+    for l in 0..64 {
+        out[l] = f(a[l], b[l], c[l]);
+    }
     put64(w, i.dst, &out);
 }
 

@@ -48,7 +48,11 @@ fn single(w: &Wave, i: &Inst, k: usize, high: bool) -> [f32; 64] {
     match i.src[k] {
         Operand::V { r, n } => {
             let row = &w.v[usize::from(r) + usize::from(sel.min(n - 1))].0;
-            std::array::from_fn(|l| f32::from_bits(row[l] ^ sign))
+            let mut x = [0.0; 64];
+            for l in 0..64 {
+                x[l] = f32::from_bits(row[l] ^ sign);
+            }
+            x
         }
         Operand::S { r, n } => {
             let x = w.s[usize::from(r) + usize::from(sel.min(n - 1))];
@@ -65,11 +69,17 @@ fn single(w: &Wave, i: &Inst, k: usize, high: bool) -> [f32; 64] {
 /// None of its own: unsafe to fit the other lane loops.
 #[inline(always)]
 unsafe fn pk32<F: Fn(f32, f32, f32) -> f32>(w: &mut Wave, i: &Inst, f: F) {
-    let half = |w: &Wave, high: bool| -> [u32; 64] {
-        let (a, b, c) = (single(w, i, 0, high), single(w, i, 1, high), single(w, i, 2, high));
-        std::array::from_fn(|l| f(a[l], b[l], c[l]).to_bits())
-    };
-    let (lo, hi) = (half(w, false), half(w, true));
+    let mut out = [[0u32; 64]; 2];
+    for (h, out) in out.iter_mut().enumerate() {
+        let a = single(w, i, 0, h == 1);
+        let b = single(w, i, 1, h == 1);
+        let c = single(w, i, 2, h == 1);
+        // A plain loop: a closure handed to a library function would miss the wide instructions.
+        for l in 0..64 {
+            out[l] = f(a[l], b[l], c[l]).to_bits();
+        }
+    }
+    let [lo, hi] = out;
     put32(w, vdst(i.dst), &lo);
     put32(w, vdst(i.dst) + 1, &hi);
 }

@@ -137,7 +137,7 @@ impl Runtime {
             Object::Comm(_) => 8,
         };
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        // Non-canonical on x86-64, so a dereference faults; the low bits stay clear like a pointer's.
+        // Non-canonical on x86-64, so a dereference faults.
         let handle = 0x0e00_0000_0000_0000 | kind << 48 | n << 4;
         lock(&self.objects).insert(handle, o);
         handle

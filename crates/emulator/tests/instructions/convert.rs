@@ -7,8 +7,7 @@ fn f(x: u32) -> f32 {
     f32::from_bits(x)
 }
 
-/// A small format: exponent bits, mantissa bits, exponent bias, largest value, and its codes' values
-/// by definition.
+/// A small format: exponent bits, mantissa bits, largest value, and what its top codes mean.
 #[derive(Clone, Copy)]
 struct Format {
     exp: u32,

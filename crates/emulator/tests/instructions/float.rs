@@ -261,7 +261,8 @@ fn modified() -> Vec<Case> {
     ]
 }
 
-/// The sum rounded towards zero, from the double-precision sum with its error and the nearest single.
+/// The sum rounded towards zero, from the double-precision sum with its error and the nearest
+/// single.
 fn toward_zero(x: f64, y: f64, nearest: f32) -> f32 {
     let sum = x + y;
     if nearest.is_nan() || sum.is_infinite() {

@@ -280,8 +280,8 @@ fn matrix_products() {
                 }
                 let value =
                     if case.integer { f64::from(bits as i32) } else { f32::from_bits(bits).into() };
-                // Each of at most k + 2 roundings to single precision errs by 2^-24 of a partial sum,
-                // which never exceeds the sum of magnitudes.
+                // Each of at most k + 2 roundings to single precision errs by 2^-24 of a partial
+                // sum, which never exceeds the sum of magnitudes.
                 let bound =
                     if case.integer { 0.0 } else { size * (case.k + 2) as f64 * 2f64.powi(-24) };
                 assert!(

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn kimi_k2_6_softmax_scale() {
-        assert_eq!(softmax_scale(&kimi()), 0.144_679_63);
+        assert_eq!(softmax_scale(&kimi()), 0.144_679_625_802_689_23_f64 as f32);
     }
 
     #[test]

@@ -76,15 +76,20 @@ async fn a_client_that_leaves_frees_its_blocks() {
         bytes.next().await.unwrap().unwrap();
         streams.push(bytes);
     }
-    assert_eq!(load_figures(&server).await["running"], 4);
+    running(&server, 4).await;
     drop(streams);
+    running(&server, 0).await;
+}
+
+/// Waits until `count` sequences run, for a few steps' time at most.
+async fn running(server: &Server, count: usize) {
     let begin = std::time::Instant::now();
     loop {
-        let load = load_figures(&server).await;
-        if load["running"] == 0 {
-            break;
+        let load = load_figures(server).await;
+        if load["running"] == count {
+            return;
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "{load}");
+        assert!(begin.elapsed() < Duration::from_secs(5), "not {count}: {load}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

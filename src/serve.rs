@@ -42,7 +42,9 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     }
     // First, so that a port in use is known before weights are read.
     let address = format!("{}:{}", args.host, args.port);
-    let listener = TcpListener::bind(&address).await.with_context(|| address.clone())?;
+    let listener = TcpListener::bind(&address)
+        .await
+        .with_context(|| format!("--host {} --port {}", args.host, args.port))?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let tokenizer = Tokenizer::from_dir(&args.model)?;
     let template = ChatTemplate::from_dir(&args.model)?;

@@ -1,6 +1,6 @@
 //! The sampler: one token per row of logits.
 
-use model::{Draw, OutputRow, RowOutput, SamplingParams, TokenCounts, Want, uniform};
+use model::{Draw, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask, Want, uniform};
 use rayon::prelude::*;
 
 /// Draws or scores one token per row of `vocab` logits.
@@ -45,11 +45,15 @@ fn by_logit(logits: &[f32], a: u32, b: u32) -> std::cmp::Ordering {
 fn draw_token(logits: &[f32], draw: &Draw) -> u32 {
     let params = &draw.params;
     let mut adjusted;
-    let logits = if params.logit_bias.is_empty() && draw.counts.is_none() {
+    let unchanged = params.logit_bias.is_empty() && draw.counts.is_none() && draw.mask.is_none();
+    let logits = if unchanged {
         logits
     } else {
         adjusted = logits.to_vec();
         adjust(&mut adjusted, params, draw.counts.as_deref());
+        if let Some(mask) = &draw.mask {
+            forbid(&mut adjusted, mask);
+        }
         &adjusted
     };
     if params.temperature == 0.0 {
@@ -84,6 +88,15 @@ fn adjust(logits: &mut [f32], params: &SamplingParams, counts: Option<&TokenCoun
     }
     for &(id, bias) in &params.logit_bias {
         logits[id as usize] += bias;
+    }
+}
+
+/// Makes what the mask does not allow impossible.
+fn forbid(logits: &mut [f32], mask: &TokenMask) {
+    for (id, logit) in (0..).zip(logits) {
+        if !mask.allows(id) {
+            *logit = f32::NEG_INFINITY;
+        }
     }
 }
 

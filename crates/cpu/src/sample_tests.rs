@@ -10,7 +10,7 @@ fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
 
 fn draw(logits: &[f32], params: &SamplingParams, index: u64, counts: Option<TokenCounts>) -> u32 {
     let (params, counts) = (Arc::new(params.clone()), counts.map(Arc::new));
-    draw_token(logits, &Draw { params, index, counts })
+    draw_token(logits, &Draw { params, index, counts, mask: None })
 }
 
 /// How often each id comes up in `n` draws.
@@ -85,6 +85,29 @@ fn penalties_and_bias_move_the_logits() {
 }
 
 #[test]
+fn only_what_the_mask_allows_is_drawn() {
+    let drawn = |mask: u32, change: fn(&mut SamplingParams), index: u64| {
+        let mask = Some(Arc::new(TokenMask::new(vec![mask])));
+        let params = Arc::new(params(change));
+        draw_token(&LOGITS, &Draw { params, index, counts: None, mask })
+    };
+    assert_eq!(drawn(0b11001, |p| p.temperature = 0.0, 0), 4);
+    let biased = |p: &mut SamplingParams| {
+        (p.temperature, p.logit_bias) = (0.0, vec![(1, 100.0), (3, 90.0)]);
+    };
+    assert_eq!(drawn(0b01101, biased, 0), 3, "a bias allows nothing");
+    // The filters count within what is allowed: 2 is the most likely of 0, 2 and 3.
+    assert_eq!(drawn(0b01101, |p| p.top_k = 1, 5), 2);
+    assert_eq!(drawn(0b01101, |p| p.top_p = 0.1, 5), 2);
+    assert_eq!(drawn(0b01101, |p| p.min_p = 0.9, 5), 2);
+    let free: Vec<u32> = (0..200).map(|index| drawn(0b01001, |_| (), index)).collect();
+    assert!(free.iter().all(|id| [0, 3].contains(id)) && free.contains(&0) && free.contains(&3));
+    // Rows of more tokens than the mask has bits for.
+    let mask = TokenMask::new(vec![0, 2]);
+    assert_eq!([32, 33, 64].map(|id| mask.allows(id)), [false, true, false]);
+}
+
+#[test]
 fn one_seed_gives_one_sequence_and_others_differ() {
     let sequence = |seed: u64| -> Vec<u32> {
         let params = params(|p| p.seed = seed);
@@ -101,7 +124,9 @@ fn logprobs_are_of_the_raw_logits() {
         p.logit_bias = vec![(3, 50.0)];
     }));
     let want = |want| OutputRow { row: 0, want, logprobs: Some(2) };
-    let drawn = one(&LOGITS, &want(Want::Sample(Draw { params: greedy, index: 0, counts: None })));
+    let mask = Some(Arc::new(TokenMask::new(vec![0b01001])));
+    let draw = Draw { params: greedy, index: 0, counts: None, mask };
+    let drawn = one(&LOGITS, &want(Want::Sample(draw)));
     let scored = one(&LOGITS, &want(Want::Score(3)));
     assert_eq!(drawn, scored);
     let sum: f64 = LOGITS.iter().map(|l| (*l as f64).exp()).sum();

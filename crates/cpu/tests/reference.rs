@@ -74,7 +74,7 @@ fn prompts(format: &str) -> Vec<Prompt> {
 
 fn greedy_draw(index: u64) -> Want {
     let params = Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() });
-    Want::Sample(Draw { params, index, counts: None })
+    Want::Sample(Draw { params, index, counts: None, mask: None })
 }
 
 /// A batch of runs `(ids, from, to, first block)`: rows `from..to` of each sequence. Every row's

@@ -186,6 +186,7 @@ impl Sequence {
                 params: self.request.sampling.clone(),
                 index: self.generated() as u64,
                 counts: self.counts.clone(),
+                mask: None,
             };
             (self.request.max_tokens > 0).then_some((Want::Sample(draw), self.request.logprobs))
         } else {

@@ -112,7 +112,8 @@ mod tests {
     fn carried_rows_take_what_was_drawn_and_count_it() {
         let counts = Arc::new(TokenCounts { output: [(7, 1)].into(), ..TokenCounts::default() });
         let params = Arc::new(SamplingParams::default());
-        let want = Want::Sample(Draw { params, index: 2, counts: Some(counts.clone()) });
+        let draw = Draw { params, index: 2, counts: Some(counts.clone()), mask: None };
+        let want = Want::Sample(draw);
         let batch = Batch {
             tokens: vec![5, 0],
             carried: vec![Carried { row: 1, output: 2 }],

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// How a next token is drawn from a row of logits.
 ///
-/// Order of operations: `logit_bias` and penalties on the raw logits, then temperature, softmax,
-/// `min_p`, `top_k`, `top_p`, and one draw. Values are checked by whoever builds the struct.
+/// Order of operations: `logit_bias` and penalties on the raw logits, then the draw's mask, then
+/// temperature, softmax, `min_p`, `top_k`, `top_p`, and one draw. Values are checked by whoever builds the struct.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits; 0 takes the largest logit (the lowest id among equals). In 0..=2.
@@ -72,6 +72,31 @@ pub struct Draw {
     pub index: u64,
     /// Present if `params.needs_counts()`. Without the row's own token, if that one is carried.
     pub counts: Option<Arc<TokenCounts>>,
+    /// The tokens that may be drawn, if not all: the logits of the others count as -inf, after bias
+    /// and penalties. Log-probabilities are those of the raw logits all the same.
+    pub mask: Option<Arc<TokenMask>>,
+}
+
+/// Which tokens of a vocabulary may be drawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMask(Vec<u32>);
+
+impl TokenMask {
+    /// Of one bit a token: bit `id % 32` (counted from the least significant) of word `id / 32`. At
+    /// least one token below the vocabulary's size must be allowed.
+    pub fn new(words: Vec<u32>) -> TokenMask {
+        TokenMask(words)
+    }
+
+    /// The words that it was made of.
+    pub fn words(&self) -> &[u32] {
+        &self.0
+    }
+
+    /// Whether the token `id` may be drawn; one behind the last word may not.
+    pub fn allows(&self, id: u32) -> bool {
+        self.0.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
+    }
 }
 
 /// A uniform number in [0, 1) that depends on `(seed, index)` alone (splitmix64's finalizer,

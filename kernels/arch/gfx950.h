@@ -1,0 +1,96 @@
+// What gfx950 (CDNA4) does differently from other targets. Lane layouts: see `device.h`.
+#pragma once
+
+constexpr u32 WAVE = 64;
+
+__device__ inline u32 thread() { return __builtin_amdgcn_workitem_id_x(); }
+__device__ inline u32 block_x() { return __builtin_amdgcn_workgroup_id_x(); }
+__device__ inline u32 block_y() { return __builtin_amdgcn_workgroup_id_y(); }
+__device__ inline u32 block_z() { return __builtin_amdgcn_workgroup_id_z(); }
+__device__ inline u32 lane() {
+  return __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0));
+}
+/// The wave's index in its workgroup, as a scalar.
+__device__ inline u32 wave() { return __builtin_amdgcn_readfirstlane(thread() / WAVE); }
+
+/// All threads of the workgroup arrive; what they wrote to LDS and memory before is seen after.
+__device__ inline void sync() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+
+/// The value of lane `lane() ^ mask`. All lanes of the wave take part.
+__device__ inline u32 shuffle_xor(u32 x, u32 mask) {
+  return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);
+}
+
+/// A 16-byte read of data that is used once.
+__device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
+
+__device__ inline float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+__device__ inline float log2(float x) { return __builtin_amdgcn_logf(x); }
+__device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }
+
+constexpr u32 CHUNKS = 1;
+constexpr u32 ACCUMULATORS = 4;
+__device__ inline u32 chunk_row(u32) { return lane() % 16; }
+__device__ inline u32 chunk_group() { return lane() / 16; }
+__device__ inline u32 acc_row(u32 i) { return lane() / 16 * 4 + i; }
+__device__ inline u32 acc_col(u32) { return lane() % 16; }
+/// Byte offset in a row's 128-byte slab of FP8 where the lane's 16-byte part `p` (of 2) starts.
+__device__ inline u32 fp8_offset(u32 p) { return 64 * p + 16 * chunk_group(); }
+
+typedef __attribute__((ext_vector_type(4))) float f32x4;
+typedef __attribute__((ext_vector_type(8))) int i32x8;
+
+__device__ inline void mma_bf16(Acc &c, const bf16x8 *a, const bf16x8 *b) {
+  f32x4 d = {c.v[0], c.v[1], c.v[2], c.v[3]};
+  d = __builtin_amdgcn_mfma_f32_16x16x32_bf16(a[0], b[0], d, 0, 0, 0);
+  for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
+}
+
+template <int STEP>
+__device__ inline void mma_mxfp4(Acc &c, const u32x4 *a, const u32 *sa, const u32x4 *b,
+                                 const u32 *sb) {
+  i32x8 x = {(int)a[0][0], (int)a[0][1], (int)a[0][2], (int)a[0][3]};
+  i32x8 y = {(int)b[0][0], (int)b[0][1], (int)b[0][2], (int)b[0][3]};
+  f32x4 d = {c.v[0], c.v[1], c.v[2], c.v[3]};
+  d = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(x, y, d, 4, 4, STEP, sa[0], STEP, sb[0]);
+  for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
+}
+
+template <int STEP>
+__device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, const u32x4 *b,
+                                 const u32 *sb) {
+  i32x8 x, y = {(int)b[0][0], (int)b[0][1], (int)b[0][2], (int)b[0][3]};
+  for (u32 i = 0; i < 8; ++i) x[i] = (int)a[0][i / 4][i % 4];
+  f32x4 d = {c.v[0], c.v[1], c.v[2], c.v[3]};
+  d = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(x, y, d, 0, 4, STEP, sa[0], STEP, sb[0]);
+  for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
+}
+
+typedef __attribute__((ext_vector_type(2))) __bf16 bf16x2;
+
+/// 32 FP4 values times the scale in byte `STEP` of `scale`, as four runs of 8.
+template <int STEP>
+__device__ inline void dequantize_fp4(u32x4 chunk, u32 scale, bf16x8 out[4]) {
+  float s = __builtin_bit_cast(float, (scale >> 8 * STEP & 0xff) << 23);
+  for (u32 j = 0; j < 4; ++j) {
+    bf16x2 p0 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 0);
+    bf16x2 p1 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 1);
+    bf16x2 p2 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 2);
+    bf16x2 p3 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 3);
+    out[j] = bf16x8{p0[0], p0[1], p1[0], p1[1], p2[0], p2[1], p3[0], p3[1]};
+  }
+}
+
+/// Eight values over `scale` (a power of two) rounded to FP4, half to even, beyond 6 to 6.
+__device__ inline u32 quantize_fp4(const float *x, float scale) {
+  u32 packed = 0;
+  packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[0], x[1], scale, 0);
+  packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[2], x[3], scale, 1);
+  packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[4], x[5], scale, 2);
+  packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[6], x[7], scale, 3);
+  return packed;
+}

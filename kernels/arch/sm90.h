@@ -1,0 +1,153 @@
+// What sm_90 (Hopper) does differently from other targets: a development target. It has no FP4 or
+// mixed FP8 matrix instruction; such operands become BF16 in registers, which holds them exactly.
+#pragma once
+
+constexpr u32 WAVE = 32;
+
+__device__ inline u32 thread() { return __nvvm_read_ptx_sreg_tid_x(); }
+__device__ inline u32 block_x() { return __nvvm_read_ptx_sreg_ctaid_x(); }
+__device__ inline u32 block_y() { return __nvvm_read_ptx_sreg_ctaid_y(); }
+__device__ inline u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
+__device__ inline u32 lane() { return thread() % WAVE; }
+/// The wave's index in its workgroup.
+__device__ inline u32 wave() { return thread() / WAVE; }
+
+/// All threads of the workgroup arrive; what they wrote to LDS and memory before is seen after.
+__device__ inline void sync() { __syncthreads(); }
+
+/// The value of lane `lane() ^ mask`. All lanes of the wave take part.
+__device__ inline u32 shuffle_xor(u32 x, u32 mask) {
+  return __nvvm_shfl_sync_bfly_i32(~0u, x, mask, 31);
+}
+
+/// A 16-byte read of data that is used once.
+__device__ inline u32x4 load_once(const u32x4 *p) {
+  u32 x, y, z, w;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+               : "l"(p));
+  return u32x4{x, y, z, w};
+}
+
+__device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
+__device__ inline float log2(float x) { return __nvvm_lg2_approx_f(x); }
+__device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
+
+constexpr u32 CHUNKS = 2;
+constexpr u32 ACCUMULATORS = 8;
+__device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
+__device__ inline u32 chunk_group() { return lane() % 4; }
+__device__ inline u32 acc_row(u32 i) { return lane() / 4 + i / 2 % 2 * 8; }
+__device__ inline u32 acc_col(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
+/// Byte offset in a row's 128-byte slab of FP8 where the lane's 16-byte part `p` (of 2) starts.
+__device__ inline u32 fp8_offset(u32 p) { return 32 * chunk_group() + 16 * p; }
+
+__device__ inline void mma_m16n8k16(float *d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+               "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// A sum over k does not mind which k stands where, as long as A and B agree: each lane's 8 values
+// fill the instruction's slots two by two.
+__device__ inline void mma_bf16(Acc &c, const bf16x8 *a, const bf16x8 *b) {
+  u32x4 x0 = __builtin_bit_cast(u32x4, a[0]), x1 = __builtin_bit_cast(u32x4, a[1]);
+  for (u32 t = 0; t < 2; ++t) {
+    u32x4 y = __builtin_bit_cast(u32x4, b[t]);
+    mma_m16n8k16(c.v + 4 * t, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
+    mma_m16n8k16(c.v + 4 * t, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+  }
+}
+
+__device__ inline u32 multiply_bf16x2(u32 x, u32 y) {
+  u32 d;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(x), "r"(y));
+  return d;
+}
+
+/// The power of two in byte `step` of `scale`, as a pair of BF16.
+__device__ inline u32 scale_bf16x2(u32 scale, u32 step) {
+  u32 e = scale >> 8 * step & 0xff;
+  u32 bits = e == 0 ? 0x40 : e << 7; // 2^-127 is subnormal
+  return bits | bits << 16;
+}
+
+/// 32 FP4 values times the scale in byte `STEP` of `scale`, as four runs of 8.
+template <int STEP>
+__device__ inline void dequantize_fp4(u32x4 chunk, u32 scale, bf16x8 out[4]) {
+  // A code's exponent and mantissa bits, put at BF16's, are its value times 2^-126.
+  u32 s = scale_bf16x2(scale, STEP);
+  const u32 bias = 0x7e807e80; // 2^126
+  for (u32 j = 0; j < 4; ++j) {
+    u32 w = chunk[j];
+    u32x4 pairs;
+    for (u32 p = 0; p < 4; ++p) {
+      u32 two = (w >> 8 * p & 0xf) | (w >> 8 * p & 0xf0) << 12;
+      u32 bits = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
+      pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, bias), s);
+    }
+    out[j] = __builtin_bit_cast(bf16x8, pairs);
+  }
+}
+
+template <int STEP>
+__device__ inline void mma_mxfp4(Acc &c, const u32x4 *a, const u32 *sa, const u32x4 *b,
+                                 const u32 *sb) {
+  bf16x8 x[2][4], y[2][4];
+  for (u32 h = 0; h < 2; ++h) {
+    dequantize_fp4<STEP>(a[h], sa[h], x[h]);
+    dequantize_fp4<STEP>(b[h], sb[h], y[h]);
+  }
+  for (u32 j = 0; j < 4; ++j) {
+    bf16x8 p[2] = {x[0][j], x[1][j]}, q[2] = {y[0][j], y[1][j]};
+    mma_bf16(c, p, q);
+  }
+}
+
+/// Four FP8 (E4M3) values times a power of two, as BF16.
+__device__ inline void dequantize_fp8(u32 codes, u32 scale, u32 *out) {
+  for (u32 p = 0; p < 2; ++p) {
+    u32 two = (codes >> 16 * p & 0xff) | (codes >> 16 * p & 0xff00) << 8;
+    // Exponent and mantissa bits at BF16's: the value times 2^-120.
+    u32 bits = (two & 0x007f007f) << 4 | (two & 0x00800080) << 8;
+    out[p] = multiply_bf16x2(multiply_bf16x2(bits, 0x7b807b80), scale);
+  }
+}
+
+template <int STEP>
+__device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, const u32x4 *b,
+                                 const u32 *sb) {
+  bf16x8 x[2][4], y[2][4];
+  for (u32 h = 0; h < 2; ++h) {
+    u32 s = scale_bf16x2(sa[h], STEP);
+    for (u32 j = 0; j < 4; ++j) {
+      u32x4 pairs;
+      u32 words[4];
+      dequantize_fp8(a[h][j / 2][j % 2 * 2], s, words);
+      dequantize_fp8(a[h][j / 2][j % 2 * 2 + 1], s, words + 2);
+      for (u32 p = 0; p < 4; ++p) pairs[p] = words[p];
+      x[h][j] = __builtin_bit_cast(bf16x8, pairs);
+    }
+    dequantize_fp4<STEP>(b[h], sb[h], y[h]);
+  }
+  for (u32 j = 0; j < 4; ++j) {
+    bf16x8 p[2] = {x[0][j], x[1][j]}, q[2] = {y[0][j], y[1][j]};
+    mma_bf16(c, p, q);
+  }
+}
+
+/// Eight values over `scale` (a power of two) rounded to FP4, half to even, beyond 6 to 6.
+__device__ inline u32 quantize_fp4(const float *x, float scale) {
+  u32 packed = 0;
+  float inverse = 1.0f / scale;
+  for (u32 i = 0; i < 8; ++i) {
+    float v = x[i] * inverse, a = v < 0 ? -v : v;
+    // Midpoints go to the even code; a NaN compares as none and becomes 6.
+    u32 code = a <= 0.25f ? 0 : a < 0.75f ? 1 : a <= 1.25f ? 2 : a < 1.75f ? 3 : a <= 2.5f ? 4
+             : a < 3.5f ? 5 : a <= 5.0f ? 6 : 7;
+    u32 sign = __builtin_bit_cast(u32, v) >> 31;
+    packed |= (code | sign << 3) << 4 * i;
+  }
+  return packed;
+}

@@ -1,0 +1,70 @@
+// The words that all kernels share. Kernels are written for a wave of any width; what differs
+// between targets is in `arch/`.
+//
+// Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
+// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: chunk `slot = 16 * group + row` holds bytes
+// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order, 1024 bytes for each
+// (tile, slab), so that a wave reads whole lines. A lane holds `CHUNKS` chunks: rows
+// `chunk_row(0..CHUNKS)`, group `chunk_group()`. The scales of FP4 weights have one byte for each
+// 32 values: a word at the same `slot` holds the scales of the slot's row and group in four
+// consecutive slabs (bytes 0..3), so 256 bytes for each (tile, 512 values).
+//
+// `mma_*(c, a, b)`: `c[i][j] += sum_k a[i][k] b[j][k]` over one slab, 16 x 16 results, of which a
+// lane holds `ACCUMULATORS`: rows `acc_row(i)` (of a), columns `acc_col(i)` (rows of b).
+#pragma once
+
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __shared__ __attribute__((shared))
+#define KERNEL(threads) \
+  extern "C" __global__ __attribute__((launch_bounds(threads)))
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long u64;
+typedef __attribute__((ext_vector_type(2))) u32 u32x2;
+typedef __attribute__((ext_vector_type(4))) u32 u32x4;
+typedef __attribute__((ext_vector_type(8))) __bf16 bf16x8;
+
+struct Acc;
+
+#if defined(__gfx950__)
+#define ACC_VALUES 4
+#else
+#define ACC_VALUES 8
+#endif
+/// A lane's share of 16 x 16 results.
+struct Acc {
+  float v[ACC_VALUES];
+};
+
+#if defined(__gfx950__)
+#include "arch/gfx950.h"
+#else
+#include "arch/sm90.h"
+#endif
+
+/// Where the lane's chunk `c` stands in a tile's slab.
+__device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }
+
+__device__ inline float shuffle_xor(float x, u32 mask) {
+  return __builtin_bit_cast(float, shuffle_xor(__builtin_bit_cast(u32, x), mask));
+}
+
+/// The sum over the wave, in every lane, in an order fixed by the lanes.
+__device__ inline float wave_sum(float x) {
+  for (u32 mask = WAVE / 2; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
+  return x;
+}
+
+__device__ inline float wave_max(float x) {
+  for (u32 mask = WAVE / 2; mask > 0; mask /= 2) {
+    float y = shuffle_xor(x, mask);
+    x = x > y ? x : y;
+  }
+  return x;
+}
+
+/// e^x.
+__device__ inline float exp(float x) { return exp2(x * 1.44269504088896340736f); }

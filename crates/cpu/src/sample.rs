@@ -3,8 +3,13 @@
 use model::{Draw, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask, Want, uniform};
 use rayon::prelude::*;
 
-/// Draws or scores one token per row of `vocab` logits.
+/// Draws or scores one token per row of `vocab` logits, once all masks are there.
 pub(crate) fn sample(logits: &[f32], vocab: usize, outputs: &[OutputRow]) -> Vec<RowOutput> {
+    for output in outputs {
+        if let Want::Sample(Draw { mask: Some(mask), .. }) = &output.want {
+            mask.wait();
+        }
+    }
     let rows = logits.par_chunks_exact(vocab).zip(outputs);
     rows.map(|(logits, output)| one(logits, output)).collect()
 }
@@ -45,13 +50,14 @@ fn by_logit(logits: &[f32], a: u32, b: u32) -> std::cmp::Ordering {
 fn draw_token(logits: &[f32], draw: &Draw) -> u32 {
     let params = &draw.params;
     let mut adjusted;
-    let unchanged = params.logit_bias.is_empty() && draw.counts.is_none() && draw.mask.is_none();
+    let mask = draw.mask.as_ref().and_then(LateMask::wait);
+    let unchanged = params.logit_bias.is_empty() && draw.counts.is_none() && mask.is_none();
     let logits = if unchanged {
         logits
     } else {
         adjusted = logits.to_vec();
         adjust(&mut adjusted, params, draw.counts.as_deref());
-        if let Some(mask) = &draw.mask {
+        if let Some(mask) = mask {
             forbid(&mut adjusted, mask);
         }
         &adjusted

@@ -13,6 +13,12 @@ fn draw(logits: &[f32], params: &SamplingParams, index: u64, counts: Option<Toke
     draw_token(logits, &Draw { params, index, counts, mask: None })
 }
 
+fn only(tokens: u32) -> LateMask {
+    let mask = LateMask::default();
+    mask.set(Some(Arc::new(TokenMask::new(vec![tokens]))));
+    mask
+}
+
 /// How often each id comes up in `n` draws.
 fn histogram(logits: &[f32], params: &SamplingParams, n: u64) -> Vec<f64> {
     let mut counts = vec![0.0; logits.len()];
@@ -87,7 +93,7 @@ fn penalties_and_bias_move_the_logits() {
 #[test]
 fn only_what_the_mask_allows_is_drawn() {
     let drawn = |mask: u32, change: fn(&mut SamplingParams), index: u64| {
-        let mask = Some(Arc::new(TokenMask::new(vec![mask])));
+        let mask = Some(only(mask));
         let params = Arc::new(params(change));
         draw_token(&LOGITS, &Draw { params, index, counts: None, mask })
     };
@@ -102,6 +108,13 @@ fn only_what_the_mask_allows_is_drawn() {
     assert_eq!(drawn(0b01101, |p| p.min_p = 0.9, 5), 2);
     let free: Vec<u32> = (0..200).map(|index| drawn(0b01001, |_| (), index)).collect();
     assert!(free.iter().all(|id| [0, 3].contains(id)) && free.contains(&0) && free.contains(&3));
+    let all = LateMask::default();
+    all.set(None);
+    let greedy = Arc::new(params(|p| p.temperature = 0.0));
+    assert_eq!(
+        draw_token(&LOGITS, &Draw { params: greedy, index: 0, counts: None, mask: Some(all) }),
+        1
+    );
     // Rows of more tokens than the mask has bits for.
     let mask = TokenMask::new(vec![0, 2]);
     assert_eq!([32, 33, 64].map(|id| mask.allows(id)), [false, true, false]);
@@ -124,7 +137,7 @@ fn logprobs_are_of_the_raw_logits() {
         p.logit_bias = vec![(3, 50.0)];
     }));
     let want = |want| OutputRow { row: 0, want, logprobs: Some(2) };
-    let mask = Some(Arc::new(TokenMask::new(vec![0b01001])));
+    let mask = Some(only(0b01001));
     let draw = Draw { params: greedy, index: 0, counts: None, mask };
     let drawn = one(&LOGITS, &want(Want::Sample(draw)));
     let scored = one(&LOGITS, &want(Want::Score(3)));

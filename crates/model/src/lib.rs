@@ -19,7 +19,7 @@ pub use batch::{Batch, Carried, OutputRow, RowOutput, Span, Want};
 pub use forward::Model;
 pub use limits::{Limits, weight_bytes};
 pub use ranks::Ranks;
-pub use sampling::{Draw, SamplingParams, TokenCounts, TokenMask, uniform};
+pub use sampling::{Draw, LateMask, SamplingParams, TokenCounts, TokenMask, uniform};
 pub use weights::LoadError;
 
 /// A device or a collective failed. What ran on it is lost; the process must not go on with it.

@@ -1,7 +1,7 @@
 //! What one sequence asks of the sampler. Types only: each backend samples on its own device.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How a next token is drawn from a row of logits.
 ///
@@ -74,7 +74,26 @@ pub struct Draw {
     pub counts: Option<Arc<TokenCounts>>,
     /// The tokens that may be drawn, if not all: the logits of the others count as -inf, after bias
     /// and penalties. Log-probabilities are those of the raw logits all the same.
-    pub mask: Option<Arc<TokenMask>>,
+    pub mask: Option<LateMask>,
+}
+
+/// A mask that may still be in the making while its row is computed: it depends on the row's token,
+/// which the batch before draws. Whoever draws waits for it, when the logits are there.
+#[derive(Debug, Clone, Default)]
+pub struct LateMask(Arc<OnceLock<Option<Arc<TokenMask>>>>);
+
+impl LateMask {
+    /// Sets it; only the first call has an effect. With `None` every token may be drawn. Each mask
+    /// in a batch must be set at last, whatever becomes of its sequence.
+    pub fn set(&self, mask: Option<Arc<TokenMask>>) {
+        // An error says that it was set before.
+        let _ = self.0.set(mask);
+    }
+
+    /// Waits until it is set. `None`: every token may be drawn.
+    pub fn wait(&self) -> Option<&TokenMask> {
+        self.0.wait().as_deref()
+    }
 }
 
 /// Which tokens of a vocabulary may be drawn.

@@ -49,8 +49,19 @@ fn c_program() {
         assert!(out.status.success(), "{env:?}\n{text}{err}");
         assert_eq!(
             text.lines().collect::<Vec<_>>(),
-            ["vector add", "pipeline", "graph", "all-reduce", "wrong use", "done"]
+            [
+                "vector add",
+                "pipeline",
+                "graph",
+                "values",
+                "built graph",
+                "all-reduce",
+                "wrong use",
+                "done"
+            ]
         );
+        let dot = std::fs::read_to_string(dir.join("graph.dot")).unwrap();
+        assert!(dot.contains("0: vadd") && dot.contains("n4 -> n0;"), "{dot}");
         // Every refused call has said why.
         assert!(err.contains("hipFree") && err.contains("gfx950"), "{err}");
     }
@@ -80,6 +91,7 @@ fn scenarios() {
         ("absent_rank", "waited 2 s (EMU_HANG_SECONDS) for rank(s) 1"),
         ("disagreeing_ranks", "ranks disagree"),
         ("captured_collective", ""),
+        ("absent_value", "waited 2 s (EMU_HANG_SECONDS) for the word"),
     ] {
         let mut c = Command::new(&program);
         c.arg(&dir).arg(&module).arg(name).env("EMU_HANG_SECONDS", "2");

@@ -1,15 +1,16 @@
 //! Graphs.
 
 use std::ffi::{c_char, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::module::function;
 use super::{hip, put};
 use crate::runtime::error::{self, Error, HipResult};
-use crate::runtime::graph::{Executable, Graph, alike};
+use crate::runtime::graph::{self, Executable, alike};
 use crate::runtime::kernels::{self, Request};
 use crate::runtime::stream::{Op, Work};
 use crate::runtime::{Object, capture, lock, runtime};
+use crate::sched::Launch;
 
 fn executable(h: u64) -> HipResult<Arc<Executable>> {
     match runtime().get(h)? {
@@ -18,18 +19,11 @@ fn executable(h: u64) -> HipResult<Arc<Executable>> {
     }
 }
 
-fn node(h: u64) -> HipResult<(Arc<Mutex<Graph>>, usize)> {
-    match runtime().get(h)? {
-        Object::Node(g, k) => Ok((g, k)),
-        _ => Err(Error::new(error::INVALID_HANDLE, "handle is not a graph node")),
-    }
-}
-
 /// # Safety
 /// `out` must be null or valid for writing.
 unsafe fn instantiate(out: *mut u64, h: u64) -> HipResult<()> {
     let nodes = lock(&*runtime().graph(h)?).nodes.clone();
-    let e = Executable { nodes: Mutex::new(nodes.into()) };
+    let e = Executable::new(nodes)?;
     // SAFETY: passed on from the caller.
     unsafe { put(out, runtime().insert(Object::Executable(e.into()))) }
 }
@@ -37,7 +31,7 @@ unsafe fn instantiate(out: *mut u64, h: u64) -> HipResult<()> {
 /// `hipKernelNodeParams`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct KernelNodeParams {
+pub(super) struct KernelNodeParams {
     block: [u32; 3],
     extra: *const *const c_void,
     function: u64,
@@ -48,11 +42,27 @@ struct KernelNodeParams {
 
 const _: () = assert!(size_of::<KernelNodeParams>() == 64);
 
+/// The launch that a node's parameters describe, and the function's handle.
+///
+/// # Safety
+/// `p` must be null or valid, with arguments as for a launch.
+pub(super) unsafe fn kernel(p: *const KernelNodeParams) -> HipResult<(Arc<Launch>, u64)> {
+    if p.is_null() {
+        return Err(Error::new(error::INVALID_VALUE, "null parameters"));
+    }
+    // SAFETY: not null, and the caller promises the rest.
+    let p = unsafe { p.read_unaligned() };
+    let f = function(p.function)?;
+    let r = Request { grid: p.grid, block: p.block, dynamic_lds: p.lds, cooperative: false };
+    // SAFETY: passed on from the caller.
+    let l = unsafe { kernels::prepare(&f, &r, &super::launch::arguments(p.params, p.extra)?)? };
+    Ok((l, p.function))
+}
+
 hip! {
     fn hipStreamEndCapture(stream: u64, out: *mut u64) {
-        let g = capture::end(&runtime().stream(stream)?);
-        match g {
-            Ok(g) => put(out, runtime().insert(Object::Graph(Mutex::new(g).into()))),
+        match capture::end(&runtime().stream(stream)?) {
+            Ok(g) => put(out, g),
             Err(e) => {
                 if !out.is_null() {
                     put(out, 0)?;
@@ -65,8 +75,7 @@ hip! {
         put(out, runtime().insert(Object::Graph(Arc::default())))
     }
     fn hipGraphDestroy(h: u64) {
-        runtime().graph(h)?;
-        runtime().remove(h).map(|_| ())
+        graph::destroy(h)
     }
     fn hipGraphInstantiate(
         out: *mut u64,
@@ -124,53 +133,67 @@ hip! {
         }
         let n = n.min(*count);
         for k in 0..n {
-            put(nodes.add(k), runtime().insert(Object::Node(Arc::clone(&g), k)))?;
+            put(nodes.add(k), graph::handle(&g, k))?;
         }
         put(count, n)
     }
     fn hipGraphNodeGetType(h: u64, kind: *mut i32) {
-        let (g, k) = node(h)?;
-        let w = lock(&g).nodes.get(k).map(|n| n.work.clone());
-        put(kind, match w {
-            Some(Work::Kernel(_)) => 0,
-            Some(Work::Transfer(crate::runtime::copy::Transfer::Copy { .. })) => 1,
-            Some(Work::Transfer(_)) => 2,
-            Some(Work::Host(_)) => 3,
-            _ => 5,
-        })
+        let (g, k) = runtime().node(h)?;
+        let w = lock(&g).nodes.get(k).map(|n| graph::kind(&n.work));
+        put(kind, w.unwrap_or(5))
     }
     fn hipGraphKernelNodeGetParams(h: u64, out: *mut KernelNodeParams) {
-        let (g, k) = node(h)?;
-        let nodes = lock(&g);
-        let Some(Work::Kernel(l)) = nodes.nodes.get(k).map(|n| &n.work) else {
+        let (g, k) = runtime().node(h)?;
+        let mut g = lock(&g);
+        let Some(Work::Kernel(l, f)) = g.nodes.get(k).map(|n| n.work.clone()) else {
             return Err(Error::new(error::INVALID_VALUE, "not a kernel node"));
         };
-        // The arguments were copied at capture; there is no array of pointers to give back.
         put(out, KernelNodeParams {
             block: l.block,
             extra: std::ptr::null(),
-            function: 0,
+            function: f,
             grid: l.grid,
-            params: std::ptr::null(),
+            params: g.arguments(k, &l),
             lds: l.dynamic_lds,
         })
     }
-    fn hipGraphExecKernelNodeSetParams(e: u64, h: u64, p: *const KernelNodeParams) {
-        let (e, (_, k)) = (executable(e)?, node(h)?);
-        if p.is_null() {
-            return Err(Error::new(error::INVALID_VALUE, "null parameters"));
+    fn hipGraphKernelNodeSetParams(h: u64, p: *const KernelNodeParams) {
+        let (g, k) = runtime().node(h)?;
+        let (l, f) = kernel(p)?;
+        match lock(&g).nodes.get_mut(k) {
+            Some(n) if matches!(n.work, Work::Kernel(..)) => n.work = Work::Kernel(l, f),
+            _ => return Err(Error::new(error::INVALID_VALUE, "not a kernel node")),
         }
-        let p = p.read_unaligned();
-        let f = function(p.function)?;
-        let r = Request { grid: p.grid, block: p.block, dynamic_lds: p.lds, cooperative: false };
-        let l = kernels::prepare(&f, &r, &super::launch::arguments(p.params, p.extra)?)?;
+        Ok(())
+    }
+    fn hipGraphExecKernelNodeSetParams(e: u64, h: u64, p: *const KernelNodeParams) {
+        let (e, (_, k)) = (executable(e)?, runtime().node(h)?);
+        let (l, f) = kernel(p)?;
         let mut nodes = lock(&e.nodes);
         let mut new = nodes.to_vec();
         match new.get_mut(k) {
-            Some(n) if matches!(n.work, Work::Kernel(_)) => n.work = Work::Kernel(l),
+            Some(n) if matches!(n.work, Work::Kernel(..)) => n.work = Work::Kernel(l, f),
             _ => return Err(Error::new(error::INVALID_VALUE, "not a kernel node")),
         }
         *nodes = new.into();
         Ok(())
+    }
+    fn hipGraphDebugDotPrint(h: u64, path: *const c_char, _flags: u32) {
+        let g = runtime().graph(h)?;
+        let path = super::text(path)?;
+        let mut dot = String::from("digraph {\n");
+        for (k, n) in lock(&g).nodes.iter().enumerate() {
+            let label = match &n.work {
+                Work::Kernel(l, _) => l.kernel.name.clone(),
+                Work::Transfer(_) => "copy or fill".into(),
+                Work::Host(_) => "host".into(),
+                Work::Collective(c) => format!("{:?}", c.kind),
+                Work::Empty => "empty".into(),
+            };
+            dot += &format!("  n{k} [label=\"{k}: {label}\"];\n");
+            n.after.iter().for_each(|a| dot += &format!("  n{a} -> n{k};\n"));
+        }
+        std::fs::write(&path, dot + "}\n")
+            .map_err(|e| Error::new(error::INVALID_VALUE, &format!("{path}: {e}")))
     }
 }

@@ -57,6 +57,7 @@ unsafe fn launch(
     params: *const *const u8,
     extra: *const *const c_void,
 ) -> HipResult<()> {
+    let handle = f;
     let (f, s) = (function(f)?, runtime().stream(stream)?);
     if f.device != s.device {
         let what = format!("function of device {}, stream of device {}", f.device, s.device);
@@ -64,10 +65,99 @@ unsafe fn launch(
     }
     // SAFETY: passed on from the caller.
     let l: Arc<Launch> = unsafe { kernels::prepare(&f, r, &arguments(params, extra)?)? };
-    enqueue(&s, Work::Kernel(l)).map(|_| ())
+    enqueue(&s, Work::Kernel(l, handle)).map(|_| ())
+}
+
+/// `HIP_LAUNCH_CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DriverConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    lds: u32,
+    stream: u64,
+    attributes: *const Attribute,
+    count: u32,
+}
+
+/// `hipLaunchConfig_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Config {
+    grid: [u32; 3],
+    block: [u32; 3],
+    lds: usize,
+    stream: u64,
+    attributes: *const Attribute,
+    count: u32,
+}
+
+/// `hipLaunchAttribute`: a number, padding, and a value of 64 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Attribute {
+    id: u32,
+    _pad: u32,
+    value: [i32; 16],
+}
+
+const _: () = assert!(size_of::<DriverConfig>() == 56 && size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Attribute>() == 72);
+
+/// Whether the attributes ask for a cooperative launch; the other known ones are hints.
+///
+/// # Safety
+/// `list` must have `count` entries.
+unsafe fn cooperative(list: *const Attribute, count: u32) -> HipResult<bool> {
+    let mut found = false;
+    for k in 0..count as usize {
+        if list.is_null() {
+            return Err(Error::new(error::INVALID_VALUE, "null attributes"));
+        }
+        // SAFETY: not null, and the caller promises the length.
+        let a = unsafe { list.add(k).read_unaligned() };
+        match a.id {
+            2 => found |= a.value[0] != 0,
+            1 | 3 | 8..=10 => {}
+            id => {
+                let what = format!("launch attribute {id} is not modelled");
+                return Err(Error::new(error::INVALID_VALUE, &what));
+            }
+        }
+    }
+    Ok(found)
 }
 
 hip! {
+    fn hipDrvLaunchKernelEx(
+        config: *const DriverConfig,
+        f: u64,
+        params: *const *const u8,
+        extra: *const *const c_void,
+    ) {
+        if config.is_null() {
+            return Err(Error::new(error::INVALID_VALUE, "null configuration"));
+        }
+        let c = config.read_unaligned();
+        let cooperative = cooperative(c.attributes, c.count)?;
+        let r = Request { grid: c.grid, block: c.block, dynamic_lds: c.lds, cooperative };
+        launch(f, &r, c.stream, params, extra)
+    }
+    fn hipLaunchKernelExC(config: *const Config, f: u64, params: *const *const u8) {
+        if config.is_null() {
+            return Err(Error::new(error::INVALID_VALUE, "null configuration"));
+        }
+        let c = config.read_unaligned();
+        let lds = u32::try_from(c.lds).map_err(|_| Error::new(error::INVALID_VALUE, "LDS size"))?;
+        let cooperative = cooperative(c.attributes, c.count)?;
+        let r = Request { grid: c.grid, block: c.block, dynamic_lds: lds, cooperative };
+        // There are no fat binaries here, so the host symbol must be a function's handle.
+        function(f).map_err(|_| {
+            let what = "the kernel must be a hipFunction_t: host symbols are not registered here";
+            Error::new(error::INVALID_DEVICE_FUNCTION, what)
+        })?;
+        launch(f, &r, c.stream, params, std::ptr::null())
+    }
     fn hipModuleLaunchKernel(
         f: u64,
         gx: u32,

@@ -59,17 +59,15 @@ fn sides(kind: i32) -> HipResult<(bool, bool)> {
     })
 }
 
-/// Queues a copy of rows. Pageable sources are read now, pageable destinations waited for, unless
-/// the stream is capturing.
-fn copy(
+/// A copy of rows of at least one byte.
+pub(super) fn transfer(
     (dst, src): (u64, u64),
     (width, height): (usize, usize),
     pitch: [usize; 2],
     kind: i32,
-    s: &Arc<Stream>,
-) -> HipResult<()> {
+) -> HipResult<Transfer> {
     if width == 0 || height == 0 {
-        return Ok(());
+        return invalid("nothing to copy");
     }
     if pitch.iter().any(|p| *p < width) && height > 1 {
         return invalid("pitch smaller than width");
@@ -79,16 +77,33 @@ fn copy(
         return invalid("size overflows");
     };
     let (dd, sd) = sides(kind)?;
-    let d = runtime().end(dst, dn, dd)?;
-    let mut from = runtime().end(src, sn, sd)?;
-    let capturing = capture::status(s).0 != 0;
-    if from.pageable() && !capturing {
-        // SAFETY: `end` found the range readable; the caller keeps it for the call.
-        let bytes = unsafe { std::slice::from_raw_parts(src as *const u8, sn) }.to_vec();
-        from = End::Staged(bytes.into());
+    let (dst, src) = (runtime().end(dst, dn, dd)?, runtime().end(src, sn, sd)?);
+    Ok(Transfer::Copy { dst, src, width, height, pitch })
+}
+
+/// Queues a copy of rows. Pageable sources are read now, pageable destinations waited for, unless
+/// the stream is capturing.
+fn copy(
+    ends: (u64, u64),
+    (width, height): (usize, usize),
+    pitch: [usize; 2],
+    kind: i32,
+    s: &Arc<Stream>,
+) -> HipResult<()> {
+    if width == 0 || height == 0 {
+        return Ok(());
     }
-    let wait = d.pageable() && !capturing;
-    let t = Transfer::Copy { dst: d, src: from, width, height, pitch };
+    let mut t = transfer(ends, (width, height), pitch, kind)?;
+    let mut wait = false;
+    if let (Transfer::Copy { dst, src, .. }, 0) = (&mut t, capture::status(s).0) {
+        if src.pageable() {
+            let n = (height - 1) * pitch[1] + width;
+            // SAFETY: `end` found the range readable; the caller keeps it for the call.
+            let bytes = unsafe { std::slice::from_raw_parts(ends.1 as *const u8, n) }.to_vec();
+            *src = End::Staged(bytes.into());
+        }
+        wait = dst.pageable();
+    }
     let seq = enqueue(s, Work::Transfer(t))?;
     if wait {
         runtime().host_waited(&s.wait(seq));
@@ -109,10 +124,15 @@ fn fill(dst: u64, pattern: &[u8], count: usize, s: &Arc<Stream>) -> HipResult<()
     if count == 0 {
         return Ok(());
     }
+    enqueue(s, Work::Transfer(fill_of(dst, pattern, count)?))?;
+    Ok(())
+}
+
+/// A fill with `count` repetitions of `pattern`.
+pub(super) fn fill_of(dst: u64, pattern: &[u8], count: usize) -> HipResult<Transfer> {
     let Some(n) = count.checked_mul(pattern.len()) else { return invalid("size overflows") };
     let dst = runtime().end(dst, n, true)?;
-    enqueue(s, Work::Transfer(Transfer::Fill { dst, pattern: pattern.to_vec(), count }))?;
-    Ok(())
+    Ok(Transfer::Fill { dst, pattern: pattern.to_vec(), count })
 }
 
 hip! {

@@ -3,6 +3,7 @@
 
 mod device;
 mod graph;
+mod graph_nodes;
 mod launch;
 mod memory;
 mod module;
@@ -42,6 +43,18 @@ unsafe fn put<T>(p: *mut T, value: T) -> HipResult<()> {
     // SAFETY: not null, and the caller promises the rest.
     unsafe { p.write_unaligned(value) };
     Ok(())
+}
+
+/// An array of handles.
+///
+/// # Safety
+/// `p` must have `count` entries, or be null.
+unsafe fn list(p: *const u64, count: usize) -> HipResult<Vec<u64>> {
+    if p.is_null() && count > 0 {
+        return Err(Error::new(error::INVALID_VALUE, "null array"));
+    }
+    // SAFETY: the caller promises the length.
+    Ok((0..count).map(|k| unsafe { p.add(k).read_unaligned() }).collect())
 }
 
 /// A C string as UTF-8.

@@ -3,8 +3,9 @@
 use super::{hip, put};
 use crate::runtime::error::{self, Error, HipResult};
 use crate::runtime::event::Event;
-use crate::runtime::stream::{Callback, Work, enqueue};
-use crate::runtime::{Object, capture, current_device, runtime};
+use crate::runtime::stream::{Callback, Notice, Op, Work, enqueue};
+use crate::runtime::value::{Condition, Word};
+use crate::runtime::{Object, capture, current_device, lock, runtime};
 
 fn destroy_stream(h: u64) -> HipResult<()> {
     let Object::Stream(s) = runtime().get(h)? else {
@@ -18,12 +19,22 @@ fn destroy_stream(h: u64) -> HipResult<()> {
     Ok(())
 }
 
-/// A word in memory that a stream waits for or writes.
-fn stream_value(stream: u64, p: u64, bytes: usize) -> HipResult<u64> {
+/// Queues a write of, or a wait for, a word in memory.
+fn value(stream: u64, op: impl FnOnce() -> HipResult<Op>) -> HipResult<()> {
     let s = runtime().stream(stream)?;
-    runtime().end(p, bytes, true)?;
     capture::forbid_sync(&s)?;
-    Ok(p)
+    runtime().check(s.device)?;
+    s.submit(op()?);
+    Ok(())
+}
+
+fn write_value(stream: u64, p: u64, bytes: u64, x: u64) -> HipResult<()> {
+    value(stream, || Ok(Op::WriteValue(Word::at(p, bytes)?, x)))
+}
+
+fn wait_value(stream: u64, p: u64, bytes: u64, x: u64, flags: u32, mask: u64) -> HipResult<()> {
+    let c = Condition::from_flags(flags)?;
+    value(stream, || Ok(Op::WaitValue(Word::at(p, bytes)?, c, x, mask)))
 }
 
 hip! {
@@ -75,13 +86,31 @@ hip! {
         let s = runtime().stream(stream)?;
         enqueue(&s, Work::Host(Callback { function, data })).map(|_| ())
     }
-    fn hipStreamWriteValue32(stream: u64, p: u64, value: u32, _flags: u32) {
-        stream_value(stream, p, 4)?;
-        write_value(stream, p, &value.to_le_bytes())
+    fn hipStreamAddCallback(
+        stream: u64,
+        function: Option<unsafe extern "C" fn(u64, i32, *mut std::ffi::c_void)>,
+        data: *mut std::ffi::c_void,
+        flags: u32,
+    ) {
+        let function = function
+            .filter(|_| flags == 0)
+            .ok_or_else(|| Error::new(error::INVALID_VALUE, "null function, or flags"))?;
+        let s = runtime().stream(stream)?;
+        capture::forbid_sync(&s)?;
+        s.submit(Op::Notice(Notice { function, stream, data }));
+        Ok(())
     }
-    fn hipStreamWriteValue64(stream: u64, p: u64, value: u64, _flags: u32) {
-        stream_value(stream, p, 8)?;
-        write_value(stream, p, &value.to_le_bytes())
+    fn hipStreamWriteValue32(stream: u64, p: u64, x: u32, _flags: u32) {
+        write_value(stream, p, 4, x.into())
+    }
+    fn hipStreamWriteValue64(stream: u64, p: u64, x: u64, _flags: u32) {
+        write_value(stream, p, 8, x)
+    }
+    fn hipStreamWaitValue32(stream: u64, p: u64, x: u32, flags: u32, mask: u32) {
+        wait_value(stream, p, 4, x.into(), flags, mask.into())
+    }
+    fn hipStreamWaitValue64(stream: u64, p: u64, x: u64, flags: u32, mask: u64) {
+        wait_value(stream, p, 8, x, flags, mask)
     }
     fn hipEventCreate(e: *mut u64) { put(e, runtime().insert(Object::Event(Event::new(0).into()))) }
     fn hipEventCreateWithFlags(e: *mut u64, flags: u32) {
@@ -122,6 +151,47 @@ hip! {
         put(status, st)?;
         put(id, n)
     }
+    fn hipStreamGetCaptureInfo_v2(
+        stream: u64,
+        status: *mut i32,
+        id: *mut u64,
+        graph: *mut u64,
+        dependencies: *mut *const u64,
+        count: *mut usize,
+    ) {
+        let s = runtime().stream(stream)?;
+        let (st, n) = capture::status(&s);
+        put(status, st)?;
+        if st != 1 {
+            return Ok(());
+        }
+        let Some((handle, nodes)) = capture::dependencies(&s)? else { return Ok(()) };
+        if !id.is_null() {
+            put(id, n)?;
+        }
+        if !graph.is_null() {
+            put(graph, handle)?;
+        }
+        if !count.is_null() {
+            put(count, nodes.len())?;
+        }
+        // The array stays valid until this call comes again for the stream.
+        let mut shown = lock(&s.shown);
+        *shown = nodes;
+        if dependencies.is_null() { Ok(()) } else { put(dependencies, shown.as_ptr()) }
+    }
+    fn hipStreamUpdateCaptureDependencies(
+        stream: u64,
+        nodes: *const u64,
+        count: usize,
+        flags: u32,
+    ) {
+        if flags > 1 {
+            return Err(Error::new(error::INVALID_VALUE, &format!("flags {flags:#x}")));
+        }
+        let nodes = super::list(nodes, count)?;
+        capture::update(&runtime().stream(stream)?, &nodes, flags == 1)
+    }
     fn hipThreadExchangeStreamCaptureMode(mode: *mut i32) {
         if mode.is_null() || !(0..=2).contains(&*mode) {
             return Err(Error::new(error::INVALID_VALUE, "capture mode"));
@@ -129,12 +199,4 @@ hip! {
         *mode = capture::exchange_mode(*mode);
         Ok(())
     }
-}
-
-fn write_value(stream: u64, p: u64, bytes: &[u8]) -> HipResult<()> {
-    use crate::runtime::copy::Transfer;
-    let s = runtime().stream(stream)?;
-    let dst = runtime().end(p, bytes.len(), true)?;
-    let t = Transfer::Fill { dst, pattern: bytes.to_vec(), count: 1 };
-    enqueue(&s, Work::Transfer(t)).map(|_| ())
 }

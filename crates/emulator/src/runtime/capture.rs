@@ -10,7 +10,7 @@ use super::error::{self, Error, HipResult};
 use super::event::{Event, Recorded};
 use super::graph::{self, Graph, Node};
 use super::stream::{Op, Stream, Work};
-use super::{lock, runtime};
+use super::{Object, lock, runtime};
 
 /// Which calls a capture forbids: 0 global, 1 thread-local, 2 relaxed.
 pub(crate) type Mode = i32;
@@ -26,7 +26,9 @@ pub(crate) fn exchange_mode(new: Mode) -> Mode {
 
 /// One capture.
 pub(crate) struct Session {
-    pub(crate) graph: Mutex<Graph>,
+    pub(crate) graph: Arc<Mutex<Graph>>,
+    /// The graph's handle.
+    pub(crate) handle: u64,
     pub(crate) id: u64,
     origin: u64,
     mode: Mode,
@@ -58,8 +60,10 @@ pub(crate) fn begin(s: &Arc<Stream>, mode: Mode) -> HipResult<()> {
     if c.is_some() {
         return Err(Error::new(error::INVALID_VALUE, "the stream is capturing already"));
     }
+    let graph = Arc::default();
     let session = Arc::new(Session {
-        graph: Mutex::default(),
+        handle: runtime().insert(Object::Graph(Arc::clone(&graph))),
+        graph,
         id: s.submitted() << 16 | s.id,
         origin: s.id,
         mode,
@@ -72,8 +76,8 @@ pub(crate) fn begin(s: &Arc<Stream>, mode: Mode) -> HipResult<()> {
     Ok(())
 }
 
-/// Ends the capture that began on `s`.
-pub(crate) fn end(s: &Arc<Stream>) -> HipResult<Graph> {
+/// Ends the capture that began on `s`; the graph's handle.
+pub(crate) fn end(s: &Arc<Stream>) -> HipResult<u64> {
     let member = lock(&s.capture).clone();
     let m =
         member.ok_or_else(|| Error::new(error::INVALID_VALUE, "the stream is not capturing"))?;
@@ -85,8 +89,7 @@ pub(crate) fn end(s: &Arc<Stream>) -> HipResult<Graph> {
         return Err(Error::new(error::CAPTURE_THREAD, "another thread began the capture"));
     }
     let mut loose = None;
-    let graph = std::mem::take(&mut *lock(&session.graph));
-    let reached = graph::ancestors(&graph.nodes, &m.tail);
+    let reached = graph::ancestors(&lock(&session.graph).nodes, &m.tail);
     for member in lock(&session.members).drain(..) {
         let tail = lock(&member.capture).take().map_or(vec![], |m| m.tail);
         if member.id != s.id && tail.iter().any(|n| !reached.contains(n)) {
@@ -95,13 +98,43 @@ pub(crate) fn end(s: &Arc<Stream>) -> HipResult<Graph> {
     }
     lock(&runtime().captures).retain(|c| !Arc::ptr_eq(c, session));
     if session.invalid.load(Ordering::Acquire) {
+        graph::destroy(session.handle)?;
         return Err(Error::new(error::CAPTURE_INVALIDATED, "an earlier call spoiled the capture"));
     }
     if let Some(id) = loose {
+        graph::destroy(session.handle)?;
         let what = format!("stream {id} was forked into the capture and never joined again");
         return Err(Error::new(error::CAPTURE_UNJOINED, &what));
     }
-    Ok(graph)
+    Ok(session.handle)
+}
+
+/// The capture's graph and the handles of the nodes that the next node on `s` will come after.
+pub(crate) fn dependencies(s: &Arc<Stream>) -> HipResult<Option<(u64, Vec<u64>)>> {
+    let m = member(s)?;
+    Ok(m.map(|m| {
+        let tail = m.tail.iter().map(|k| graph::handle(&m.session.graph, *k)).collect();
+        (m.session.handle, tail)
+    }))
+}
+
+/// Replaces (or adds to) the nodes that the next node on `s` will come after.
+pub(crate) fn update(s: &Arc<Stream>, nodes: &[u64], replace: bool) -> HipResult<()> {
+    let Some(mut m) = member(s)? else {
+        return Err(Error::new(error::INVALID_VALUE, "the stream is not capturing"));
+    };
+    if replace {
+        m.tail.clear();
+    }
+    for h in nodes {
+        let (g, k) = runtime().node(*h)?;
+        if !Arc::ptr_eq(&g, &m.session.graph) {
+            return Err(Error::new(error::INVALID_VALUE, "the node is not of this capture"));
+        }
+        m.tail.push(k);
+    }
+    *lock(&s.capture) = Some(m);
+    Ok(())
 }
 
 fn member(s: &Arc<Stream>) -> HipResult<Option<Member>> {

@@ -6,6 +6,8 @@ pub(crate) const INVALID_VALUE: i32 = 1;
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 /// hipErrorInvalidConfiguration.
 pub(crate) const INVALID_CONFIGURATION: i32 = 9;
+/// hipErrorInvalidDeviceFunction.
+pub(crate) const INVALID_DEVICE_FUNCTION: i32 = 98;
 /// hipErrorInvalidDevice.
 pub(crate) const INVALID_DEVICE: i32 = 101;
 /// hipErrorInvalidImage.
@@ -80,13 +82,14 @@ impl Error {
 pub(crate) type HipResult<T> = Result<T, Error>;
 
 /// Name and description by code.
-const NAMES: [(i32, &str, &str); 33] = [
+const NAMES: [(i32, &str, &str); 34] = [
     (0, "hipSuccess\0", "no error\0"),
     (1, "hipErrorInvalidValue\0", "invalid argument\0"),
     (2, "hipErrorOutOfMemory\0", "out of memory\0"),
     (3, "hipErrorNotInitialized\0", "initialization error\0"),
     (9, "hipErrorInvalidConfiguration\0", "invalid configuration argument\0"),
     (17, "hipErrorInvalidDevicePointer\0", "invalid device pointer\0"),
+    (98, "hipErrorInvalidDeviceFunction\0", "invalid device function\0"),
     (100, "hipErrorNoDevice\0", "no ROCm-capable device is detected\0"),
     (101, "hipErrorInvalidDevice\0", "invalid device ordinal\0"),
     (200, "hipErrorInvalidImage\0", "device kernel image is invalid\0"),

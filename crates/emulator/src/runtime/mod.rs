@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod graph;
 pub(crate) mod kernels;
 pub(crate) mod stream;
+pub(crate) mod value;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -57,6 +58,8 @@ pub(crate) struct Runtime {
     next: AtomicU64,
     /// What the host has waited for.
     host: Mutex<Order>,
+    /// Words that streams wrote for others to wait for.
+    pub(crate) written: value::Written,
     pub(crate) captures: Mutex<Vec<Arc<capture::Session>>>,
 }
 
@@ -83,6 +86,7 @@ pub(crate) fn runtime() -> &'static Runtime {
             objects: Mutex::default(),
             next: AtomicU64::new(1),
             host: Mutex::default(),
+            written: value::Written::default(),
             captures: Mutex::default(),
             config,
         }
@@ -181,6 +185,13 @@ impl Runtime {
         match self.get(handle)? {
             Object::Graph(g) => Ok(g),
             _ => Err(wrong("graph")),
+        }
+    }
+
+    pub(crate) fn node(&self, handle: u64) -> HipResult<(Arc<Mutex<Graph>>, usize)> {
+        match self.get(handle)? {
+            Object::Node(g, k) => Ok((g, k)),
+            _ => Err(wrong("graph node")),
         }
     }
 

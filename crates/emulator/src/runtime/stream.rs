@@ -9,7 +9,8 @@ use super::capture::Member;
 use super::copy::{self, Transfer};
 use super::error::{self, HipResult};
 use super::event::Mark;
-use super::graph::Node;
+use super::graph::{self, Node};
+use super::value::{Condition, Word};
 use super::{collective, kernels, lock, runtime};
 use crate::check::{Order, join};
 use crate::sched::Launch;
@@ -26,13 +27,26 @@ unsafe impl Send for Callback {}
 // SAFETY: as above.
 unsafe impl Sync for Callback {}
 
+/// A callback of `hipStreamAddCallback`: gets the stream and the error it has met.
+pub(crate) struct Notice {
+    pub(crate) function: unsafe extern "C" fn(u64, i32, *mut std::ffi::c_void),
+    pub(crate) stream: u64,
+    pub(crate) data: *mut std::ffi::c_void,
+}
+
+// SAFETY: as for `Callback`.
+unsafe impl Send for Notice {}
+
 /// Work that can be captured into a graph.
 #[derive(Clone)]
 pub(crate) enum Work {
-    Kernel(Arc<Launch>),
+    /// A launch, and the handle of its function.
+    Kernel(Arc<Launch>, u64),
     Transfer(Transfer),
     Host(Callback),
     Collective(collective::Call),
+    /// A node that only joins others.
+    Empty,
 }
 
 /// An entry of a stream's queue.
@@ -45,6 +59,10 @@ pub(crate) enum Op {
     WaitMark(Arc<Mark>),
     Mark(Arc<Mark>),
     Free(u64),
+    WriteValue(Word, u64),
+    /// Word, condition, value and mask.
+    WaitValue(Word, Condition, u64, u64),
+    Notice(Notice),
 }
 
 #[derive(Default)]
@@ -68,6 +86,8 @@ pub(crate) struct Stream {
     changed: Condvar,
     /// The capture this stream is part of.
     pub(crate) capture: Mutex<Option<Member>>,
+    /// The node handles that `hipStreamGetCaptureInfo_v2` last showed.
+    pub(crate) shown: Mutex<Vec<u64>>,
 }
 
 impl Stream {
@@ -82,6 +102,7 @@ impl Stream {
             queue: Mutex::default(),
             changed: Condvar::new(),
             capture: Mutex::default(),
+            shown: Mutex::default(),
         });
         let worker = Arc::clone(&s);
         let name = format!("emu-dev{device}-s{}", s.id);
@@ -212,26 +233,40 @@ impl Stream {
             Op::Free(p) => {
                 runtime().memory.free(p);
             }
+            Op::WriteValue(word, value) if !dead => {
+                let mut o = order.clone();
+                o.insert(self.id, seq);
+                word.write(value, o);
+            }
+            Op::WaitValue(word, c, value, mask) if !dead => {
+                return Some(word.wait(self.device, c, value, mask));
+            }
+            Op::Notice(n) => {
+                let status = runtime().check(self.device).map_or_else(|e| e.code, |()| 0);
+                // SAFETY: the function and its argument were given for exactly this call.
+                unsafe { (n.function)(n.stream, status, n.data) };
+            }
             Op::Work(w) if !dead => {
                 self.run(&w, seq, order, vec![]);
             }
             Op::Graph(nodes) if !dead => self.graph(&nodes, seq, order),
             // A rank that has failed must still meet the others, or they would wait for ever.
             Op::Work(Work::Collective(c)) => c.comm.abort("its device has failed"),
-            Op::Work(_) | Op::Graph(_) => {}
+            Op::Work(_) | Op::Graph(_) | Op::WriteValue(..) | Op::WaitValue(..) => {}
         }
         None
     }
 
     fn graph(&self, nodes: &[Node], seq: u64, order: &Order) {
         let mut numbers: Vec<Option<u32>> = vec![None; nodes.len()];
-        for k in super::graph::schedule(nodes, runtime().config.seed) {
+        let before = graph::ancestors_of_all(nodes);
+        for k in graph::schedule(nodes, runtime().config.seed) {
             if runtime().check(self.device).is_err() {
                 return;
             }
             let Some(n) = nodes.get(k) else { continue };
-            let before = super::graph::ancestors(nodes, &n.after);
-            let after = before.iter().filter_map(|a| numbers.get(*a).copied().flatten()).collect();
+            let after =
+                before[k].iter().filter_map(|a| numbers.get(a).copied().flatten()).collect();
             numbers[k] = self.run(&n.work, seq, order, after);
         }
     }
@@ -240,11 +275,12 @@ impl Stream {
         let (device, stream, number) = (self.device, self.id, Cell::new(None));
         let place = copy::Place { device, stream, seq, order, after, number };
         match w {
-            Work::Kernel(l) => kernels::run(l, &place),
+            Work::Kernel(l, _) => kernels::run(l, &place),
             Work::Transfer(t) => copy::run(t, &place),
             // SAFETY: the function and its argument were given for exactly this call.
             Work::Host(c) => unsafe { (c.function)(c.data) },
             Work::Collective(c) => collective::run(c, &place),
+            Work::Empty => {}
         }
         place.number.get()
     }

@@ -12,6 +12,37 @@ typedef struct ihipModule *hipModule_t;
 typedef struct ihipFunction *hipFunction_t;
 typedef struct ihipGraph *hipGraph_t;
 typedef struct hipGraphExec *hipGraphExec_t;
+typedef struct hipGraphNode *hipGraphNode_t;
+typedef struct { unsigned x, y, z; } dim3;
+typedef struct {
+  dim3 blockDim;
+  void **extra;
+  void *func;
+  dim3 gridDim;
+  void **kernelParams;
+  unsigned sharedMemBytes;
+} hipKernelNodeParams;
+typedef struct {
+  void *dst;
+  size_t pitch;
+  unsigned value, elementSize;
+  size_t width, height;
+} hipMemsetParams;
+typedef struct { void (*fn)(void *); void *userData; } hipHostNodeParams;
+typedef struct { int id; char pad[4]; union { char pad[64]; int cooperative; } val; } hipLaunchAttribute;
+typedef struct {
+  unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+  hipStream_t hStream;
+  hipLaunchAttribute *attrs;
+  unsigned numAttrs;
+} HIP_LAUNCH_CONFIG;
+typedef struct {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  hipStream_t stream;
+  hipLaunchAttribute *attrs;
+  unsigned numAttrs;
+} hipLaunchConfig_t;
 typedef struct ncclComm *ncclComm_t;
 typedef struct { char internal[128]; } ncclUniqueId;
 
@@ -53,6 +84,42 @@ typedef struct { char internal[128]; } ncclUniqueId;
   F(hip, hipError_t, hipGraphLaunch, (hipGraphExec_t, hipStream_t))                            \
   F(hip, hipError_t, hipGraphDestroy, (hipGraph_t))                                            \
   F(hip, hipError_t, hipGraphExecDestroy, (hipGraphExec_t))                                    \
+  F(hip, hipError_t, hipStreamAddCallback,                                                     \
+    (hipStream_t, void (*)(hipStream_t, hipError_t, void *), void *, unsigned))                \
+  F(hip, hipError_t, hipStreamWriteValue32, (hipStream_t, void *, unsigned, unsigned))         \
+  F(hip, hipError_t, hipStreamWaitValue32,                                                     \
+    (hipStream_t, void *, unsigned, unsigned, unsigned))                                       \
+  F(hip, hipError_t, hipStreamWriteValue64,                                                    \
+    (hipStream_t, void *, unsigned long long, unsigned))                                       \
+  F(hip, hipError_t, hipStreamWaitValue64,                                                     \
+    (hipStream_t, void *, unsigned long long, unsigned, unsigned long long))                   \
+  F(hip, hipError_t, hipDrvLaunchKernelEx,                                                     \
+    (const HIP_LAUNCH_CONFIG *, hipFunction_t, void **, void **))                              \
+  F(hip, hipError_t, hipLaunchKernelExC, (const hipLaunchConfig_t *, const void *, void **))   \
+  F(hip, hipError_t, hipStreamGetCaptureInfo_v2,                                               \
+    (hipStream_t, int *, unsigned long long *, hipGraph_t *, const hipGraphNode_t **,          \
+     size_t *))                                                                                \
+  F(hip, hipError_t, hipStreamUpdateCaptureDependencies,                                       \
+    (hipStream_t, hipGraphNode_t *, size_t, unsigned))                                         \
+  F(hip, hipError_t, hipGraphCreate, (hipGraph_t *, unsigned))                                 \
+  F(hip, hipError_t, hipGraphAddKernelNode,                                                    \
+    (hipGraphNode_t *, hipGraph_t, const hipGraphNode_t *, size_t,                             \
+     const hipKernelNodeParams *))                                                             \
+  F(hip, hipError_t, hipGraphAddMemcpyNode1D,                                                  \
+    (hipGraphNode_t *, hipGraph_t, const hipGraphNode_t *, size_t, void *, const void *,       \
+     size_t, int))                                                                             \
+  F(hip, hipError_t, hipGraphAddMemsetNode,                                                    \
+    (hipGraphNode_t *, hipGraph_t, const hipGraphNode_t *, size_t, const hipMemsetParams *))   \
+  F(hip, hipError_t, hipGraphAddHostNode,                                                      \
+    (hipGraphNode_t *, hipGraph_t, const hipGraphNode_t *, size_t, const hipHostNodeParams *)) \
+  F(hip, hipError_t, hipGraphAddEmptyNode,                                                     \
+    (hipGraphNode_t *, hipGraph_t, const hipGraphNode_t *, size_t))                            \
+  F(hip, hipError_t, hipGraphAddDependencies,                                                  \
+    (hipGraph_t, const hipGraphNode_t *, const hipGraphNode_t *, size_t))                      \
+  F(hip, hipError_t, hipGraphKernelNodeGetParams, (hipGraphNode_t, hipKernelNodeParams *))     \
+  F(hip, hipError_t, hipGraphExecKernelNodeSetParams,                                          \
+    (hipGraphExec_t, hipGraphNode_t, const hipKernelNodeParams *))                             \
+  F(hip, hipError_t, hipGraphDebugDotPrint, (hipGraph_t, const char *, unsigned))              \
   F(rccl, int, ncclGetUniqueId, (ncclUniqueId *))                                              \
   F(rccl, int, ncclCommInitRank, (ncclComm_t *, int, ncclUniqueId, int))                       \
   F(rccl, int, ncclCommInitAll, (ncclComm_t *, int, const int *))                              \
@@ -197,6 +264,136 @@ static void graph(void) {
   IS(906, hipMemsetAsync(x, 0, 4, NULL));
   IS(901, hipStreamEndCapture(blocking, &g));
   puts("graph");
+}
+
+static void bump(void *counter) { ++*(volatile int *)counter; }
+
+static void notice(hipStream_t s, hipError_t status, void *data) {
+  (void)s;
+  *(volatile int *)data += status ? 100 : 1;
+}
+
+// Streams ordered by words in memory, callbacks, and the extended launch calls.
+static void values(void) {
+  hipStream_t s, t;
+  unsigned *flag;
+  float out[N], *x, *y;
+  volatile int calls = 0;
+  OK(hipStreamCreateWithFlags(&s, 1)); OK(hipStreamCreateWithFlags(&t, 1));
+  OK(hipHostMalloc((void **)&flag, 64, 0));
+  OK(hipMalloc((void **)&x, BYTES)); OK(hipMalloc((void **)&y, BYTES));
+  memset(flag, 0, 64);
+  for (int i = 0; i < N; ++i) out[i] = i;
+  for (unsigned round = 1; round <= 10; ++round) {
+    OK(hipStreamWaitValue32(t, flag, round, 0, ~0u));
+    add(x, x, y, t);
+    OK(hipStreamWriteValue64(t, flag + 2, round, 0));
+    OK(hipMemcpyAsync(x, out, BYTES, 1, s));
+    OK(hipStreamWriteValue32(s, flag, round, 0));
+    OK(hipStreamWaitValue64(s, flag + 2, round, 1, ~0ull));
+    OK(hipMemsetAsync(x, 0, BYTES, s));
+    OK(hipStreamAddCallback(s, notice, (void *)&calls, 0));
+  }
+  OK(hipStreamSynchronize(s)); OK(hipStreamSynchronize(t));
+  CHECK(calls == 10);
+  OK(hipMemcpy(out, y, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(out[i] == 2.0f * i);
+  // A wait that the host ends.
+  flag[0] = 0;
+  OK(hipStreamWaitValue32(s, flag, 4, 2, ~0u));
+  OK(hipStreamAddCallback(s, notice, (void *)&calls, 0));
+  CHECK(calls == 10);
+  *(volatile unsigned *)flag = 6;
+  OK(hipStreamSynchronize(s));
+  CHECK(calls == 11);
+  IS(1, hipStreamWaitValue32(s, (char *)flag + 2, 0, 0, ~0u));
+  IS(1, hipStreamWaitValue32(s, flag, 0, 9, ~0u));
+  int n = N;
+  void *args[] = {&y, &y, &y, &n};
+  hipLaunchAttribute a = {.id = 2, .val.cooperative = 1};
+  HIP_LAUNCH_CONFIG c = {4, 1, 1, 256, 1, 1, 0, s, &a, 1};
+  OK(hipDrvLaunchKernelEx(&c, vadd, args, NULL));
+  hipLaunchConfig_t d = {{4, 1, 1}, {256, 1, 1}, 0, s, NULL, 0};
+  OK(hipLaunchKernelExC(&d, vadd, args));
+  IS(98, hipLaunchKernelExC(&d, (void *)notice, args));
+  OK(hipStreamSynchronize(s));
+  OK(hipMemcpy(out, y, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(out[i] == 8.0f * i);
+  OK(hipFree(x)); OK(hipFree(y)); OK(hipHostFree(flag));
+  puts("values");
+}
+
+// A graph built node by node, and one whose capture is steered.
+static void built_graph(const char *dot) {
+  hipStream_t s;
+  hipGraph_t g, seen;
+  hipGraphExec_t exec;
+  hipGraphNode_t set, copy, sum, host, all, node;
+  float *x, *y, *pinned;
+  int calls = 0, n = N, status;
+  OK(hipStreamCreateWithFlags(&s, 1));
+  OK(hipMalloc((void **)&x, BYTES)); OK(hipMalloc((void **)&y, BYTES));
+  OK(hipHostMalloc((void **)&pinned, BYTES, 0));
+  OK(hipGraphCreate(&g, 0));
+  // The sum is added first and comes after the others by dependencies given later.
+  void *args[] = {&x, &y, &y, &n};
+  hipKernelNodeParams k = {{256, 1, 1}, NULL, vadd, {4, 1, 1}, args, 0}, got;
+  OK(hipGraphAddKernelNode(&sum, g, NULL, 0, &k));
+  hipMemsetParams m = {x, 0, 0x3f800000, 4, N, 1};
+  OK(hipGraphAddMemsetNode(&set, g, NULL, 0, &m));
+  m.dst = y;
+  OK(hipGraphAddMemsetNode(&node, g, NULL, 0, &m));
+  hipHostNodeParams h = {bump, &calls};
+  OK(hipGraphAddHostNode(&host, g, NULL, 0, &h));
+  OK(hipGraphAddEmptyNode(&all, g, (hipGraphNode_t[]){set, node, host}, 3));
+  OK(hipGraphAddMemcpyNode1D(&copy, g, &sum, 1, pinned, y, BYTES, 2));
+  OK(hipGraphAddDependencies(g, &all, &sum, 1));
+  IS(1, hipGraphAddDependencies(g, &all, &sum, 1));
+  OK(hipGraphKernelNodeGetParams(sum, &got));
+  CHECK(got.func == (void *)vadd && got.gridDim.x == 4 && got.blockDim.x == 256);
+  CHECK(*(float **)got.kernelParams[0] == x && *(int *)got.kernelParams[3] == N);
+  OK(hipGraphInstantiate(&exec, g, NULL, NULL, 0));
+  for (int i = 0; i < 3; ++i) OK(hipGraphLaunch(exec, s));
+  OK(hipStreamSynchronize(s));
+  CHECK(calls == 3);
+  for (int i = 0; i < N; ++i) CHECK(pinned[i] == 2.0f);
+  // What was read back may be given back, with an argument changed.
+  *(float **)got.kernelParams[0] = y;
+  got.kernelParams[1] = &x;
+  OK(hipGraphExecKernelNodeSetParams(exec, sum, &got));
+  OK(hipGraphLaunch(exec, s));
+  OK(hipStreamSynchronize(s));
+  for (int i = 0; i < N; ++i) CHECK(pinned[i] == 2.0f);
+  OK(hipGraphDebugDotPrint(g, dot, 0));
+  OK(hipGraphAddDependencies(g, &copy, &host, 1));
+  IS(1, hipGraphInstantiate(&exec, g, NULL, NULL, 0));  // A cycle.
+  OK(hipGraphDestroy(g));
+  IS(400, hipGraphKernelNodeGetParams(sum, &got));
+
+  const hipGraphNode_t *after;
+  size_t count;
+  unsigned long long id;
+  OK(hipStreamBeginCapture(s, 1));
+  add(x, x, y, s);
+  OK(hipStreamGetCaptureInfo_v2(s, &status, &id, &seen, &after, &count));
+  CHECK(status == 1 && count == 1);
+  OK(hipGraphAddEmptyNode(&node, seen, after, count));
+  OK(hipStreamUpdateCaptureDependencies(s, &node, 1, 1));
+  add(y, y, y, s);
+  OK(hipStreamGetCaptureInfo_v2(s, &status, NULL, NULL, &after, &count));
+  CHECK(count == 1 && after[0] != node);
+  OK(hipStreamEndCapture(s, &g));
+  CHECK(g == seen);
+  OK(hipStreamGetCaptureInfo_v2(s, &status, NULL, NULL, NULL, NULL));
+  CHECK(status == 0);
+  OK(hipGraphInstantiate(&exec, g, NULL, NULL, 0));
+  OK(hipGraphLaunch(exec, s));
+  OK(hipStreamSynchronize(s));
+  OK(hipMemcpy(pinned, y, BYTES, 2));
+  CHECK(pinned[N - 1] == 4.0f);
+  OK(hipGraphDestroy(g));
+  OK(hipFree(x)); OK(hipFree(y)); OK(hipHostFree(pinned));
+  puts("built graph");
 }
 
 static ncclUniqueId id;
@@ -380,12 +577,23 @@ static void disagreeing_ranks(void) {
   CHECK(async != 0);
 }
 
+static void absent_value(void) {
+  hipStream_t s;
+  void *x;
+  OK(hipStreamCreateWithFlags(&s, 1));
+  OK(hipMalloc(&x, 64));
+  OK(hipMemsetAsync(x, 0, 64, s));
+  OK(hipStreamWaitValue32(s, x, 7, 1, ~0u));
+  IS(719, hipStreamSynchronize(s));
+}
+
 static int scenario(const char *name) {
   if (!strcmp(name, "missing_event")) missing_event();
   else if (!strcmp(name, "out_of_bounds")) out_of_bounds();
   else if (!strcmp(name, "absent_rank")) absent_rank();
   else if (!strcmp(name, "captured_collective")) captured_collective();
   else if (!strcmp(name, "disagreeing_ranks")) disagreeing_ranks();
+  else if (!strcmp(name, "absent_value")) absent_value();
   else return 2;
   puts("done");
   return 0;
@@ -410,6 +618,9 @@ int main(int argc, char **argv) {
   vector_add();
   pipeline();
   graph();
+  values();
+  snprintf(name, sizeof name, "%s/graph.dot", argv[1]);
+  built_graph(name);
   all_reduce();
   wrong_use(argv[2]);
   OK(hipModuleUnload(module));

@@ -1,6 +1,8 @@
 //! The sampler: one token per row of logits.
 
-use model::{Draw, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask, Want, uniform};
+use model::{
+    Draw, LateMask, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask, Want, uniform,
+};
 use rayon::prelude::*;
 
 /// Draws or scores one token per row of `vocab` logits, once all masks are there.

@@ -9,16 +9,17 @@ use std::process::Command;
 const MAX_LINES: usize = 600;
 
 /// Which of the workspace's crates each may name. Arrows go one way.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("mx", &[]),
     ("checkpoint", &["mx"]),
     ("text", &[]),
     ("model", &["checkpoint", "mx"]),
     ("cpu", &["checkpoint", "model", "mx"]),
+    ("hip", &["checkpoint", "model", "mx"]),
     ("engine", &["model"]),
     ("server", &["engine", "model", "text"]),
     ("emulator", &[]),
-    ("moonrock", &["checkpoint", "cpu", "engine", "model", "server", "text"]),
+    ("moonrock", &["checkpoint", "cpu", "engine", "hip", "model", "server", "text"]),
 ];
 
 /// Crates that may hold `unsafe`, and single files elsewhere.

@@ -1,0 +1,1 @@
+//! The launchers: one file for each kernel file in `kernels/`, of the same name.

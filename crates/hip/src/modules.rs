@@ -1,0 +1,100 @@
+//! The embedded kernels, loaded on a device.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+
+use crate::Error;
+use crate::device::Device;
+use crate::sys::{Handle, Platform};
+
+mod objects {
+    include!(concat!(env!("OUT_DIR"), "/objects.rs"));
+}
+
+/// A kernel of a loaded module.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    pub(crate) handle: Handle,
+    pub(crate) name: &'static str,
+}
+
+/// Every kernel of this build, on one device.
+pub struct Kernels {
+    device: Device,
+    modules: Vec<Handle>,
+    functions: HashMap<&'static str, Handle>,
+}
+
+/// The kernels of each file in `kernels/`, by file.
+const FILES: &[(&str, &[&str])] = &[];
+
+impl Kernels {
+    /// Loads all code objects.
+    ///
+    /// # Errors
+    /// A build without kernels (says why), or an object that the device refuses.
+    pub fn load(device: &Device) -> Result<Kernels, Error> {
+        if let Some(reason) = objects::MISSING {
+            return Err(Error::Unfit(format!("this build has no GPU kernels: {reason}")));
+        }
+        let table = match device.runtime.platform {
+            Platform::Hip => objects::GFX950,
+            Platform::Cuda => objects::SM_90,
+        };
+        let mut kernels =
+            Kernels { device: device.clone(), modules: Vec::new(), functions: HashMap::new() };
+        for &(file, names) in FILES {
+            let object = table.iter().find(|(name, _)| *name == file);
+            let (_, image) = object
+                .ok_or_else(|| Error::Unfit(format!("kernels/{file}.hip is not in this build")))?;
+            kernels.load_module(file, image, names)?;
+        }
+        Ok(kernels)
+    }
+
+    fn load_module(
+        &mut self,
+        file: &str,
+        image: &[u8],
+        names: &[&'static str],
+    ) -> Result<(), Error> {
+        let driver = &self.device.runtime.driver;
+        let mut module = std::ptr::null_mut();
+        // PTX is text that ends with a zero.
+        let image = [image, &[0]].concat();
+        // SAFETY: a whole code object, which the runtime copies.
+        let code = unsafe { (driver.module_load)(&mut module, image.as_ptr().cast()) };
+        self.device.check(&format!("loading the kernels of {file}"), code)?;
+        self.modules.push(module);
+        for name in names {
+            let mut function = std::ptr::null_mut();
+            let text = CString::new(*name).map_err(|e| Error::Unfit(e.to_string()))?;
+            // SAFETY: the module is alive, the name ends with a zero.
+            let code = unsafe { (driver.module_function)(&mut function, module, text.as_ptr()) };
+            self.device.check(&format!("finding the kernel {name}"), code)?;
+            self.functions.insert(name, function);
+        }
+        Ok(())
+    }
+
+    /// The kernel of that name.
+    ///
+    /// # Panics
+    /// If `kernels/` has none: a mistake in a launcher.
+    pub fn get(&self, name: &'static str) -> Kernel {
+        match self.functions.get(name) {
+            Some(&handle) => Kernel { handle, name },
+            None => panic!("there is no kernel {name}"),
+        }
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        for &module in &self.modules {
+            // SAFETY: unloaded once; the stream that used it has been synchronised by its drop or
+            // its results were awaited.
+            unsafe { (self.device.runtime.driver.module_unload)(module) };
+        }
+    }
+}

@@ -25,6 +25,8 @@ typedef unsigned int u32;
 typedef unsigned long u64;
 typedef __attribute__((ext_vector_type(2))) u32 u32x2;
 typedef __attribute__((ext_vector_type(4))) u32 u32x4;
+typedef __attribute__((ext_vector_type(4))) float f32x4;
+typedef __attribute__((ext_vector_type(4))) __bf16 bf16x4;
 typedef __attribute__((ext_vector_type(8))) __bf16 bf16x8;
 
 struct Acc;
@@ -68,3 +70,14 @@ __device__ inline float wave_max(float x) {
 
 /// e^x.
 __device__ inline float exp(float x) { return exp2(x * 1.44269504088896340736f); }
+
+/// The sum over a workgroup of 256 threads, in every thread: over each wave, then waves ascending.
+__device__ inline float workgroup_sum(float x) {
+  __shared__ float sums[256 / WAVE];
+  x = wave_sum(x);
+  if (lane() == 0) sums[wave()] = x;
+  sync();
+  float sum = sums[0];
+  for (u32 w = 1; w < 256 / WAVE; ++w) sum += sums[w];
+  return sum;
+}

@@ -41,7 +41,6 @@ __device__ inline u32 acc_col(u32) { return lane() % 16; }
 /// Byte offset in a row's 128-byte slab of FP8 where the lane's 16-byte part `p` (of 2) starts.
 __device__ inline u32 fp8_offset(u32 p) { return 64 * p + 16 * chunk_group(); }
 
-typedef __attribute__((ext_vector_type(4))) float f32x4;
 typedef __attribute__((ext_vector_type(8))) int i32x8;
 
 __device__ inline void mma_bf16(Acc &c, const bf16x8 *a, const bf16x8 *b) {

@@ -1,0 +1,89 @@
+// rope_and_cache: makes queries ready for attention, and writes the rows' cache entries.
+//
+// q: f32 `[rows, heads, nope + rope]`. q_nope: bf16 `[rows, heads, nope]`. queries: bf16 `[rows,
+// heads, latent + rope]`, of which the last `rope` values are written here: q's, with neighbouring
+// pairs `(x, y)` turned to `(x cos - y sin, y cos + x sin)`. kv_a: f32 `[rows, latent + rope]`.
+// norm: f32 `[latent]`. table: f32 `[positions, rope / 2, 2]` of cos, sin. cache: the layer's bf16
+// `[slots, latent + rope]`; entry `slots[r]` gets `rms_norm(kv_a[..latent])` and the turned rest.
+// All widths are multiples of 4, `latent` at most 1024. All bf16 are rounded to nearest even.
+// Grid: (rows, 2): one workgroup for a row's queries, one for its entry.
+// Must move 6 bytes for each value of q and kv_a.
+// Order of additions in the norm: as in rms_norm.
+#include "device.h"
+
+struct RopeAndCacheArgs {
+  const u32 *rows;
+  const u32 *positions;
+  const u32 *slots;
+  const float *q;
+  const float *kv_a;
+  const float *norm;
+  const float *table;
+  __bf16 *q_nope;
+  __bf16 *queries;
+  __bf16 *cache;
+  u32 heads;
+  u32 nope;
+  u32 rope;
+  u32 latent;
+  float eps;
+};
+
+/// Two pairs `x`, turned by the table's two pairs at `turn`.
+__device__ inline bf16x4 rotate(f32x4 x, const float *turn) {
+  f32x4 t = *(const f32x4 *)turn;
+  bf16x4 y;
+  for (u32 p = 0; p < 4; p += 2) {
+    y[p] = (__bf16)(x[p] * t[p] - x[p + 1] * t[p + 1]);
+    y[p + 1] = (__bf16)(x[p + 1] * t[p] + x[p] * t[p + 1]);
+  }
+  return y;
+}
+
+__device__ inline void write_queries(const RopeAndCacheArgs &args, u32 row, const float *turns) {
+  u32 width = args.nope + args.rope;
+  const float *q = args.q + (u64)row * args.heads * width;
+  __bf16 *plain = args.q_nope + (u64)row * args.heads * args.nope;
+  __bf16 *turned = args.queries + (u64)row * args.heads * (args.latent + args.rope) + args.latent;
+  for (u32 i = 4 * thread(); i < args.heads * width; i += 4 * 256) {
+    u32 head = i / width, at = i % width;
+    f32x4 x = *(const f32x4 *)(q + i);
+    if (at < args.nope) {
+      bf16x4 y = {(__bf16)x[0], (__bf16)x[1], (__bf16)x[2], (__bf16)x[3]};
+      *(bf16x4 *)(plain + head * args.nope + at) = y;
+    } else {
+      at -= args.nope;
+      *(bf16x4 *)(turned + head * (args.latent + args.rope) + at) = rotate(x, turns + at);
+    }
+  }
+}
+
+__device__ inline void write_entry(const RopeAndCacheArgs &args, u32 row, const float *turns) {
+  const float *kv_a = args.kv_a + (u64)row * (args.latent + args.rope);
+  __bf16 *entry = args.cache + (u64)args.slots[row] * (args.latent + args.rope);
+  u32 i = 4 * thread();
+  f32x4 x = i < args.latent ? *(const f32x4 *)(kv_a + i) : f32x4{0, 0, 0, 0};
+  float sum = 0;
+  for (u32 j = 0; j < 4; ++j) sum = __builtin_fmaf(x[j], x[j], sum);
+  float factor = rsqrt(workgroup_sum(sum) / (float)args.latent + args.eps);
+  if (i < args.latent) {
+    f32x4 w = *(const f32x4 *)(args.norm + i);
+    bf16x4 y;
+    for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(w[j] * (x[j] * factor));
+    *(bf16x4 *)(entry + i) = y;
+  }
+  if (i < args.rope) {
+    f32x4 key = *(const f32x4 *)(kv_a + args.latent + i);
+    *(bf16x4 *)(entry + args.latent + i) = rotate(key, turns + i);
+  }
+}
+
+KERNEL(256) void rope_and_cache(RopeAndCacheArgs args) {
+  u32 row = block_x();
+  if (row >= *args.rows) return;
+  const float *turns = args.table + (u64)args.positions[row] * args.rope;
+  if (block_y() == 0)
+    write_queries(args, row, turns);
+  else
+    write_entry(args, row, turns);
+}

@@ -16,8 +16,13 @@
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
+/// A kernel that is launched with exactly so many threads a workgroup.
+#if defined(__gfx950__)
 #define KERNEL(threads) \
-  extern "C" __global__ __attribute__((launch_bounds(threads)))
+  extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
+#else
+#define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
+#endif
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -80,4 +85,20 @@ __device__ inline float workgroup_sum(float x) {
   float sum = sums[0];
   for (u32 w = 1; w < 256 / WAVE; ++w) sum += sums[w];
   return sum;
+}
+
+/// Counts the workgroup in at `counter`. True for the last of `count` to arrive: it sees what the
+/// others stored before they arrived, and sets the counter back to zero.
+__device__ inline bool last_to_arrive(u32 *counter, u32 count) {
+  __shared__ u32 last;
+  __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_DEVICE);
+  sync();
+  if (thread() == 0) {
+    u32 before = __scoped_atomic_fetch_add(counter, 1, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+    last = before + 1 == count;
+    if (last) __scoped_atomic_store_n(counter, 0, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+  }
+  sync();
+  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE);
+  return last;
 }

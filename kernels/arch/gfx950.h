@@ -93,3 +93,22 @@ __device__ inline u32 quantize_fp4(const float *x, float scale) {
   packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[6], x[7], scale, 3);
   return packed;
 }
+
+/// Values that `load_transposed` wants between the rows of its matrix beyond a multiple of 64.
+constexpr u32 TRANSPOSED_PAD = 16;
+/// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
+__device__ inline u32 transposed_place(u32 row) { return row % 16 / 4 * 8 + row / 16 * 4 + row % 4; }
+
+typedef __attribute__((ext_vector_type(4))) short i16x4;
+typedef __attribute__((address_space(3))) i16x4 *LdsI16x4;
+
+/// The operand of 16 columns from `at` on over 32 rows, `stride` values apart, of a matrix in LDS.
+__device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out) {
+  const __bf16 *p = at + (lane() / 4) * stride + lane() % 4 * 4;
+  i16x4 x = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)p);
+  i16x4 y = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)(p + 16 * stride));
+  struct {
+    i16x4 x, y;
+  } both = {x, y};
+  out[0] = __builtin_bit_cast(bf16x8, both);
+}

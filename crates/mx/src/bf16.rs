@@ -8,11 +8,11 @@ pub fn to_f32(bits: u16) -> f32 {
 /// The nearest BF16, ties to the even one; NaN stays NaN (quiet).
 pub fn from_f32(value: f32) -> u16 {
     let bits = value.to_bits();
-    if value.is_nan() {
-        return ((bits >> 16) | 0x40) as u16;
-    }
-    // At most 0x7f80_0000 + 0x8000 (sign aside): no overflow out of the sign bit.
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+    let nan = ((bits >> 16) | 0x40) as u16;
+    // At most 0x7f80_0000 + 0x8000 (sign aside): no overflow out of the sign bit. Wrapping, so that
+    // loops become vector code where overflow is checked; only a NaN can overflow.
+    let rounded = (bits.wrapping_add(0x7fff).wrapping_add((bits >> 16) & 1) >> 16) as u16;
+    if value.is_nan() { nan } else { rounded }
 }
 
 /// The value rounded to BF16.

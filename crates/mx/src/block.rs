@@ -7,14 +7,16 @@ use crate::e8m0::{self, ScaleRule};
 /// Elements that share a scale.
 pub const BLOCK: usize = 32;
 
+/// The largest magnitude; NaN or an infinity if there is one. Magnitudes order as their bits do.
 fn amax(block: &[f32]) -> f32 {
-    block.iter().fold(0.0, |a, x| a.max(x.abs()))
+    f32::from_bits(block.iter().fold(0, |a, x| a.max(x.abs().to_bits() as i32)) as u32)
 }
 
-/// Quantizes a row (finite values, a multiple of 32) to MXFP4.
+/// Quantizes a row (a multiple of 32 values) to MXFP4.
 ///
 /// `packed` receives two codes a byte, the even element in the low nibble; `scales` one byte a
-/// block.
+/// block. A block with a NaN or an infinity gets the scale [`e8m0::NAN`], and codes without
+/// meaning.
 ///
 /// # Panics
 /// If the lengths do not fit one another.
@@ -30,11 +32,19 @@ pub fn quantize_mxfp4(
     for ((block, bytes), scale) in
         row.chunks_exact(BLOCK).zip(packed.chunks_exact_mut(BLOCK / 2)).zip(scales)
     {
-        *scale = rule.scale_byte(amax(block));
+        let amax = amax(block);
+        if !amax.is_finite() {
+            *scale = e8m0::NAN;
+            continue;
+        }
+        *scale = rule.scale_byte(amax);
         let inverse = e8m0::reciprocal(*scale);
-        for (pair, byte) in block.chunks_exact(2).zip(bytes) {
-            let code = |x: f32| e2m1::encode(x * inverse, ties);
-            *byte = code(pair[0]) | code(pair[1]) << 4;
+        let mut codes = [0u8; BLOCK];
+        for (x, code) in block.iter().zip(&mut codes) {
+            *code = e2m1::encode(x * inverse, ties);
+        }
+        for (pair, byte) in codes.chunks_exact(2).zip(bytes) {
+            *byte = pair[0] | pair[1] << 4;
         }
     }
 }
@@ -135,6 +145,17 @@ mod tests {
         row[3] = 6.9;
         round_trip_mxfp4(&mut row);
         assert_eq!(row[3], 6.0);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_show_in_the_scale() {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = [1.0f32; 2 * BLOCK];
+            row[BLOCK + 5] = bad;
+            let (mut packed, mut scales) = ([0u8; BLOCK], [0u8; 2]);
+            quantize_mxfp4(&row, ScaleRule::Even, Ties::Even, &mut packed, &mut scales);
+            assert_eq!(scales, [125, e8m0::NAN]);
+        }
     }
 
     /// Errors of one rounding: E2M1 is within a quarter of the largest magnitude's power of two

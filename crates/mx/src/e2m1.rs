@@ -18,19 +18,9 @@ pub enum Ties {
 ///
 /// NaN has no code; it saturates like an infinity, so callers refuse it first.
 pub fn encode(value: f32, ties: Ties) -> u8 {
-    let magnitude = value.abs();
     let code = match ties {
-        Ties::Even => match magnitude {
-            m if m <= 0.25 => 0,
-            m if m < 0.75 => 1,
-            m if m <= 1.25 => 2,
-            m if m < 1.75 => 3,
-            m if m <= 2.5 => 4,
-            m if m < 3.5 => 5,
-            m if m <= 5.0 => 6,
-            _ => 7,
-        },
-        Ties::Away => match magnitude {
+        Ties::Even => nearest_even(value),
+        Ties::Away => match value.abs() {
             m if m < 0.25 => 0,
             m if m < 0.75 => 1,
             m if m < 1.25 => 2,
@@ -41,7 +31,21 @@ pub fn encode(value: f32, ties: Ties) -> u8 {
             _ => 7,
         },
     };
-    if value < 0.0 && code != 0 { code | 8 } else { code }
+    // Bit 7 of 0 - code is set unless the code is 0: zero has no sign.
+    code | ((value.to_bits() >> 28) as u8 & 8 & (0u8.wrapping_sub(code) >> 4))
+}
+
+/// The code of the magnitude, without branches and checks, so that loops over it become vector code.
+#[inline]
+fn nearest_even(value: f32) -> u8 {
+    let magnitude = value.abs().min(6.0);
+    // From 1 on: an `f32` cut to one mantissa bit, ties to even, and to the smaller exponent bias.
+    let bits = magnitude.to_bits();
+    let rounded = bits.wrapping_add(0x001f_ffff).wrapping_add((bits >> 22) & 1);
+    let normal = (rounded >> 22).wrapping_sub(126 << 1);
+    // Below 1: multiples of 0.5, the spacing of `f32` from 2^22 on.
+    let small = (magnitude + 4_194_304.0).to_bits().wrapping_sub(4_194_304f32.to_bits());
+    (if magnitude < 1.0 { small } else { normal }) as u8
 }
 
 #[cfg(test)]

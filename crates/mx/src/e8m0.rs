@@ -27,6 +27,11 @@ pub enum ScaleRule {
     /// `k-2` if `m < 1.75`, else `k-1`: Quark's "even", which made the published weights; also
     /// AITER's Triton kernels and vLLM. Scaled magnitudes in (6, 7) clip to 6.
     Even,
+    /// `k-2`: the rule of the OCP specification, and Quark's "floor". Scaled magnitudes in (6, 8)
+    /// clip to 6.
+    Floor,
+    /// `k-2` if `m == 1`, else `k-1`: Quark's "ceil". Never clips.
+    Ceil,
     /// `k-2` if `m < 1.5`, else `k-1`: AITER's HIP kernels before June 2026.
     AiterOld,
     /// `k-2` if `m <= 1.5`, else `k-1`: AITER's HIP kernels since. Never clips.
@@ -41,6 +46,8 @@ impl ScaleRule {
         let mantissa = bits & 0x007f_ffff;
         let round_up = match self {
             ScaleRule::Even => mantissa >= 0x0060_0000,
+            ScaleRule::Floor => false,
+            ScaleRule::Ceil => mantissa > 0,
             ScaleRule::AiterOld => mantissa >= 0x0040_0000,
             ScaleRule::AiterNew => mantissa > 0x0040_0000,
         };
@@ -100,16 +107,24 @@ mod tests {
             let amax = crate::bf16::to_f32(bits);
             let even = (((amax.to_bits() + 0x0020_0000) & 0xff80_0000) >> 23) as i32 - 2;
             assert_eq!(ScaleRule::Even.scale_byte(amax) as i32, even.clamp(0, 254));
+            let log2 = (amax as f64).log2();
+            let floor = log2.floor() as i32 - 2 + 127;
+            let ceil = log2.ceil() as i32 - 2 + 127;
+            assert_eq!(ScaleRule::Floor.scale_byte(amax) as i32, floor.clamp(0, 254));
+            assert_eq!(ScaleRule::Ceil.scale_byte(amax) as i32, ceil.clamp(0, 254));
             // Old: amax / 4 rounded to a power of two; new: amax / 6 rounded up to one.
             let old = (amax as f64 / 4.0 * 4.0 / 3.0).log2().floor() as i32 + 127;
             let new = (amax as f64 / 6.0).log2().ceil() as i32 + 127;
             assert_eq!(ScaleRule::AiterOld.scale_byte(amax) as i32, old.clamp(0, 254), "{amax}");
             assert_eq!(ScaleRule::AiterNew.scale_byte(amax) as i32, new.clamp(0, 254), "{amax}");
         }
-        for rule in [ScaleRule::Even, ScaleRule::AiterOld, ScaleRule::AiterNew] {
+        let even = [ScaleRule::Even, ScaleRule::Ceil, ScaleRule::AiterOld, ScaleRule::AiterNew];
+        for (rule, largest) in
+            even.map(|rule| (rule, 253)).into_iter().chain([(ScaleRule::Floor, 252)])
+        {
             assert_eq!(rule.scale_byte(0.0), 0);
             assert_eq!(rule.scale_byte(f32::from_bits(1)), 0);
-            assert_eq!(rule.scale_byte(f32::MAX), 253);
+            assert_eq!(rule.scale_byte(f32::MAX), largest);
         }
     }
 

@@ -6,6 +6,7 @@ use checkpoint::Activations;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchCommand;
+use crate::quantize::QuantizeArgs;
 
 /// Serves Kimi-K2 models in MXFP4.
 #[derive(Parser)]
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Print what a checkpoint holds, without loading it
     Inspect(InspectArgs),
+    /// Write a checkpoint's weights as MXFP4, file to file
+    Quantize(QuantizeArgs),
     /// Measure a running server
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -1,4 +1,5 @@
-//! The `moonrock` command: `serve` a model over HTTP, `inspect` a checkpoint, `bench` a server.
+//! The `moonrock` command: `serve` a model over HTTP, `inspect` or `quantize` a checkpoint, `bench` a
+//! server.
 //!
 //! This package alone knows the backends and picks one; everything else is in the crates.
 
@@ -6,6 +7,7 @@ mod bench;
 mod cli;
 mod inspect;
 mod memory;
+mod quantize;
 mod serve;
 
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Inspect(args) => inspect::run(args),
+        cli::Command::Quantize(args) => quantize::run(args),
         cli::Command::Bench(command) => bench::run(command),
     };
     match result {

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("engine", &["model"]),
     ("server", &["engine", "model", "text"]),
     ("emulator", &[]),
-    ("moonrock", &["checkpoint", "cpu", "engine", "hip", "model", "server", "text"]),
+    ("moonrock", &["checkpoint", "cpu", "engine", "hip", "model", "mx", "server", "text"]),
 ];
 
 /// Crates that may hold `unsafe`, and single files elsewhere.

@@ -6,6 +6,7 @@
 
 mod identity;
 mod load;
+mod quantize;
 mod reference;
 mod sdk;
 mod server;

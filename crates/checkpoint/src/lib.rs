@@ -4,7 +4,7 @@
 //! [`Matrix`] and `Vec<f32>` values that hold only the bytes a rank needs. [`Checkpoint::open`]
 //! maps the shards, resolves every tensor that the configuration calls for ([`Config::tensors`]),
 //! decides each one's format from the file's header alone, and checks every shape before a byte is
-//! used.
+//! used. [`Quantization`] makes one checkpoint from another: 4-bit weights by round to nearest.
 
 mod config;
 mod error;
@@ -12,6 +12,7 @@ mod generation;
 mod inventory;
 mod matrix;
 mod open;
+mod quantize;
 mod shards;
 
 pub use config::{Activations, Config, LATENT_NORM_EPS, Yarn};
@@ -20,3 +21,4 @@ pub use generation::end_ids;
 pub use inventory::{Class, Shape, Split, TensorSpec};
 pub use matrix::{Encoded, Matrix};
 pub use open::{Checkpoint, Format};
+pub use quantize::{ClassError, DEFAULT_EXCLUDES, Quantization, QuantizeOptions, Row};

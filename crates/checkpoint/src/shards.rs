@@ -17,7 +17,7 @@ pub(crate) struct Located {
     pub(crate) shard: usize,
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-    bytes: Range<usize>,
+    pub(crate) bytes: Range<usize>,
 }
 
 /// The mapped files and their tensors.

@@ -149,14 +149,15 @@ template <typename Out> __device__ inline void many_rows(const MatmulArgs &args)
   if (first >= rows || 16 * tile >= args.n) return;
   Tiles<M, N> t(args, rows, first, tile);
   Acc sum[M][N];
+  for (u32 m = 0; m < M; ++m)
+    for (u32 n = 0; n < N; ++n)
+      for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] = -0.0f; // -0 + x is x for every x
   for (u32 begin = 0; begin < args.slabs; begin += args.segment) {
     u32 end = begin + args.segment;
     t.template segment<2>(begin, end < args.slabs ? end : args.slabs);
     for (u32 m = 0; m < M; ++m)
       for (u32 n = 0; n < N; ++n)
-        for (u32 i = 0; i < ACCUMULATORS; ++i)
-          sum[m][n].v[i] =
-              begin == 0 ? t.acc[m][n].v[i] : sum[m][n].v[i] + t.acc[m][n].v[i];
+        for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] += t.acc[m][n].v[i];
   }
   Out *out = output<Out>(args);
   each_result(sum, rows, first, tile, args.n, [&](float value, u32 row, u32 column) {

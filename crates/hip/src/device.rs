@@ -223,6 +223,14 @@ impl Device {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Threads in a wave of our kernels.
+    pub(crate) fn wave(&self) -> usize {
+        match self.runtime.platform {
+            Platform::Hip => 64,
+            Platform::Cuda => 32,
+        }
+    }
+
     /// Free and total bytes of the device's memory.
     ///
     /// # Errors

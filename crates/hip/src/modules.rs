@@ -26,7 +26,26 @@ pub struct Kernels {
 }
 
 /// The kernels of each file in `kernels/`, by file.
-const FILES: &[(&str, &[&str])] = &[];
+const FILES: &[(&str, &[&str])] = &[
+    ("attention", &["attention_split", "attention_merge", "attention_rows"]),
+    ("embed", &["embed"]),
+    (
+        "matmul",
+        &[
+            "matmul_16",
+            "matmul_16_bf16",
+            "matmul_64",
+            "matmul_64_bf16",
+            "matmul_rows",
+            "matmul_rows_bf16",
+        ],
+    ),
+    ("ranks", &["sum_ranks", "gather_columns"]),
+    ("rms_norm", &["rms_norm", "add_rms_norm"]),
+    ("rope_and_cache", &["rope_and_cache"]),
+    ("select", &["select"]),
+    ("swiglu", &["swiglu"]),
+];
 
 impl Kernels {
     /// Loads all code objects.

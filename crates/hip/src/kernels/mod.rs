@@ -1,4 +1,19 @@
 //! The launchers: one file for each kernel file in `kernels/`, of the same name.
+//!
+//! A launcher checks that its buffers are large enough for `rows.bound` rows and refuses shapes
+//! that its kernel does not know. It trusts addresses of numbers in device memory (counts, tokens,
+//! positions, slots, block tables), and those numbers.
+
+pub mod attention;
+pub mod embed;
+pub mod matmul;
+pub mod ranks;
+pub mod rms_norm;
+pub mod rope_and_cache;
+pub mod select;
+pub mod swiglu;
+
+use crate::{Error, Memory};
 
 /// How many rows a kernel computes. The true number stands in device memory, because a recorded
 /// graph is replayed with fewer rows than it was recorded for.
@@ -8,4 +23,28 @@ pub struct Rows {
     pub count: u64,
     /// What it does not exceed: decides the size of the grid.
     pub bound: usize,
+}
+
+/// Refuses a buffer of fewer than `bytes`.
+pub(crate) fn check_room(
+    kernel: &str,
+    name: &str,
+    memory: &Memory,
+    bytes: usize,
+) -> Result<(), Error> {
+    match memory.bytes() >= bytes {
+        true => Ok(()),
+        false => Err(Error::Unfit(format!(
+            "{kernel}: {name} has {} bytes, needed are {bytes}",
+            memory.bytes()
+        ))),
+    }
+}
+
+/// Refuses a shape that the kernel does not know.
+pub(crate) fn check_shape(kernel: &str, fits: bool, what: &str) -> Result<(), Error> {
+    match fits {
+        true => Ok(()),
+        false => Err(Error::Unfit(format!("{kernel}: {what}"))),
+    }
 }

@@ -89,6 +89,18 @@ impl Gpu {
         memory
     }
 
+    /// Device memory for `count` values, of which the first are `values`; the rest is never
+    /// written.
+    pub fn upload_into<T: Plain>(&self, values: &[T], count: usize) -> Memory {
+        let memory = self.empty::<T>(count);
+        // SAFETY: `Plain` types have no padding.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
+        };
+        self.stream.upload(bytes, &memory, 0).unwrap();
+        memory
+    }
+
     /// Device memory for `count` values, never written.
     pub fn empty<T: Plain>(&self, count: usize) -> Memory {
         self.device.allocate(count * size_of::<T>()).unwrap()

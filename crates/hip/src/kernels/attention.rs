@@ -1,0 +1,140 @@
+//! Absorbed MLA over the paged latent cache.
+
+use super::{Rows, check_room, check_shape};
+use crate::{Device, Error, Kernels, Memory, Stream};
+
+/// Latent width of the kernels.
+pub const LATENT: usize = 512;
+/// Rotary width of the kernels.
+pub const ROPE: usize = 64;
+/// Rows up to which a row's keys are spread over workgroups.
+const SPLIT_ROWS: usize = 64;
+/// Splits of a row at most, and keys in a split at least.
+const MAX_SPLITS: usize = 128;
+const MIN_SPLIT: usize = 256;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Args {
+    rows: u64,
+    positions: u64,
+    table_starts: u64,
+    tables: u64,
+    queries: u64,
+    cache: u64,
+    out: u64,
+    partials: u64,
+    sums: u64,
+    heads: u32,
+    block_size: u32,
+    max_splits: u32,
+    scale: f32,
+}
+
+/// Room for the sums of splits.
+pub struct Workspace {
+    partials: Memory,
+    sums: Memory,
+    max_splits: usize,
+}
+
+impl Workspace {
+    /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
+    /// a batch.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn new(
+        device: &Device,
+        heads: usize,
+        max_len: usize,
+        max_rows: usize,
+    ) -> Result<Workspace, Error> {
+        let max_splits = max_len.div_ceil(MIN_SPLIT).clamp(1, MAX_SPLITS);
+        let parts = max_rows.min(SPLIT_ROWS) * max_splits * heads;
+        let partials = device.allocate(parts * LATENT * 4)?;
+        let sums = device.allocate(parts * 2 * 4)?;
+        Ok(Workspace { partials, sums, max_splits })
+    }
+}
+
+/// Where rows stand in their sequences, as addresses in device memory.
+#[derive(Clone, Copy)]
+pub struct Places {
+    /// A u32 for each row: its position.
+    pub positions: u64,
+    /// A u32 for each row: where its sequence's blocks begin in `tables`.
+    pub table_starts: u64,
+    /// Block numbers, u32.
+    pub tables: u64,
+}
+
+/// The buffers of [`attention`].
+#[derive(Clone, Copy)]
+pub struct Buffers<'a> {
+    /// bf16 `[rows, heads, LATENT + ROPE]`.
+    pub queries: &'a Memory,
+    /// bf16 `[slots, LATENT + ROPE]` from [`Buffers::cache_offset`] on.
+    pub cache: &'a Memory,
+    /// Where the layer's part of `cache` begins, in bytes.
+    pub cache_offset: usize,
+    /// bf16 `[rows, heads, LATENT]`, written.
+    pub out: &'a Memory,
+}
+
+/// `out = sum_j softmax(scale * (q . entry_j))_j entry_j[..LATENT]` over each row's own position
+/// and all before it. Tokens of `block_size` fill a block.
+///
+/// # Errors
+/// Buffers that are too small, a failed device.
+#[expect(clippy::too_many_arguments, reason = "what the formula has, and where to work")]
+pub fn attention(
+    stream: &Stream,
+    kernels: &Kernels,
+    workspace: &Workspace,
+    rows: Rows,
+    places: Places,
+    buffers: Buffers<'_>,
+    heads: usize,
+    block_size: usize,
+    scale: f32,
+) -> Result<(), Error> {
+    const NAME: &str = "attention";
+    check_shape(NAME, block_size > 0, "the block size must not be 0")?;
+    let Buffers { queries, cache, cache_offset, out } = buffers;
+    check_room(NAME, "queries", queries, rows.bound * heads * (LATENT + ROPE) * 2)?;
+    check_room(NAME, "out", out, rows.bound * heads * LATENT * 2)?;
+    let splits = workspace.max_splits;
+    let args = Args {
+        rows: rows.count,
+        positions: places.positions,
+        table_starts: places.table_starts,
+        tables: places.tables,
+        queries: queries.ptr(),
+        cache: cache.ptr() + cache_offset as u64,
+        out: out.ptr(),
+        partials: workspace.partials.ptr(),
+        sums: workspace.sums.ptr(),
+        heads: heads as u32,
+        block_size: block_size as u32,
+        max_splits: splits as u32,
+        scale: scale * std::f32::consts::LOG2_E,
+    };
+    let (x, groups) = (rows.bound as u32, heads.div_ceil(16) as u32);
+    if rows.bound > SPLIT_ROWS {
+        // SAFETY: the parameter is the kernel's; buffers have room, positions are in the cache.
+        return unsafe { stream.launch(kernels.get("attention_rows"), [x, groups, 1], 256, &args) };
+    }
+    let parts = rows.bound * splits * heads;
+    check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 4)?;
+    check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
+    // SAFETY: as above; the workspace has room for all rows' splits.
+    unsafe {
+        let grid = [x, groups, splits as u32];
+        stream.launch(kernels.get("attention_split"), grid, 256, &args)?;
+        if splits > 1 {
+            stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
+        }
+        Ok(())
+    }
+}

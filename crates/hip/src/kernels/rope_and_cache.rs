@@ -1,0 +1,101 @@
+//! Rotary embedding of queries, and the rows' entries in the latent cache.
+
+use model::HeadShape;
+
+use super::{Rows, check_room, check_shape};
+use crate::{Error, Kernels, Memory, Stream};
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Args {
+    rows: u64,
+    positions: u64,
+    slots: u64,
+    q: u64,
+    kv_a: u64,
+    norm: u64,
+    table: u64,
+    q_nope: u64,
+    queries: u64,
+    cache: u64,
+    heads: u32,
+    nope: u32,
+    rope: u32,
+    latent: u32,
+    eps: f32,
+}
+
+/// The buffers of [`rope_and_cache`].
+#[derive(Clone, Copy)]
+pub struct Buffers<'a> {
+    /// f32 `[rows, heads, nope + rope]`.
+    pub q: &'a Memory,
+    /// f32 `[rows, latent + rope]`.
+    pub kv_a: &'a Memory,
+    /// f32 `[latent]`.
+    pub norm: &'a Memory,
+    /// f32 `[positions, rope / 2, 2]`: cosines and sines.
+    pub table: &'a Memory,
+    /// bf16 `[rows, heads, nope]`, written.
+    pub q_nope: &'a Memory,
+    /// bf16 `[rows, heads, latent + rope]`, of which the last `rope` are written.
+    pub queries: &'a Memory,
+    /// bf16 `[slots, latent + rope]` from [`Buffers::cache_offset`] on, written.
+    pub cache: &'a Memory,
+    /// Where the layer's part of `cache` begins, in bytes.
+    pub cache_offset: usize,
+}
+
+/// Rotates the rows' queries and makes them bf16, and writes their cache entries: see
+/// [`model::Backend::rope_and_cache`]. `positions` and `slots` are addresses of a u32 for each row.
+///
+/// # Errors
+/// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024, a failed
+/// device.
+#[expect(clippy::too_many_arguments, reason = "one fused step of the published formula")]
+pub fn rope_and_cache(
+    stream: &Stream,
+    kernels: &Kernels,
+    rows: Rows,
+    positions: u64,
+    slots: u64,
+    shape: HeadShape,
+    buffers: Buffers<'_>,
+    eps: f32,
+) -> Result<(), Error> {
+    const NAME: &str = "rope_and_cache";
+    let HeadShape { heads, nope, rope, latent, .. } = shape;
+    let fits = [nope, rope, latent].iter().all(|width| width.is_multiple_of(4));
+    check_shape(
+        NAME,
+        fits && latent <= 1024,
+        "widths must be multiples of 4, latent at most 1024",
+    )?;
+    check_shape(NAME, rope <= 1024, "rope must be at most 1024")?;
+    let Buffers { q, kv_a, norm, table, q_nope, queries, cache, cache_offset } = buffers;
+    check_room(NAME, "q", q, rows.bound * heads * (nope + rope) * 4)?;
+    check_room(NAME, "kv_a", kv_a, rows.bound * (latent + rope) * 4)?;
+    check_room(NAME, "norm", norm, latent * 4)?;
+    check_room(NAME, "q_nope", q_nope, rows.bound * heads * nope * 2)?;
+    check_room(NAME, "queries", queries, rows.bound * heads * (latent + rope) * 2)?;
+    let args = Args {
+        rows: rows.count,
+        positions,
+        slots,
+        q: q.ptr(),
+        kv_a: kv_a.ptr(),
+        norm: norm.ptr(),
+        table: table.ptr(),
+        q_nope: q_nope.ptr(),
+        queries: queries.ptr(),
+        cache: cache.ptr() + cache_offset as u64,
+        heads: heads as u32,
+        nope: nope as u32,
+        rope: rope as u32,
+        latent: latent as u32,
+        eps,
+    };
+    // SAFETY: the parameter is the kernel's; the buffers have room, positions are in the table and
+    // slots in the cache.
+    unsafe { stream.launch(kernels.get(NAME), [rows.bound as u32, 2, 1], 256, &args) }
+}

@@ -1,0 +1,165 @@
+//! BF16 matrix products against f64.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device;
+mod random;
+
+use device::Gpu;
+use hip::kernels::Rows;
+use hip::kernels::matmul::{Output, View, Weights, Workspace, matmul, preshuffle};
+use mx::bf16::{from_f32, to_f32};
+use random::Random;
+
+/// A batch of products of `rows` rows.
+struct Case {
+    rows: usize,
+    n: usize,
+    k: usize,
+    batch: usize,
+    x: Vec<u16>,
+    w: Vec<u16>,
+}
+
+impl Case {
+    fn new(random: &mut Random, rows: usize, n: usize, k: usize, batch: usize) -> Case {
+        let x = random.bf16s(rows * k * batch, 2.0);
+        let w = random.bf16s(n * k * batch, 0.5);
+        Case { rows, n, k, batch, x, w }
+    }
+
+    /// `[rows][batch][n]` by the kernel, in the form that `bound` picks: f32 bits.
+    fn run(&self, gpu: &Gpu, bound: usize, output: Output) -> Vec<u32> {
+        let Case { rows, n, k, batch, .. } = *self;
+        let workspace = Workspace::new(&gpu.device, &gpu.stream).unwrap();
+        let mut shuffled = Vec::new();
+        for w in self.w.chunks(n * k) {
+            shuffled.extend(preshuffle(w, n, k));
+        }
+        // Rows beyond the last are never written: reading them would be reported.
+        let x = gpu.upload_into(&self.x, bound * batch * k);
+        let weights = gpu.upload(&shuffled);
+        let count = gpu.upload(&[rows as u32]);
+        let out = gpu.poisoned(bound * batch * n);
+        let rows_of = Rows { count: count.ptr(), bound };
+        let x = View { memory: &x, stride: batch * k, batch: k };
+        let weights = Weights { memory: &weights, n, k, batch };
+        let view = View { memory: &out, stride: batch * n, batch: n };
+        // Twice: the counters must be as before.
+        for _ in 0..2 {
+            let (stream, kernels) = (&gpu.stream, &gpu.kernels);
+            matmul(stream, kernels, &workspace, rows_of, x, weights, view, output).unwrap();
+        }
+        let values: Vec<u32> = match output {
+            Output::F32 => gpu.download(&out),
+            Output::Bf16 => {
+                let codes: Vec<u16> = gpu.download(&out);
+                codes.iter().take(bound * batch * n).map(|&c| u32::from(c) << 16).collect()
+            }
+        };
+        let (own, beyond) = values.split_at(rows * batch * n);
+        assert!(beyond.iter().all(|v| f32::from_bits(*v).is_nan()), "rows beyond the last");
+        own.to_vec()
+    }
+
+    /// One element's exact value, and the bound of the kernel's error: a chain of k / 32 matrix
+    /// instructions, each of which adds 32 exact products in an order of its own, so at most k
+    /// additions; segments add fewer than k / 256 + 1 more. Each rounds a partial sum that is at
+    /// most the sum of absolute products.
+    fn exact(&self, row: usize, batch: usize, column: usize) -> (f64, f64) {
+        let (n, k) = (self.n, self.k);
+        let x = &self.x[(row * self.batch + batch) * k..][..k];
+        let w = &self.w[(batch * n + column) * k..][..k];
+        let terms = x.iter().zip(w).map(|(x, w)| f64::from(to_f32(*x)) * f64::from(to_f32(*w)));
+        let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
+        (sum, (k as f64 + k as f64 / 256.0 + 1.0) * 2f64.powi(-24) * size)
+    }
+
+    fn check(&self, values: &[u32]) {
+        for (i, value) in values.iter().enumerate() {
+            let (row, batch, column) =
+                (i / self.n / self.batch, i / self.n % self.batch, i % self.n);
+            let (exact, bound) = self.exact(row, batch, column);
+            let error = (f64::from(f32::from_bits(*value)) - exact).abs();
+            assert!(error <= bound, "row {row} batch {batch} column {column}: {error} > {bound}");
+        }
+    }
+
+    fn row(&self, row: usize) -> Case {
+        let width = self.batch * self.k;
+        let x = self.x[row * width..(row + 1) * width].to_vec();
+        Case { rows: 1, x, w: self.w.clone(), ..*self }
+    }
+}
+
+fn shapes() -> Vec<(usize, usize, usize, usize)> {
+    vec![
+        (1, 16, 32, 1),
+        (3, 40, 320, 1),
+        (16, 100, 768, 1),
+        (17, 33, 544, 2),
+        (5, 128, 512, 4),
+        (2, 512, 128, 3),
+        (70, 24, 288, 1),
+    ]
+}
+
+#[test]
+fn products_are_right_and_the_same_bits_in_every_form() {
+    let gpu = device::gpu();
+    let mut random = Random::new(1);
+    for (rows, n, k, batch) in shapes() {
+        let case = Case::new(&mut random, rows, n, k, batch);
+        let many = case.run(&gpu, rows.max(65), Output::F32);
+        case.check(&many);
+        if rows <= 64 {
+            assert_eq!(case.run(&gpu, rows.max(17), Output::F32), many);
+        }
+        if rows <= 16 {
+            assert_eq!(case.run(&gpu, rows, Output::F32), many);
+            assert_eq!(case.run(&gpu, 16, Output::F32), many);
+        }
+        let last = rows - 1;
+        let alone = case.row(last).run(&gpu, 1, Output::F32);
+        assert_eq!(alone, many[last * n * batch..]);
+        let rounded: Vec<u32> =
+            many.iter().map(|v| u32::from(from_f32(f32::from_bits(*v))) << 16).collect();
+        assert_eq!(case.run(&gpu, rows.max(65), Output::Bf16), rounded);
+        if rows <= 16 {
+            assert_eq!(case.run(&gpu, 16, Output::Bf16), rounded);
+        }
+    }
+}
+
+#[test]
+fn no_rows_are_no_work() {
+    let gpu = device::gpu();
+    let mut random = Random::new(2);
+    let case = Case::new(&mut random, 0, 48, 512, 1);
+    for bound in [0, 1, 40, 70] {
+        assert!(case.run(&gpu, bound, Output::F32).is_empty());
+    }
+}
+
+/// What overflows, is infinite or no number in one row stays in it.
+#[test]
+fn extreme_values_stay_in_their_row() {
+    let gpu = device::gpu();
+    let mut random = Random::new(3);
+    let mut case = Case::new(&mut random, 4, 20, 512, 1);
+    let clean = case.run(&gpu, 4, Output::F32);
+    case.x[512..1024].fill(from_f32(f32::MAX));
+    case.x[1024] = from_f32(f32::INFINITY);
+    case.x[1536] = from_f32(f32::NAN);
+    for bound in [4, 64, 65] {
+        let values = case.run(&gpu, bound, Output::F32);
+        assert_eq!(values[..20], clean[..20]);
+        assert!(values[40..60].iter().all(|v| !f32::from_bits(*v).is_finite()));
+        assert!(values[60..].iter().all(|v| f32::from_bits(*v).is_nan()));
+    }
+}
+
+#[test]
+fn in_every_schedule() {
+    device::in_every_schedule("products_are_right_and_the_same_bits_in_every_form");
+}

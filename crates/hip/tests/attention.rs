@@ -1,0 +1,216 @@
+//! Attention over the paged cache against f64.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device;
+mod random;
+
+use device::Gpu;
+use hip::kernels::Rows;
+use hip::kernels::attention::{Buffers, LATENT, Places, ROPE, Workspace, attention};
+use mx::bf16::to_f32;
+use random::Random;
+
+const ENTRY: usize = LATENT + ROPE;
+const SCALE: f32 = 0.1447;
+
+/// Rows of several sequences over one cache with shuffled blocks.
+struct Case {
+    heads: usize,
+    block_size: usize,
+    /// Position of each row, and where its sequence's blocks begin in `tables`.
+    positions: Vec<u32>,
+    starts: Vec<u32>,
+    tables: Vec<u32>,
+    queries: Vec<u16>,
+    cache: Vec<u16>,
+}
+
+impl Case {
+    /// A sequence for each of `sequences`, with rows at these positions. Entries beyond a
+    /// sequence's last row are never written.
+    fn new(
+        random: &mut Random,
+        heads: usize,
+        block_size: usize,
+        sequences: &[&[u32]],
+        size: f32,
+    ) -> Case {
+        let blocks =
+            |rows: &&[u32]| (*rows.iter().max().unwrap() as usize + 1).div_ceil(block_size);
+        let total: usize = sequences.iter().map(blocks).sum();
+        let order = random.permutation(total);
+        let tables: Vec<u32> = order.into_iter().map(|block| block as u32).collect();
+        let (mut positions, mut starts, mut start) = (Vec::new(), Vec::new(), 0);
+        for rows in sequences {
+            positions.extend_from_slice(rows);
+            starts.extend(rows.iter().map(|_| start as u32));
+            start += blocks(rows);
+        }
+        let queries = random.bf16s(positions.len() * heads * ENTRY, size);
+        let cache = random.bf16s(total * block_size * ENTRY, 1.0);
+        Case { heads, block_size, positions, starts, tables, queries, cache }
+    }
+
+    /// bf16 `[rows, heads, LATENT]` by the kernels, in the form that `bound` picks.
+    fn run(&self, gpu: &Gpu, bound: usize) -> Vec<u16> {
+        let rows = self.positions.len();
+        let max_len = self.positions.iter().max().map_or(1, |&last| last as usize + 1);
+        let workspace = Workspace::new(&gpu.device, self.heads, max_len, bound).unwrap();
+        let count = gpu.upload(&[rows as u32]);
+        let positions = gpu.upload_into(&self.positions, bound);
+        let starts = gpu.upload_into(&self.starts, bound);
+        let tables = gpu.upload(&self.tables);
+        let queries = gpu.upload_into(&self.queries, bound * self.heads * ENTRY);
+        // The layer's part begins somewhere.
+        let mut cache = vec![0u16; 64];
+        cache.extend_from_slice(&self.cache);
+        let cache = gpu.upload(&cache);
+        let out = gpu.poisoned(bound * self.heads * LATENT / 2);
+        let places =
+            Places { positions: positions.ptr(), table_starts: starts.ptr(), tables: tables.ptr() };
+        let buffers = Buffers { queries: &queries, cache: &cache, cache_offset: 128, out: &out };
+        let rows_of = Rows { count: count.ptr(), bound };
+        let (stream, kernels) = (&gpu.stream, &gpu.kernels);
+        let (heads, block) = (self.heads, self.block_size);
+        attention(stream, kernels, &workspace, rows_of, places, buffers, heads, block, SCALE)
+            .unwrap();
+        let mut values: Vec<u16> = gpu.download(&out);
+        let own = rows * heads * LATENT;
+        assert!(values[own..].iter().all(|&v| v == u16::MAX), "rows beyond the last");
+        values.truncate(own);
+        values
+    }
+
+    fn entry(&self, row: usize, key: usize) -> &[u16] {
+        let block = self.tables[self.starts[row] as usize + key / self.block_size] as usize;
+        let slot = block * self.block_size + key % self.block_size;
+        &self.cache[slot * ENTRY..(slot + 1) * ENTRY]
+    }
+
+    /// Checks one row and head. Bound: a score's error is at most ENTRY + 4 roundings of partial
+    /// sums, each below the sum of absolute products, so weights are off by a factor within
+    /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
+    /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
+    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8.
+    fn check(&self, out: &[u16], row: usize, head: usize) {
+        let q = &self.queries[(row * self.heads + head) * ENTRY..][..ENTRY];
+        let len = self.positions[row] as usize + 1;
+        let mut scores = Vec::with_capacity(len);
+        let mut score_error = 0f64;
+        for key in 0..len {
+            let pairs = q.iter().zip(self.entry(row, key));
+            let terms = pairs.map(|(q, k)| f64::from(to_f32(*q)) * f64::from(to_f32(*k)));
+            let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t: f64| (s + t, a + t.abs()));
+            scores.push(f64::from(SCALE) * sum);
+            let roundings = (ENTRY + 4) as f64 * 2f64.powi(-24);
+            score_error = score_error.max(f64::from(SCALE) * size * roundings);
+        }
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let factor = score_error.exp() * (1.0 + 2f64.powi(-21)) * (1.0 + 2f64.powi(-8)) - 1.0;
+        let mixed = 2.0 * factor / (1.0 - factor) + (len + 8) as f64 * 2f64.powi(-23);
+        let (mut exact, mut size) = (vec![0f64; LATENT], vec![0f64; LATENT]);
+        for (key, weight) in weights.iter().enumerate() {
+            for (i, value) in self.entry(row, key)[..LATENT].iter().enumerate() {
+                let term = weight / sum * f64::from(to_f32(*value));
+                exact[i] += term;
+                size[i] += term.abs();
+            }
+        }
+        let out = &out[(row * self.heads + head) * LATENT..][..LATENT];
+        for i in 0..LATENT {
+            let bound = mixed * size[i] * (1.0 + 2f64.powi(-8)) + 2f64.powi(-8) * exact[i].abs();
+            let found = f64::from(to_f32(out[i]));
+            assert!((found - exact[i]).abs() <= bound, "{row} {head} {i}: {found} {}", exact[i]);
+        }
+    }
+
+    fn check_all(&self, out: &[u16]) {
+        for row in 0..self.positions.len() {
+            for head in 0..self.heads {
+                self.check(out, row, head);
+            }
+        }
+    }
+
+    /// Row `row` alone.
+    fn alone(&self, row: usize) -> Case {
+        let width = self.heads * ENTRY;
+        Case {
+            positions: vec![self.positions[row]],
+            starts: vec![self.starts[row]],
+            queries: self.queries[row * width..(row + 1) * width].to_vec(),
+            tables: self.tables.clone(),
+            cache: self.cache.clone(),
+            ..*self
+        }
+    }
+}
+
+#[test]
+fn rows_are_right_and_the_same_bits_in_every_form() {
+    let gpu = device::gpu();
+    let mut random = Random::new(1);
+    let cases: [(usize, usize, &[&[u32]], f32); 5] = [
+        (1, 16, &[&[0]], 1.0),
+        (4, 16, &[&[30, 31, 32], &[0, 1]], 1.0),
+        (16, 7, &[&[63, 255, 256]], 0.3),
+        (3, 1, &[&[40], &[5]], 8.0),
+        (20, 64, &[&[530], &[17]], 2.0),
+    ];
+    for (heads, block_size, sequences, size) in cases {
+        let case = Case::new(&mut random, heads, block_size, sequences, size);
+        let rows = case.positions.len();
+        let split = case.run(&gpu, rows + 1);
+        case.check_all(&split);
+        assert!(case.run(&gpu, 65) == split, "the form for many rows gives other bits");
+        let width = heads * LATENT;
+        for row in 0..rows {
+            let own = &split[row * width..(row + 1) * width];
+            assert!(case.alone(row).run(&gpu, 1) == own, "row {row} alone gives other bits");
+        }
+    }
+}
+
+#[test]
+fn no_rows_are_no_work() {
+    let gpu = device::gpu();
+    let mut case = Case::new(&mut Random::new(2), 4, 16, &[&[20]], 1.0);
+    (case.positions, case.starts, case.queries) = (vec![], vec![], vec![]);
+    for bound in [0, 1, 65] {
+        assert!(case.run(&gpu, bound).is_empty());
+    }
+}
+
+/// So many keys that splits are longer than the shortest.
+#[test]
+fn long_sequences() {
+    let gpu = device::gpu();
+    let case = Case::new(&mut Random::new(3), 1, 64, &[&[256 * 128 + 40]], 1.0);
+    let split = case.run(&gpu, 1);
+    case.check_all(&split);
+    assert!(case.run(&gpu, 65) == split);
+}
+
+/// One key far above all others takes all the weight, wherever it stands.
+#[test]
+fn extreme_scores() {
+    let gpu = device::gpu();
+    for peak in [0, 31, 300, 519] {
+        let mut case = Case::new(&mut Random::new(4), 2, 16, &[&[519]], 1.0);
+        case.queries.iter_mut().for_each(|q| *q &= 0x7fff);
+        let block = case.tables[peak / 16] as usize;
+        let at = (block * 16 + peak % 16) * ENTRY;
+        case.cache[at..at + ENTRY].fill(mx::bf16::from_f32(1000.0));
+        let out = case.run(&gpu, 1);
+        assert!(out.iter().all(|&v| to_f32(v) == to_f32(mx::bf16::from_f32(1000.0))));
+        assert!(case.run(&gpu, 65) == out);
+    }
+}
+
+#[test]
+fn in_every_schedule() {
+    device::in_every_schedule("rows_are_right_and_the_same_bits_in_every_form");
+}

@@ -1,0 +1,121 @@
+//! Rotary embedding and cache entries against f64.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device;
+mod random;
+
+use hip::kernels::Rows;
+use hip::kernels::rope_and_cache::{Buffers, rope_and_cache};
+use model::HeadShape;
+use mx::bf16::{from_f32, to_f32};
+use random::Random;
+
+const EPS: f32 = 1e-6;
+const POSITIONS: usize = 50;
+const SLOTS: usize = 40;
+
+/// A pair turned, with the bound of the kernel's error: each product and the sum round once, then
+/// bf16 by 2^-8.
+fn turned(x: f32, y: f32, cos: f32, sin: f32) -> [(f64, f64); 2] {
+    let [x, y, cos, sin] = [x, y, cos, sin].map(f64::from);
+    let one = |a: f64, b: f64| {
+        (a + b, 2f64.powi(-22) * (a.abs() + b.abs()) + 2f64.powi(-8) * (a + b).abs())
+    };
+    [one(x * cos, -y * sin), one(y * cos, x * sin)]
+}
+
+fn check(codes: &[u16], x: &[f32], turns: &[f32]) {
+    for (i, pair) in x.chunks(2).enumerate() {
+        let expected = turned(pair[0], pair[1], turns[2 * i], turns[2 * i + 1]);
+        for (j, (exact, bound)) in expected.into_iter().enumerate() {
+            let found = f64::from(to_f32(codes[2 * i + j]));
+            assert!((found - exact).abs() <= bound, "{i} {j}: {found} for {exact}");
+        }
+    }
+}
+
+fn run(rows: usize, shape: HeadShape) {
+    let gpu = device::gpu();
+    let mut random = Random::new(rows as u64);
+    let HeadShape { heads, nope, rope, latent, .. } = shape;
+    let (head, entry, bound) = (nope + rope, latent + rope, rows + 1);
+    let q = random.f32s(rows * heads * head, 4.0);
+    let kv_a = random.f32s(rows * entry, 2.0);
+    let norm = random.f32s(latent, 1.5);
+    let table = random.f32s(POSITIONS * rope, 1.0);
+    let positions: Vec<u32> = (0..rows).map(|_| random.below(POSITIONS) as u32).collect();
+    let order = random.permutation(SLOTS);
+    let slots: Vec<u32> = order[..rows].iter().map(|&slot| slot as u32).collect();
+    let count = gpu.upload(&[rows as u32]);
+    let (places, targets) = (gpu.upload_into(&positions, bound), gpu.upload_into(&slots, bound));
+    let memory = [
+        gpu.upload_into(&q, bound * heads * head),
+        gpu.upload_into(&kv_a, bound * entry),
+        gpu.upload(&norm),
+        gpu.upload(&table),
+    ];
+    let q_nope = gpu.poisoned(bound * heads * nope / 2);
+    let queries = gpu.poisoned(bound * heads * entry / 2);
+    let cache = gpu.poisoned(8 + SLOTS * entry / 2);
+    let buffers = Buffers {
+        q: &memory[0],
+        kv_a: &memory[1],
+        norm: &memory[2],
+        table: &memory[3],
+        q_nope: &q_nope,
+        queries: &queries,
+        cache: &cache,
+        cache_offset: 32,
+    };
+    let rows_of = Rows { count: count.ptr(), bound };
+    let (stream, kernels) = (&gpu.stream, &gpu.kernels);
+    let (places, targets) = (places.ptr(), targets.ptr());
+    rope_and_cache(stream, kernels, rows_of, places, targets, shape, buffers, EPS).unwrap();
+
+    let q_nope: Vec<u16> = gpu.download(&q_nope);
+    let queries: Vec<u16> = gpu.download(&queries);
+    let cache: Vec<u16> = gpu.download(&cache);
+    for row in 0..rows {
+        let turns = &table[positions[row] as usize * rope..][..rope];
+        for h in 0..heads {
+            let i = row * heads + h;
+            let x = &q[i * head..][..head];
+            for (value, code) in x[..nope].iter().zip(&q_nope[i * nope..]) {
+                assert_eq!(from_f32(*value), *code);
+            }
+            let query = &queries[i * entry..][..entry];
+            assert!(query[..latent].iter().all(|&v| v == u16::MAX), "the latent part is not ours");
+            check(&query[latent..], &x[nope..], turns);
+        }
+        let x = &kv_a[row * entry..][..entry];
+        let found = &cache[16 + slots[row] as usize * entry..][..entry];
+        check(&found[latent..], &x[latent..], turns);
+        let mean = x[..latent].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / latent as f64;
+        // As in the test of rms_norm.
+        let error = (latent as f64 / 2.0 + 6.0) * 2f64.powi(-24) + 2f64.powi(-8);
+        for i in 0..latent {
+            let exact = f64::from(norm[i]) * f64::from(x[i]) / (mean + f64::from(EPS)).sqrt();
+            assert!((f64::from(to_f32(found[i])) - exact).abs() <= error * exact.abs());
+        }
+    }
+    for slot in (0..SLOTS as u32).filter(|slot| !slots.contains(slot)) {
+        let other = &cache[16 + slot as usize * entry..][..entry];
+        assert!(other.iter().all(|&v| v == u16::MAX), "slot {slot} belongs to others");
+    }
+    assert!(q_nope[rows * heads * nope..].iter().all(|&v| v == u16::MAX));
+    assert!(queries[rows * heads * entry..].iter().all(|&v| v == u16::MAX));
+}
+
+#[test]
+fn queries_and_entries_are_right() {
+    run(0, HeadShape { heads: 2, nope: 128, rope: 64, v: 128, latent: 512 });
+    run(1, HeadShape { heads: 16, nope: 128, rope: 64, v: 128, latent: 512 });
+    run(5, HeadShape { heads: 3, nope: 8, rope: 4, v: 8, latent: 36 });
+    run(7, HeadShape { heads: 1, nope: 128, rope: 64, v: 128, latent: 1024 });
+}
+
+#[test]
+fn in_every_schedule() {
+    device::in_every_schedule("queries_and_entries_are_right");
+}

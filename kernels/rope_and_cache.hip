@@ -34,8 +34,8 @@ __device__ inline bf16x4 rotate(f32x4 x, const float *turn) {
   f32x4 t = *(const f32x4 *)turn;
   bf16x4 y;
   for (u32 p = 0; p < 4; p += 2) {
-    y[p] = (__bf16)(x[p] * t[p] - x[p + 1] * t[p + 1]);
-    y[p + 1] = (__bf16)(x[p + 1] * t[p] + x[p] * t[p + 1]);
+    y[p] = (__bf16)__builtin_fmaf(x[p], t[p], -(x[p + 1] * t[p + 1]));
+    y[p + 1] = (__bf16)__builtin_fmaf(x[p], t[p + 1], x[p + 1] * t[p]);
   }
   return y;
 }

@@ -59,6 +59,10 @@ __device__ inline float shuffle_xor(float x, u32 mask) {
   return __builtin_bit_cast(float, shuffle_xor(__builtin_bit_cast(u32, x), mask));
 }
 
+__device__ inline float shuffle(float x, u32 from) {
+  return __builtin_bit_cast(float, shuffle(__builtin_bit_cast(u32, x), from));
+}
+
 /// The sum over the wave, in every lane, in an order fixed by the lanes.
 __device__ inline float wave_sum(float x) {
   for (u32 mask = WAVE / 2; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
@@ -71,6 +75,12 @@ __device__ inline float wave_max(float x) {
     x = x > y ? x : y;
   }
   return x;
+}
+
+/// Bits of `x` that are ordered as integers as the values are: -NaN < -inf < -0 < 0 < inf < NaN.
+__device__ inline u32 ordered(float x) {
+  u32 bits = __builtin_bit_cast(u32, x);
+  return bits >> 31 ? ~bits : bits | 0x80000000;
 }
 
 /// e^x.

@@ -25,6 +25,20 @@ __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);
 }
 
+/// The value of lane `from`. All lanes of the wave take part.
+__device__ inline u32 shuffle(u32 x, u32 from) {
+  return __builtin_amdgcn_ds_bpermute(from * 4, x);
+}
+
+/// What lanes of this wave wrote to LDS before is seen by its other lanes after.
+__device__ inline void sync_wave() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+}
+
+/// Bit l: lane l's `x`. All lanes of the wave take part.
+__device__ inline u64 ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
 
@@ -91,6 +105,14 @@ __device__ inline u32 quantize_fp4(const float *x, float scale) {
   packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[2], x[3], scale, 1);
   packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[4], x[5], scale, 2);
   packed = __builtin_amdgcn_cvt_scalef32_pk_fp4_f32(packed, x[6], x[7], scale, 3);
+  return packed;
+}
+
+/// Four values times `inverse`, of at most 448, rounded to FP8 (E4M3), half to even.
+__device__ inline u32 quantize_fp8(const float *x, float inverse) {
+  int packed = 0;
+  packed = __builtin_amdgcn_cvt_pk_fp8_f32(x[0] * inverse, x[1] * inverse, packed, false);
+  packed = __builtin_amdgcn_cvt_pk_fp8_f32(x[2] * inverse, x[3] * inverse, packed, true);
   return packed;
 }
 

@@ -20,6 +20,17 @@ __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __nvvm_shfl_sync_bfly_i32(~0u, x, mask, 31);
 }
 
+/// The value of lane `from`. All lanes of the wave take part.
+__device__ inline u32 shuffle(u32 x, u32 from) {
+  return __nvvm_shfl_sync_idx_i32(~0u, x, from, 31);
+}
+
+/// What lanes of this wave wrote to LDS before is seen by its other lanes after.
+__device__ inline void sync_wave() { __nvvm_bar_warp_sync(~0u); }
+
+/// Bit l: lane l's `x`. All lanes of the wave take part.
+__device__ inline u64 ballot(bool x) { return (u32)__nvvm_vote_ballot_sync(~0u, x); }
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) {
   u32 x, y, z, w;
@@ -150,6 +161,18 @@ __device__ inline u32 quantize_fp4(const float *x, float scale) {
     packed |= (code | sign << 3) << 4 * i;
   }
   return packed;
+}
+
+/// Four values times `inverse`, of at most 448, rounded to FP8 (E4M3), half to even.
+__device__ inline u32 quantize_fp8(const float *x, float inverse) {
+  u16 low, high;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+      : "=h"(low)
+      : "f"(x[1] * inverse), "f"(x[0] * inverse));
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+      : "=h"(high)
+      : "f"(x[3] * inverse), "f"(x[2] * inverse));
+  return low | (u32)high << 16;
 }
 
 /// Values that `load_transposed` wants between the rows of its matrix beyond a multiple of 64.

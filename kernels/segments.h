@@ -1,0 +1,44 @@
+// Matmuls whose workgroup cuts k into 8 segments, one for each of its waves.
+//
+// Segment s of q quads is `q s / 8 .. q (s + 1) / 8`; the segments' sums are added in ascending
+// order through LDS. The order depends on k alone.
+#pragma once
+#include "mxfp4.h"
+
+constexpr u32 SEGMENTS = 8;
+
+/// This wave's segment of a product.
+template <class Rows, u32 ROW_TILES>
+__device__ inline void multiply_segment(Acc acc[ROW_TILES][TILES], const Rows x[ROW_TILES],
+                                        const Weights &weights, u32 k, u32 row_tiles) {
+  u32 quads = Weights::quads(k);
+  multiply<Rows, ROW_TILES>(acc, x, weights, quads * wave() / SEGMENTS,
+                            quads * (wave() + 1) / SEGMENTS, row_tiles);
+}
+
+/// Where LDS has element (row, col) of the 16 x 16 sums of tile `tile`. Lanes that hold a column of
+/// results, and lanes that read two rows of two neighbouring tiles, all use different banks.
+__device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
+  u32 place = row ^ (row / 4 & 3) ^ (tile & 1) << 1;
+  return tile * 256 + place * 16 + col;
+}
+
+/// Writes the wave's sums of one tile of rows to its part of `partial` [SEGMENTS][1024].
+__device__ inline void spread(const Acc acc[TILES], float *partial) {
+  for (u32 t = 0; t < TILES; ++t) {
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      partial[wave() * 1024 + partial_at(t, acc_row(i), acc_col(i))] = acc[t].v[i];
+    }
+  }
+}
+
+/// The sum of all segments of an element.
+__device__ inline float total(const float *partial, u32 tile, u32 row, u32 col) {
+  u32 at = partial_at(tile, row, col);
+  float sum = 0;
+  for (u32 s = 0; s < SEGMENTS; ++s) sum += partial[s * 1024 + at];
+  return sum;
+}
+
+/// Where a row of 32 hidden units has unit `unit`.
+__device__ inline u32 hidden_swizzle(u32 row, u32 unit) { return unit ^ (row / 2 & 1) << 2; }

@@ -29,7 +29,7 @@ struct ExpertsGateUpArgs {
 
 /// Rounds 16 rows of 32 units, [row][swizzled(row, unit)], to an MX block each; one wave.
 template <class Block>
-__device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *h, u64 slot,
+__device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *h, u32 slot,
                                     u32 rows, u32 block) {
   for (u32 e = lane(); e < 64; e += WAVE) {
     u32 row = e / 4, part = e % 4, words = scale_words(args.width);
@@ -37,8 +37,8 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
     for (u32 i = 0; i < 8; ++i) x[i] = h[row * 32 + hidden_swizzle(row, part * 8 + i)];
     u32 scale = Block::scale(block_amax(x));
     if (row >= rows) continue;
-    Block::store(x, scale, args.out, ((slot + row) * args.width + block * 32) / 8 + part);
-    u8 *scales = args.out_scales + (slot + row) * words * 4;
+    Block::store(x, scale, args.out, ((u64)(slot + row) * args.width + block * 32) / 8 + part);
+    u8 *scales = args.out_scales + (u64)(slot + row) * words * 4;
     if (part == 0) scales[scale_byte_at(block)] = scale;
     // The last block of a row fills up the scales of its quad.
     for (u32 b = block + 1 + part; block == args.width / 32 - 1 && b < words * 4; b += 4) {
@@ -84,26 +84,26 @@ __device__ inline void gate_up(const ExpertsGateUpArgs &args, const Store &store
 }
 
 struct StoreFp4 {
-  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u64 slot, u32 rows,
+  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u32 slot, u32 rows,
                              u32 block) const {
     store_blocks<Fp4Block>(args, h, slot, rows, block);
   }
 };
 struct StoreFp8 {
-  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u64 slot, u32 rows,
+  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u32 slot, u32 rows,
                              u32 block) const {
     store_blocks<Fp8Block>(args, h, slot, rows, block);
   }
 };
 struct StoreBf16 {
-  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u64 slot, u32 rows,
+  __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u32 slot, u32 rows,
                              u32 block) const {
     for (u32 e = lane(); e < 64; e += WAVE) {
       u32 row = e / 4, part = e % 4;
       if (row >= rows) continue;
       bf16x8 x;
       for (u32 i = 0; i < 8; ++i) x[i] = (__bf16)h[row * 32 + hidden_swizzle(row, part * 8 + i)];
-      ((bf16x8 *)args.out)[((slot + row) * args.width + block * 32) / 8 + part] = x;
+      ((bf16x8 *)args.out)[((u64)(slot + row) * args.width + block * 32) / 8 + part] = x;
     }
   }
 };
@@ -118,4 +118,4 @@ EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4, 4)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8, 1)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8, 4)
 EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16, 1)
-EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16, 4)
+EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16, 2)

@@ -30,6 +30,29 @@ const FILES: &[(&str, &[&str])] = &[
     ("attention", &["attention_split", "attention_merge", "attention_rows"]),
     ("embed", &["embed"]),
     (
+        "experts_down",
+        &[
+            "experts_down_mxfp4_1",
+            "experts_down_mxfp4_4",
+            "experts_down_mxfp8_1",
+            "experts_down_mxfp8_4",
+            "experts_down_bf16_1",
+            "experts_down_bf16_2",
+            "experts_combine",
+        ],
+    ),
+    (
+        "experts_gate_up",
+        &[
+            "experts_gate_up_mxfp4_1",
+            "experts_gate_up_mxfp4_4",
+            "experts_gate_up_mxfp8_1",
+            "experts_gate_up_mxfp8_4",
+            "experts_gate_up_bf16_1",
+            "experts_gate_up_bf16_2",
+        ],
+    ),
+    (
         "matmul",
         &[
             "matmul_16",
@@ -40,10 +63,24 @@ const FILES: &[(&str, &[&str])] = &[
             "matmul_rows_bf16",
         ],
     ),
+    (
+        "matmul_mxfp4",
+        &[
+            "matmul_mxfp4_mxfp4_1",
+            "matmul_mxfp4_mxfp4_4",
+            "matmul_mxfp4_mxfp8_1",
+            "matmul_mxfp4_mxfp8_4",
+            "matmul_mxfp4_bf16_1",
+            "matmul_mxfp4_bf16_2",
+        ],
+    ),
+    ("quantize", &["quantize_mxfp4", "quantize_mxfp8"]),
     ("ranks", &["sum_ranks", "gather_columns"]),
     ("rms_norm", &["rms_norm", "add_rms_norm"]),
     ("rope_and_cache", &["rope_and_cache"]),
+    ("route", &["route"]),
     ("select", &["select"]),
+    ("sort", &["sort"]),
     ("swiglu", &["swiglu"]),
 ];
 

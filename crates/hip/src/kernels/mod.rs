@@ -6,11 +6,18 @@
 
 pub mod attention;
 pub mod embed;
+pub mod experts_down;
+pub mod experts_gate_up;
 pub mod matmul;
+pub mod matmul_mxfp4;
+pub mod mxfp4;
+pub mod quantize;
 pub mod ranks;
 pub mod rms_norm;
 pub mod rope_and_cache;
+pub mod route;
 pub mod select;
+pub mod sort;
 pub mod swiglu;
 
 use crate::{Error, Memory};

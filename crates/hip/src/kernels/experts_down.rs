@@ -1,0 +1,124 @@
+//! Routed experts, second half: down projection, and the weighted sum of a row's experts.
+
+use checkpoint::Activations;
+
+use super::mxfp4::{Activated, RowTiles, Weights};
+use super::sort::{Sorted, groups, slots};
+use super::{Rows, check_room, check_shape};
+use crate::{Error, Kernels, Memory, Stream};
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Args {
+    h: u64,
+    h_scales: u64,
+    weights: u64,
+    weight_scales: u64,
+    pairs: u64,
+    groups: u64,
+    group_count: u64,
+    y: u64,
+    hidden: u32,
+    width: u32,
+}
+
+fn name(form: Activations, tiles: RowTiles) -> &'static str {
+    match (form, tiles) {
+        (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_1",
+        (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_4",
+        (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_1",
+        (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_4",
+        (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_1",
+        (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_2",
+    }
+}
+
+/// `y[pair] = h[slot] d^T` with the pair and the expert of each slot of `sorted`, which has groups
+/// of `tiles`. `h` is by slot; `weights` has each of `experts` experts' `[hidden, width]`; `y` is
+/// f32 `[rows * top_k, hidden]`.
+///
+/// # Errors
+/// Buffers that are too small, shapes that do not fit one another, a failed device.
+#[expect(clippy::too_many_arguments, reason = "what the formula has, and where to work")]
+pub fn experts_down(
+    stream: &Stream,
+    kernels: &Kernels,
+    rows: Rows,
+    sorted: &Sorted,
+    top_k: usize,
+    tiles: RowTiles,
+    h: Activated<'_>,
+    experts: usize,
+    weights: Weights<'_>,
+    y: &Memory,
+) -> Result<(), Error> {
+    let name = name(h.form, tiles);
+    check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
+    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(h.form));
+    h.check_room(name, slots(pairs, experts))?;
+    weights.check_room(name, experts)?;
+    check_room(name, "y", y, pairs * weights.rows * 4)?;
+    check_room(name, "pairs", &sorted.pairs, slots(pairs, experts) * 4)?;
+    let args = Args {
+        h: h.codes.ptr(),
+        h_scales: h.scales.ptr(),
+        weights: weights.codes.ptr(),
+        weight_scales: weights.scales.ptr(),
+        pairs: sorted.pairs.ptr(),
+        groups: sorted.groups.ptr(),
+        group_count: sorted.group_count.ptr(),
+        y: y.ptr(),
+        hidden: weights.rows as u32,
+        width: h.width as u32,
+    };
+    let grid = [weights.rows.div_ceil(256) as u32, groups(pairs, experts, row_tiles) as u32, 1];
+    let threads = 4 * stream.device().wave() as u32;
+    // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
+    // `experts` experts, and `sort` made slots and groups of no more.
+    unsafe { stream.launch(kernels.get(name), grid, threads, &args) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CombineArgs {
+    y: u64,
+    weights: u64,
+    out: u64,
+    rows: u64,
+    top_k: u32,
+    hidden: u32,
+}
+
+/// `out[r] += sum_k weights[r, k] * y[r, k]`, k ascending. `y` is f32 `[rows, top_k, hidden]`,
+/// `weights` f32 `[rows, top_k]`, `out` f32 `[rows, hidden]`.
+///
+/// # Errors
+/// Buffers that are too small, a hidden size that is not a multiple of 4, a failed device.
+#[expect(clippy::too_many_arguments, reason = "what the formula has, and where to work")]
+pub fn experts_combine(
+    stream: &Stream,
+    kernels: &Kernels,
+    rows: Rows,
+    y: &Memory,
+    weights: &Memory,
+    top_k: usize,
+    hidden: usize,
+    out: &Memory,
+) -> Result<(), Error> {
+    const NAME: &str = "experts_combine";
+    check_shape(NAME, hidden.is_multiple_of(4), "the hidden size must be a multiple of 4")?;
+    check_room(NAME, "y", y, rows.bound * top_k * hidden * 4)?;
+    check_room(NAME, "weights", weights, rows.bound * top_k * 4)?;
+    check_room(NAME, "out", out, rows.bound * hidden * 4)?;
+    let args = CombineArgs {
+        y: y.ptr(),
+        weights: weights.ptr(),
+        out: out.ptr(),
+        rows: rows.count,
+        top_k: top_k as u32,
+        hidden: hidden as u32,
+    };
+    let grid = [hidden.div_ceil(1024) as u32, rows.bound as u32, 1];
+    // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
+    unsafe { stream.launch(kernels.get(NAME), grid, 256, &args) }
+}

@@ -1,0 +1,67 @@
+//! `out = x w^T` with an MXFP4 matrix.
+
+use checkpoint::Activations;
+
+use super::mxfp4::{Activated, RowTiles, Weights};
+use super::{Rows, check_room, check_shape};
+use crate::{Error, Kernels, Memory, Stream};
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Args {
+    x: u64,
+    x_scales: u64,
+    w: u64,
+    w_scales: u64,
+    out: u64,
+    rows: u64,
+    n: u32,
+    k: u32,
+}
+
+fn name(form: Activations, tiles: RowTiles) -> &'static str {
+    match (form, tiles) {
+        (Activations::Mxfp4, RowTiles::Few) => "matmul_mxfp4_mxfp4_1",
+        (Activations::Mxfp4, RowTiles::Many) => "matmul_mxfp4_mxfp4_4",
+        (Activations::Mxfp8, RowTiles::Few) => "matmul_mxfp4_mxfp8_1",
+        (Activations::Mxfp8, RowTiles::Many) => "matmul_mxfp4_mxfp8_4",
+        (Activations::Bf16, RowTiles::Few) => "matmul_mxfp4_bf16_1",
+        (Activations::Bf16, RowTiles::Many) => "matmul_mxfp4_bf16_2",
+    }
+}
+
+/// `out = x w^T`: `x` is `[rows, w.cols]`, `out` f32 `[rows, w.rows]`. `tiles` changes the speed
+/// alone.
+///
+/// # Errors
+/// Buffers that are too small, shapes that do not fit one another, a failed device.
+pub fn matmul_mxfp4(
+    stream: &Stream,
+    kernels: &Kernels,
+    rows: Rows,
+    tiles: RowTiles,
+    x: Activated<'_>,
+    w: Weights<'_>,
+    out: &Memory,
+) -> Result<(), Error> {
+    let name = name(x.form, tiles);
+    check_shape(name, x.width == w.cols, "input and weights must have the same width")?;
+    x.check_room(name, rows.bound)?;
+    w.check_room(name, 1)?;
+    check_room(name, "out", out, rows.bound * w.rows * 4)?;
+    let args = Args {
+        x: x.codes.ptr(),
+        x_scales: x.scales.ptr(),
+        w: w.codes.ptr(),
+        w_scales: w.scales.ptr(),
+        out: out.ptr(),
+        rows: rows.count,
+        n: w.rows as u32,
+        k: w.cols as u32,
+    };
+    let row_blocks = rows.bound.div_ceil(16 * tiles.count(x.form));
+    let grid = [w.rows.div_ceil(64) as u32, row_blocks as u32, 1];
+    let threads = 8 * stream.device().wave() as u32;
+    // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
+    unsafe { stream.launch(kernels.get(name), grid, threads, &args) }
+}

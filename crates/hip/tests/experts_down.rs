@@ -1,0 +1,123 @@
+//! `experts_down` and `experts_combine` against the formulas in f64, and their forms against one
+//! another.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod device;
+mod experts;
+mod numbers;
+
+use checkpoint::{Activations, Matrix};
+use device::Gpu;
+use experts::Case;
+use hip::kernels::Rows;
+use hip::kernels::experts_down::{experts_combine, experts_down};
+use hip::kernels::mxfp4::{RowOrder, RowTiles};
+use hip::kernels::sort::slots;
+use numbers::{FORMS, Operand, Random, activated, dot, upload_matrices, values, weights};
+
+/// Every pair's row of y. `h` is by pair.
+fn run(gpu: &Gpu, case: &Case, h: &Operand, matrices: &[Matrix], tiles: RowTiles) -> Vec<f32> {
+    let hidden = matrices[0].rows;
+    let sorted = case.sort(gpu, tiles.count(h.form));
+    // Slots without a pair hold the first pair's row: nothing may come of them.
+    let mut by_slot = vec![0; slots(case.chosen.len(), case.experts)];
+    for (pair, slot) in case.slots(gpu, &sorted).into_iter().enumerate() {
+        by_slot[slot] = pair;
+    }
+    let h_memory = h.pick(&by_slot).upload(gpu);
+    let w_memory = upload_matrices(gpu, matrices, RowOrder::Plain);
+    let y = gpu.poisoned(case.chosen.len() * hidden);
+    experts_down(
+        &gpu.stream,
+        &gpu.kernels,
+        Rows { count: case.count(gpu).ptr(), bound: case.rows() },
+        &sorted,
+        case.top_k,
+        tiles,
+        activated(h.form, h.width, &h_memory),
+        case.experts,
+        weights(hidden, h.width, &w_memory),
+        &y,
+    )
+    .unwrap();
+    gpu.download(&y)
+}
+
+fn check(gpu: &Gpu, case: &Case, form: Activations, hidden: usize, width: usize) {
+    let mut random = Random(hidden as u64);
+    let h = Operand::random(&mut random, form, case.chosen.len(), width);
+    let matrices: Vec<Matrix> = (0..case.experts).map(|_| random.matrix(hidden, width)).collect();
+    let found = run(gpu, case, &h, &matrices, RowTiles::Few);
+    let dense: Vec<_> = matrices.iter().map(values).collect();
+    for (pair, y) in found.chunks(hidden).enumerate() {
+        let w = &dense[case.chosen[pair] as usize];
+        for (column, (&y, w)) in y.iter().zip(w).enumerate() {
+            let (expected, error) = dot(h.row(pair), w);
+            assert!((y as f64 - expected).abs() <= error, "pair {pair}, {column}: {expected}, {y}");
+        }
+    }
+    let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&run(gpu, case, &h, &matrices, RowTiles::Many)) == bits(&found));
+    for row in [0, case.rows() / 2].into_iter().filter(|&row| row < case.rows()) {
+        let pairs: Vec<usize> = (row * case.top_k..(row + 1) * case.top_k).collect();
+        let chosen = pairs.iter().map(|&pair| case.chosen[pair]).collect();
+        let alone = Case { chosen, ..*case };
+        let alone = run(gpu, &alone, &h.pick(&pairs), &matrices, RowTiles::Few);
+        let at = row * case.top_k * hidden;
+        assert!(bits(&alone) == bits(&found[at..at + alone.len()]), "row {row} alone differs");
+    }
+}
+
+#[test]
+fn is_the_product() {
+    let gpu = device::gpu();
+    for form in FORMS {
+        check(&gpu, &Case::random(1, 20, 2, 5), form, 288, 96);
+        check(&gpu, &Case::random(2, 3, 3, 3), form, 32, 32);
+    }
+}
+
+#[test]
+fn ragged_experts_and_long_rows() {
+    let gpu = device::gpu();
+    for form in FORMS {
+        check(&gpu, &Case::same(70, 3, 4), form, 64, 512);
+        check(&gpu, &Case::random(4, 4, 1, 2), form, 96, 1184);
+    }
+}
+
+fn combine(gpu: &Gpu, rows: usize, top_k: usize, hidden: usize) {
+    let mut random = Random(hidden as u64);
+    let mut values = |count: usize| (0..count).map(|_| random.value()).collect::<Vec<f32>>();
+    // One row more than there are.
+    let (y, out) = (values((rows + 1) * top_k * hidden), values((rows + 1) * hidden));
+    let weights = values((rows + 1) * top_k);
+    let (count, sums) = (gpu.upload(&[rows as u32]), gpu.upload(&out));
+    let bound = Rows { count: count.ptr(), bound: rows + 1 };
+    let (stream, kernels) = (&gpu.stream, &gpu.kernels);
+    let (y_memory, w_memory) = (gpu.upload(&y), gpu.upload(&weights));
+    experts_combine(stream, kernels, bound, &y_memory, &w_memory, top_k, hidden, &sums).unwrap();
+    let found: Vec<f32> = gpu.download(&sums);
+    for (i, (&before, &found)) in out.iter().zip(&found).enumerate() {
+        let (row, column) = (i / hidden, i % hidden);
+        let mut expected = before;
+        for k in (0..top_k).filter(|_| row < rows) {
+            let pair = row * top_k + k;
+            expected = weights[pair].mul_add(y[pair * hidden + column], expected);
+        }
+        assert_eq!(found.to_bits(), expected.to_bits(), "row {row}, column {column}");
+    }
+}
+
+#[test]
+fn weighted_sums_are_exactly_fused_multiply_adds_in_order() {
+    let gpu = device::gpu();
+    combine(&gpu, 0, 8, 64);
+    combine(&gpu, 1, 8, 7168);
+    combine(&gpu, 5, 3, 1056);
+}
+
+#[test]
+fn in_every_schedule() {
+    device::in_every_schedule("is_the_product");
+}

@@ -1,0 +1,64 @@
+//! `matmul_mxfp4` against the formula in f64, and its forms against one another.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
+mod device;
+mod numbers;
+
+use checkpoint::{Activations, Matrix};
+use device::Gpu;
+use hip::kernels::Rows;
+use hip::kernels::matmul_mxfp4::matmul_mxfp4;
+use hip::kernels::mxfp4::{RowOrder, RowTiles};
+use numbers::{FORMS, Operand, Random, activated, dot, upload_matrices, values, weights};
+
+fn run(gpu: &Gpu, x: &Operand, rows: usize, w: &Matrix, tiles: RowTiles) -> Vec<u32> {
+    let x_memory = x.upload(gpu);
+    let bound = x.values.len() / x.width;
+    let w_memory = upload_matrices(gpu, std::slice::from_ref(w), RowOrder::Plain);
+    let out = gpu.poisoned(bound * w.rows);
+    let count = gpu.upload(&[rows as u32]);
+    let rows = Rows { count: count.ptr(), bound };
+    let (x, w) = (activated(x.form, x.width, &x_memory), weights(w.rows, w.cols, &w_memory));
+    matmul_mxfp4(&gpu.stream, &gpu.kernels, rows, tiles, x, w, &out).unwrap();
+    gpu.download(&out)
+}
+
+fn check(gpu: &Gpu, form: Activations, rows: usize, n: usize, k: usize) {
+    let mut random = Random((rows * n + k) as u64);
+    let x = Operand::random(&mut random, form, rows + 1, k);
+    let w = random.matrix(n, k);
+    let found = run(gpu, &x, rows, &w, RowTiles::Few);
+    let dense = values(&w);
+    for (row, out) in found.chunks(n).enumerate() {
+        for (&out, w) in out.iter().zip(&dense) {
+            let (expected, error) = dot(x.row(row), w);
+            let out = f32::from_bits(out);
+            match row < rows {
+                true => assert!((out as f64 - expected).abs() <= error, "{expected}, {out}"),
+                false => assert!(out.is_nan()),
+            }
+        }
+    }
+    assert!(run(gpu, &x, rows, &w, RowTiles::Many) == found);
+    if let Some(last) = rows.checked_sub(1) {
+        let alone = run(gpu, &x.pick(&[last]), 1, &w, RowTiles::Few);
+        assert!(alone == found[last * n..rows * n]);
+    }
+}
+
+#[test]
+fn is_the_product() {
+    let gpu = device::gpu();
+    for form in FORMS {
+        check(&gpu, form, 0, 64, 64);
+        check(&gpu, form, 1, 16, 32);
+        check(&gpu, form, 19, 112, 1184);
+        check(&gpu, form, 66, 40, 160);
+        check(&gpu, form, 2, 64, 4640);
+    }
+}
+
+#[test]
+fn in_every_schedule() {
+    device::in_every_schedule("is_the_product");
+}

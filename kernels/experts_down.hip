@@ -1,0 +1,96 @@
+// Routed experts, second half: y = h d^T for the sorted rows, and the weighted sum of a row's.
+//
+// h: by slot, in one of `mxfp4.h`'s forms [slots, width]. weights: for each expert an MXFP4 matrix
+// [hidden, width], its rows padded to a multiple of 64. pairs, groups, group_count: see `sort.hip`.
+// y [pairs, hidden] f32, by pair. One chain of additions over all of k, in ascending order.
+//
+// A workgroup takes a group of rows; each of its 4 waves 64 columns of y. Must move the weights and
+// scales once for each group (width * 17/32 bytes a column), and y; matrix instructions: one for
+// each 16 columns, 128 of k and 16 rows (of BF16 four).
+#include "mxfp4.h"
+
+struct ExpertsDownArgs {
+  const u8 *h;
+  const u32 *h_scales;
+  const u32x4 *weights;
+  const u32 *weight_scales;
+  const u32 *pairs;
+  const u32x4 *groups;
+  const u32 *group_count;
+  float *y;
+  u32 hidden;
+  u32 width;
+};
+
+constexpr u32 WAVES = 4;
+
+/// Grid: (hidden / 256 rounded up, bound on groups).
+template <class Rows, u32 ROW_TILES>
+__device__ inline void down(const ExpertsDownArgs &args) {
+  if (block_y() >= *args.group_count) return;
+  u32x4 group = args.groups[block_y()];
+  u32 expert = group[0], first = group[1], rows = group[2];
+  u32 column_blocks = (args.hidden + 63) / 64, block = block_x() * WAVES + wave();
+  if (block >= column_blocks) return;
+  u64 tile = ((u64)expert * column_blocks + block) * TILES;
+  Weights weights(args.weights, args.weight_scales, tile, args.width);
+
+  Rows x[ROW_TILES];
+  for (u32 m = 0; m < ROW_TILES; ++m) {
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      u32 row = at_most(m * 16 + chunk_row(c), rows - 1);
+      x[m].set(c, args.h, args.h_scales, first + row, args.width);
+    }
+  }
+  Acc acc[ROW_TILES][TILES] = {};
+  multiply<Rows, ROW_TILES>(acc, x, weights, 0, Weights::quads(args.width), (rows + 15) / 16);
+
+  for (u32 m = 0; m < ROW_TILES; ++m) {
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      u32 row = m * 16 + acc_row(i), column = block * 64 + acc_col(i);
+      if (row >= rows) continue;
+      float *y = args.y + (u64)args.pairs[first + row] * args.hidden;
+      for (u32 t = 0; t < TILES; ++t) {
+        if (column + 16 * t < args.hidden) y[column + 16 * t] = acc[m][t].v[i];
+      }
+    }
+  }
+}
+
+#define EXPERTS_DOWN(form, Rows, row_tiles)                                                        \
+  KERNEL(WAVES * WAVE) void experts_down_##form##_##row_tiles(ExpertsDownArgs args) {              \
+    down<Rows, row_tiles>(args);                                                                   \
+  }
+EXPERTS_DOWN(mxfp4, Fp4Rows, 1)
+EXPERTS_DOWN(mxfp4, Fp4Rows, 4)
+EXPERTS_DOWN(mxfp8, Fp8Rows, 1)
+EXPERTS_DOWN(mxfp8, Fp8Rows, 4)
+EXPERTS_DOWN(bf16, Bf16Rows, 1)
+EXPERTS_DOWN(bf16, Bf16Rows, 2)
+
+struct ExpertsCombineArgs {
+  const float *y;
+  const float *weights;
+  float *out;
+  const u32 *rows;
+  u32 top_k;
+  u32 hidden;
+};
+
+typedef __attribute__((ext_vector_type(4))) float float4;
+
+/// out[r] += sum over k, ascending, of weights[r, k] * y[r * top_k + k]: one fused multiply-add
+/// each. hidden is a multiple of 4. Grid: (hidden / 1024 rounded up, bound on rows).
+KERNEL(256) void experts_combine(ExpertsCombineArgs args) {
+  u32 row = block_y(), column = (block_x() * 256 + thread()) * 4;
+  if (row >= *args.rows || column >= args.hidden) return;
+  float4 *out = (float4 *)(args.out + (u64)row * args.hidden + column);
+  float4 sum = *out;
+  for (u32 k = 0; k < args.top_k; ++k) {
+    u64 pair = (u64)row * args.top_k + k;
+    float weight = args.weights[pair];
+    float4 y = *(const float4 *)(args.y + pair * args.hidden + column);
+    for (u32 i = 0; i < 4; ++i) sum[i] = __builtin_fmaf(weight, y[i], sum[i]);
+  }
+  *out = sum;
+}

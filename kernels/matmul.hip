@@ -15,7 +15,8 @@
 // weights in one segment. With several segments the sums go to `partials`, f32 `[batch][segments]
 // [16 M][16 * tiles]`, and the last workgroup of a tile to arrive at `counters` (one for each
 // workgroup of a segment; zero before the launch and after it) adds them up.
-// Many rows (`matmul_rows`): grid (tiles / (WAVES * 2) rounded up, rows / 64 rounded up, batch).
+// Many rows (`matmul_rows`): bound by matrix instructions. Grid: (tiles / 8 rounded up, rows / 128
+// rounded up, batch). Both operands go to LDS by direct copies in operand order, three stages deep.
 // Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
 #include "device.h"
 
@@ -143,26 +144,99 @@ __device__ inline void few_rows(const MatmulArgs &args) {
     add_segments<M, N, Out>(args, rows, segments);
 }
 
+/// Many rows: a workgroup's 128 x 128 results, a slab of k at a time through LDS.
+struct Stage {
+  u32x4 x[8][64];
+  u32x4 weights[8][64];
+};
+
+constexpr u32 STAGES = 3;
+/// Copies of each wave for a stage.
+constexpr u32 COPIES = sizeof(Stage) / 16 / 256;
+/// Waves stand in two rows; each has M x N tiles.
+constexpr u32 M = 4, N = 8 / (WAVES / 2);
+
+/// A wave's share of the copies into stages: half of the waves copy x, the others weights, each
+/// chunks that follow one another in a stage.
+struct Copies {
+  const u8 *from[COPIES];
+  u32 step;
+
+  __device__ Copies(const MatmulArgs &args, u32 rows, u32 first, u32 tile) {
+    bool weights = wave() >= WAVES / 2;
+    step = weights ? 1024 : 64;
+    u32 tiles = (args.n + 15) / 16;
+    for (u32 i = 0; i < COPIES; ++i) {
+      u32 chunk = (wave() % (WAVES / 2) * COPIES + i) * WAVE + lane(), at = chunk / 64;
+      if (weights) {
+        u32 t = tile + at < tiles ? tile + at : tiles - 1;
+        from[i] = (const u8 *)(args.weights + ((u64)block_z() * tiles + t) * args.slabs * 64 +
+                               chunk % 64);
+      } else {
+        u32 row = first + 16 * at + chunk % 16;
+        from[i] = (const u8 *)(args.x + (u64)(row < rows ? row : rows - 1) * args.x_stride +
+                               (u64)block_z() * args.x_batch + chunk % 64 / 16 * 8);
+      }
+    }
+  }
+
+  /// Starts the next slab's copies.
+  __device__ void start(Stage &stage) {
+    u8 *to = (u8 *)&stage + (u64)wave() * COPIES * WAVE * 16;
+    for (u32 i = 0; i < COPIES; ++i) {
+      copy_to_lds(to + i * WAVE * 16, from[i]);
+      from[i] += step;
+    }
+  }
+};
+
+__device__ inline void add_stage(Acc (&acc)[M][N], const Stage &stage, u32 x, u32 weights) {
+  bf16x8 a[M][CHUNKS], b[N][CHUNKS];
+  for (u32 c = 0; c < CHUNKS; ++c) {
+    for (u32 m = 0; m < M; ++m) a[m][c] = __builtin_bit_cast(bf16x8, stage.x[x + m][slot(c)]);
+    for (u32 n = 0; n < N; ++n)
+      b[n][c] = __builtin_bit_cast(bf16x8, stage.weights[weights + n][slot(c)]);
+  }
+  for (u32 m = 0; m < M; ++m)
+    for (u32 n = 0; n < N; ++n) mma_bf16(acc[m][n], a[m], b[n]);
+}
+
 template <typename Out> __device__ inline void many_rows(const MatmulArgs &args) {
-  constexpr u32 M = 4, N = 2;
-  u32 rows = *args.rows, first = 64 * block_y(), tile = (block_x() * WAVES + wave()) * N;
-  if (first >= rows || 16 * tile >= args.n) return;
-  Tiles<M, N> t(args, rows, first, tile);
-  Acc sum[M][N];
+  __shared__ Stage stages[STAGES];
+  u32 rows = *args.rows, first = 128 * block_y(), tile = 8 * block_x();
+  if (first >= rows) return;
+  u32 x = wave() / (WAVES / 2) * M, weights = wave() % (WAVES / 2) * N;
+  bool busy = first + 16 * x < rows && 16 * (tile + weights) < args.n;
+  Copies copies(args, rows, first, tile);
+  copies.start(stages[0]);
+  if (args.slabs > 1) copies.start(stages[1]);
+  Acc acc[M][N] = {}, sum[M][N];
   for (u32 m = 0; m < M; ++m)
     for (u32 n = 0; n < N; ++n)
       for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] = -0.0f; // -0 + x is x for every x
-  for (u32 begin = 0; begin < args.slabs; begin += args.segment) {
-    u32 end = begin + args.segment;
-    t.template segment<2>(begin, end < args.slabs ? end : args.slabs);
+  u32 stage = 0, end = args.segment < args.slabs ? args.segment : args.slabs;
+  for (u32 k = 0; k < args.slabs; ++k) {
+    if (k + 1 < args.slabs)
+      sync_copies<COPIES>();
+    else
+      sync_copies<0>();
+    if (k + 2 < args.slabs) copies.start(stages[stage == 0 ? 2 : stage - 1]);
+    if (busy) add_stage(acc, stages[stage], x, weights);
+    stage = stage == 2 ? 0 : stage + 1;
+    if (k + 1 < end) continue;
+    end = end + args.segment < args.slabs ? end + args.segment : args.slabs;
     for (u32 m = 0; m < M; ++m)
-      for (u32 n = 0; n < N; ++n)
-        for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] += t.acc[m][n].v[i];
+      for (u32 n = 0; n < N; ++n) {
+        for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] += acc[m][n].v[i];
+        acc[m][n] = Acc{};
+      }
   }
+  if (!busy) return;
   Out *out = output<Out>(args);
-  each_result(sum, rows, first, tile, args.n, [&](float value, u32 row, u32 column) {
-    out[(u64)row * args.out_stride + column] = (Out)value;
-  });
+  each_result(sum, rows, first + 16 * x, tile + weights, args.n,
+              [&](float value, u32 row, u32 column) {
+                out[(u64)row * args.out_stride + column] = (Out)value;
+              });
 }
 
 KERNEL(256) void matmul_16(MatmulArgs args) { few_rows<1, 1, 8, float>(args); }

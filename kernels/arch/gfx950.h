@@ -134,3 +134,17 @@ __device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out
   } both = {x, y};
   out[0] = __builtin_bit_cast(bf16x8, both);
 }
+
+/// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. The
+/// compiler does not know of it and adds no waits: read LDS after `sync_copies`.
+__device__ inline void copy_to_lds(void *to, const void *from) {
+  u32 base = __builtin_amdgcn_readfirstlane((u32)(u64)(__attribute__((address_space(3))) void *)to);
+  asm volatile("s_mov_b32 m0, %0\n\tglobal_load_lds_dwordx4 %1, off" ::"s"(base), "v"(from)
+               : "memory"); // m0 may not be named; the compiler sets it before each own use
+}
+
+/// All threads arrive, with all but their wave's latest `LEFT` copies in place, and done with what
+/// they read from LDS before.
+template <u32 LEFT> __device__ inline void sync_copies() {
+  asm volatile("s_waitcnt vmcnt(%0) lgkmcnt(0)\n\ts_barrier" ::"n"(LEFT) : "memory");
+}

@@ -193,3 +193,19 @@ __device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out
     out[c] = __builtin_bit_cast(bf16x8, u32x4{x, y, z, w});
   }
 }
+
+/// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. Read
+/// LDS after `sync_copies`.
+__device__ inline void copy_to_lds(void *to, const void *from) {
+  u32 address = (u32)(u64)(__attribute__((address_space(3))) void *)to + 16 * lane();
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n\tcp.async.commit_group;" ::"r"(address),
+               "l"(from)
+               : "memory");
+}
+
+/// All threads arrive, with all but their wave's latest `LEFT` copies in place, and done with what
+/// they read from LDS before.
+template <u32 LEFT> __device__ inline void sync_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+  sync();
+}

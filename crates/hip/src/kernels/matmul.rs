@@ -132,10 +132,10 @@ pub fn matmul(
     let (tiles, slabs, segment) = (n.div_ceil(16), k / 32, segment(n, k, batch));
     let segments = slabs.div_ceil(segment);
     let waves = 256 / stream.device().wave();
-    let [form, tiles_per_wave, groups] = match rows.bound {
-        bound if bound <= FEW => [0, 1, segments],
-        bound if bound <= SOME => [1, 2, segments],
-        bound => [2, 2, bound.div_ceil(64)],
+    let [form, tiles_each, groups] = match rows.bound {
+        bound if bound <= FEW => [0, waves, segments],
+        bound if bound <= SOME => [1, 2 * waves, segments],
+        bound => [2, 8, bound.div_ceil(128)],
     };
     let name = match output {
         Output::F32 => ["matmul_16", "matmul_64", "matmul_rows"][form],
@@ -156,7 +156,7 @@ pub fn matmul(
         slabs: slabs as u32,
         segment: segment as u32,
     };
-    let grid = [tiles.div_ceil(waves * tiles_per_wave) as u32, groups as u32, batch as u32];
+    let grid = [tiles.div_ceil(tiles_each) as u32, groups as u32, batch as u32];
     // SAFETY: the parameter is the kernels', the buffers have room.
     unsafe { stream.launch(kernels.get(name), grid, 256, &args) }
 }

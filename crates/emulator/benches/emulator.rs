@@ -1,5 +1,5 @@
-//! Speed of the interpreter on one thread: wave-instructions a second and time of a matrix
-//! instruction, with checks off and on.
+//! Speed of the interpreter on one thread, with checks off and on: wave-instructions a second, time
+//! of a matrix instruction, whole kernels, launches, loading.
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;
@@ -7,7 +7,7 @@ mod harness;
 use std::time::Instant;
 
 use emulator::config::Config;
-use harness::{Machine, compile_source, strict};
+use harness::{Machine, compile, compile_source, strict};
 
 /// A kernel that runs `body` `count` times in a loop, 32 copies each.
 fn kernel(name: &str, body: &str) -> String {
@@ -43,7 +43,19 @@ const CASES: [(&str, &str); 8] = [
     ),
 ];
 
+fn config(checks: bool) -> Config {
+    Config { strict: checks, late: checks, threads: 1, ..strict() }
+}
+
 fn main() {
+    let only = std::env::args().nth(1).unwrap_or_default();
+    if only != "kernels" {
+        instructions();
+    }
+    kernels();
+}
+
+fn instructions() {
     let mut text = String::from(".amdgcn_target \"amdgcn-amd-amdhsa--gfx950\"\n");
     let mut meta = String::new();
     for (name, body) in CASES {
@@ -64,8 +76,7 @@ fn main() {
     for (name, _) in CASES {
         let mut row = format!("{name:<22}");
         for checks in [false, true] {
-            let config = Config { strict: checks, late: checks, threads: 1, ..strict() };
-            let m = Machine::new(&image, config);
+            let m = Machine::new(&image, config(checks));
             let loops = if name.starts_with("mfma") { 2_000u64 } else { 20_000 };
             let start = Instant::now();
             m.launch(name, 1, 64, &[loops]).expect("bench kernel runs");
@@ -73,5 +84,45 @@ fn main() {
             row += &format!(" {:>14.1} {:>14.1}", 1e-6 / each, 1e9 * each);
         }
         println!("{row}");
+    }
+}
+
+/// Whole kernels: launches as the tests of a server make them.
+fn kernels() {
+    let image = compile("speed.hip");
+    let start = Instant::now();
+    Machine::new(&image, config(true));
+    println!("\nload of a small module: {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
+    for checks in [false, true] {
+        let m = Machine::new(&image, config(checks));
+        let time = |name: &str, unit: f64, what: &str, run: &dyn Fn()| {
+            run();
+            let (start, mut n) = (Instant::now(), 0);
+            while start.elapsed().as_secs_f64() < 0.5 {
+                run();
+                n += 1;
+            }
+            let each = start.elapsed().as_secs_f64() / f64::from(n);
+            let on = if checks { "on" } else { "off" };
+            println!(
+                "{name:<8} checks {on:<3} {:>9.1} µs   {:>8.2} {what}",
+                1e6 * each,
+                unit / each
+            );
+        };
+        let (rows, k) = (64u64, 512u64);
+        let (a, b) = (m.buffer(&vec![0x3f80u16; 64 * 512]), m.buffer(&vec![0x3f80u16; 64 * 512]));
+        let c = m.raw(4 * 64 * 64);
+        time("tiles", 1e-6 * (rows * rows * k) as f64, "M multiply-adds/s", &|| {
+            m.launch("tiles", 4, 256, &[a.base, b.base, c.base, k, rows]).expect("runs");
+        });
+        let x = m.buffer(&vec![1f32; 16 * 4096]);
+        let y = m.raw(4 * 16 * 4096);
+        time("norm", 1e-6 * 12.0 * 16.0 * 4096.0, "MB/s moved", &|| {
+            m.launch("norm", 16, 256, &[x.base, y.base, 4096]).expect("runs");
+        });
+        time("tiny", 1e-3, "k launches/s", &|| {
+            m.launch("tiny", 1, 64, &[c.base]).expect("runs");
+        });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::check::{LdsShadow, Segments};
+use crate::check::{GroupClock, LdsShadow, Segments};
 use crate::code::Kernel;
 use crate::counters::Counters;
 use crate::inst::{Inst, Operand};
@@ -89,8 +89,8 @@ pub struct Env {
     pub lds: Vec<u8>,
     /// LDS shadow, if checks are on.
     pub lds_shadow: LdsShadow,
-    /// Barriers passed, plus one.
-    pub epoch: u32,
+    /// Order between the waves.
+    pub time: GroupClock,
     /// Checks are on.
     pub strict: bool,
     /// Memory operations happen as late as their waits allow.
@@ -195,11 +195,31 @@ impl Env {
         }
     }
 
+    /// Performs accesses to memory that are under way: a workgroup's go through one cache in the
+    /// order they were issued, so that after a barrier its waves see them. Registers still need
+    /// their wait; direct-to-LDS loads stay under way.
+    pub fn settle(&mut self, w: &mut Wave) {
+        for k in 0..w.vm.len() {
+            let p = &mut w.vm[k];
+            let Some(i) = self.kernel.code.insts.get(p.inst as usize).copied() else { continue };
+            if p.lds.is_none()
+                && i.mem().is_some()
+                && let Some(d) = p.deferred.take()
+            {
+                crate::exec::perform(self, w, &i, &d, None);
+            }
+        }
+    }
+
     fn complete(&mut self, w: &mut Wave, p: &Pending) {
         if let Some(f) = &p.lds {
-            for l in (0..64).filter(|l| f.exec >> l & 1 == 1) {
-                let at = f.base as usize + l * f.bytes as usize;
-                self.lds_shadow.fill(at, f.bytes as usize, None);
+            let (base, len) = (f.base as usize, f.bytes as usize);
+            if f.exec == !0 {
+                self.lds_shadow.fill(base, 64 * len, None);
+            } else {
+                for l in (0..64).filter(|l| f.exec >> l & 1 == 1) {
+                    self.lds_shadow.fill(base + l * len, len, None);
+                }
             }
             if p.deferred.is_none() {
                 crate::exec::arrive(self, w, p.inst, f);

@@ -336,6 +336,21 @@ pub enum Flow {
     Nothing,
 }
 
+/// Which source registers each register of a two-register vector result depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halves {
+    /// Both on all.
+    Joint,
+    /// The low one on the low registers only (addition, multiplication, left shift).
+    LowAlone,
+    /// Each on its own.
+    Separate,
+    /// As `op_sel` and `op_sel_hi` say.
+    Packed,
+    /// The low one on source 0, the high one on source 1, as `op_sel` says.
+    Move,
+}
+
 /// Extra decoded data for some classes.
 #[derive(Clone, Copy, Debug)]
 pub enum Extra {
@@ -388,6 +403,10 @@ pub struct Inst {
     pub size: u8,
     /// Has source or output modifiers, SDWA or DPP.
     pub modified: bool,
+    /// Dependence of the registers of a two-register result.
+    pub halves: Halves,
+    /// An LDS read in a loop that does nothing but wait for what it reads.
+    pub polls: bool,
 }
 
 impl Inst {

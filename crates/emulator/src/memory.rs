@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::check::Shadow;
+
 /// Bytes of address space that follow every allocation and belong to nothing.
 const RED_ZONE: u64 = 64 << 10;
 /// Address space reserved for device addresses.
@@ -40,7 +42,7 @@ pub struct Alloc {
     host: *mut u8,
     mapped: usize,
     init: *mut u8,
-    race: *mut u64,
+    race: *mut Shadow,
 }
 
 // SAFETY: the pointers are to mappings owned by this value until it drops; all access through them
@@ -58,7 +60,7 @@ impl Drop for Alloc {
 }
 
 fn race_bytes(size: u64) -> usize {
-    (size as usize).div_ceil(4) * 8
+    (size as usize).div_ceil(4) * size_of::<Shadow>()
 }
 
 fn unmap(p: *mut u8, len: usize) {
@@ -90,20 +92,44 @@ impl Alloc {
     }
 
     /// Whether all of `len` bytes at `addr` were written; true where nothing is tracked.
+    #[inline]
     pub fn initialised(&self, addr: u64, len: usize) -> bool {
+        const ALL: u64 = 0x0101_0101_0101_0101;
         if self.init.is_null() {
             return true;
         }
-        let off = (addr - self.base) as usize;
-        (off..off + len).all(|o| self.init_byte(o).load(Ordering::Relaxed) != 0)
+        let (mut o, end) = ((addr - self.base) as usize, (addr - self.base) as usize + len);
+        while o < end {
+            if o.is_multiple_of(8) && o + 8 <= end {
+                if self.init_word(o).load(Ordering::Relaxed) != ALL {
+                    return false;
+                }
+                o += 8;
+            } else {
+                if self.init_byte(o).load(Ordering::Relaxed) == 0 {
+                    return false;
+                }
+                o += 1;
+            }
+        }
+        true
     }
 
     /// Marks `len` bytes at `addr` as written or (for a copy of unwritten bytes) as never written.
+    #[inline]
     pub fn mark(&self, addr: u64, len: usize, written: bool) {
-        if !self.init.is_null() {
-            let off = (addr - self.base) as usize;
-            for o in off..off + len {
+        if self.init.is_null() {
+            return;
+        }
+        let (mut o, end) = ((addr - self.base) as usize, (addr - self.base) as usize + len);
+        while o < end {
+            if o.is_multiple_of(8) && o + 8 <= end {
+                let all = u64::from(written) * 0x0101_0101_0101_0101;
+                self.init_word(o).store(all, Ordering::Relaxed);
+                o += 8;
+            } else {
                 self.init_byte(o).store(written.into(), Ordering::Relaxed);
+                o += 1;
             }
         }
     }
@@ -113,13 +139,24 @@ impl Alloc {
         unsafe { AtomicU8::from_ptr(self.init.add(off)) }
     }
 
-    /// The race shadow (write record low, read record high) of the dword at `addr`.
-    pub fn race(&self, addr: u64) -> Option<&AtomicU64> {
+    fn init_word(&self, off: usize) -> &AtomicU64 {
+        // SAFETY: as above for eight bytes; the shadow starts at a page and `off` is a multiple of 8.
+        unsafe { AtomicU64::from_ptr(self.init.add(off).cast()) }
+    }
+
+    /// The race shadow of the dwords (counted from the allocation's start) that hold `len` ≥ 1
+    /// bytes at `addr`, and which bytes of the first and of the last are meant.
+    #[inline]
+    pub fn race(&self, addr: u64, len: usize) -> Option<(&[Shadow], (u32, u32))> {
         if self.race.is_null() {
             return None;
         }
-        // SAFETY: `addr` is inside the allocation and the shadow has one u64 for each dword of it.
-        Some(unsafe { AtomicU64::from_ptr(self.race.add(((addr - self.base) / 4) as usize)) })
+        let off = (addr - self.base) as usize;
+        let (first, last) = (off / 4, (off + len - 1) / 4);
+        let masks = (15 << (off % 4) & 15, 15 >> (3 - (off + len - 1) % 4));
+        // SAFETY: the bytes are inside the allocation, and the shadow has an entry for each dword.
+        let s = unsafe { std::slice::from_raw_parts(self.race.add(first), last - first + 1) };
+        Some((s, masks))
     }
 
     /// Reads `N` ≤ 16 bytes, dword by dword where aligned.
@@ -313,7 +350,7 @@ impl Memory {
         let null = std::ptr::null_mut();
         let track = self.shadow && !internal;
         let init = if track { map(size as usize, rw)? } else { null };
-        let race = if track { map(race_bytes(size), rw)?.cast() } else { null.cast() };
+        let race = if track { map(race_bytes(size), rw)?.cast() } else { std::ptr::null_mut() };
         let mapped = (size as usize).max(1);
         Some(Alloc { base, size, home, internal, flags, host, mapped, init, race })
     }
@@ -337,8 +374,11 @@ impl Memory {
     }
 
     fn host_alloc(&self, host: *mut u8, size: u64, flags: u32, mapped: usize) -> Alloc {
+        // What the host writes cannot be seen, so every byte counts as written.
         let init = std::ptr::null_mut();
-        let race = std::ptr::null_mut();
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let race = if self.shadow { map(race_bytes(size), rw) } else { None };
+        let race = race.map_or(std::ptr::null_mut(), |p| p.cast());
         let (base, internal) = (host as u64, false);
         Alloc { base, size, home: Home::Host, internal, flags, host, mapped, init, race }
     }
@@ -448,7 +488,7 @@ impl View {
 
     /// The allocation containing `[addr, addr + len)`, if this device may touch it.
     #[inline]
-    pub fn find(&mut self, addr: u64, len: u64) -> Result<&Alloc, Miss> {
+    pub fn find(&mut self, addr: u64, len: u64) -> Result<&Arc<Alloc>, Miss> {
         let hit = self.table.get(self.last).is_some_and(|a| a.contains(addr, len));
         if !hit {
             self.last = self.search(addr, len)?;

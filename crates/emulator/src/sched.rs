@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::check::{LdsShadow, Operation, Segments};
+use crate::check::{GroupClock, LdsShadow, Operation, Segments};
 use crate::code::Kernel;
 use crate::config::{Config, Quantum};
 use crate::counters::Counters;
@@ -257,27 +257,32 @@ fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
     let lds = (k.desc.lds + l.dynamic_lds) as usize;
     let strict = s.config.strict;
     let view = s.memory.view(l.device, vec![Arc::clone(&s.args)]);
+    let mut lds_shadow = LdsShadow::default();
+    if strict {
+        lds_shadow.reset(lds);
+    }
+    let threads = l.block.iter().product::<u32>();
+    let number = threads.div_ceil(64);
     let env = Env {
         view,
         kernel: Arc::clone(k),
         lds: vec![0xa5; lds],
-        lds_shadow: if strict { LdsShadow::new(lds) } else { LdsShadow::default() },
-        epoch: 1,
+        lds_shadow,
+        time: GroupClock::default(),
         strict,
         late: s.config.late,
         nan_scale: s.config.nan_scale,
         group: linear,
-        segments: s.race.as_ref().map(|r| Segments::new(r, linear as u32)),
+        segments: s.race.as_ref().map(|r| Segments::new(r, linear as u32, number)),
         counters: Counters::new(s.config.counters),
         matrix: Box::default(),
         clock: 0,
     };
-    let threads = l.block.iter().product::<u32>();
     let (gx, gy) = (u64::from(l.grid[0]), u64::from(l.grid[1]));
     let id = [linear % gx, linear / gx % gy, linear / gx / gy].map(|x| x as u32);
     let rows = k.desc.registers();
     let mut waves = Vec::new();
-    for index in 0..threads.div_ceil(64) {
+    for index in 0..number {
         let rows = (rows.0 as usize, rows.1 as usize);
         let mut w = Wave::new(spare.pop(), rows, k.desc.scratch);
         w.index = index;
@@ -403,7 +408,12 @@ fn barrier(g: &mut Group) -> Result<bool, Box<Fault>> {
             }
         }
     }
-    g.env.epoch += 1;
+    if g.env.time.barrier() {
+        g.env.lds_shadow.forget();
+        if let Some(s) = &mut g.env.segments {
+            s.renew();
+        }
+    }
     g.waves.iter_mut().filter(|w| w.state == State::Barrier).for_each(|w| w.state = State::Ready);
     Ok(false)
 }

@@ -1,7 +1,7 @@
 //! Checks around each instruction: pending results, undefined values, and how validity flows.
 
 use crate::env::{Env, FaultKind, register_name};
-use crate::inst::{Class, EXEC, Flow, Inst, MemKind, Operand, VCC};
+use crate::inst::{Class, EXEC, Flow, Halves, Inst, MemKind, Operand, VCC};
 use crate::wave::Wave;
 
 /// Before an instruction: nothing it reads or overwrites may still be on its way, and values that
@@ -89,46 +89,71 @@ fn branch(env: &mut Env, w: &mut Wave, i: &Inst) {
 
 /// What an instruction needs to remember about validity from before it runs.
 pub(crate) struct Before {
-    lanes: u64,
+    /// Defined lanes of the first register of the result, and of the others.
+    lanes: [u64; 2],
     exec: u64,
     bits: u64,
 }
 
 /// Gathers the validity of the sources.
 pub(crate) fn gather(w: &Wave, i: &Inst) -> Before {
-    let mut lanes = !0u64;
+    let mut lanes = [!0u64; 2];
     let mut scalar = !0u64;
     match i.flow {
         Flow::Lane | Flow::Compare => {
-            for (k, o) in i.src.iter().enumerate().take(usize::from(i.nsrc)) {
-                lanes &= match *o {
-                    Operand::V { r, n } => {
-                        let v = (usize::from(r)..usize::from(r) + usize::from(n))
-                            .fold(!0, |v, r| v & w.vvalid[r]);
-                        match i.dpp {
-                            Some(d) if k == 0 => through_dpp(d, v, w.exec()),
-                            _ => v,
-                        }
-                    }
-                    // Lane masks are read lane by lane.
-                    Operand::S { r, n: 2 } if k == 2 => w.svalid64(r),
-                    o => {
-                        if undefined_scalar(w, o).is_some() {
-                            0
-                        } else {
-                            !0
-                        }
-                    }
-                };
-            }
+            lanes = match i.halves {
+                Halves::Joint => [sources(w, i, |_| None); 2],
+                Halves::LowAlone => [sources(w, i, |_| Some(0)), sources(w, i, |_| None)],
+                Halves::Separate => [sources(w, i, |_| Some(0)), sources(w, i, |_| Some(1))],
+                Halves::Packed => {
+                    let m = i.mods;
+                    let word = |sel: u8| move |k: usize| Some(sel >> k & 1);
+                    [sources(w, i, word(m.op_sel)), sources(w, i, word(m.op_sel_hi))]
+                }
+                Halves::Move => {
+                    let word = |k: usize| one(w, i, k, Some(i.mods.op_sel >> k & 1));
+                    [word(0), word(1)]
+                }
+            };
             if i.reads_vcc {
-                lanes &= w.svalid64(VCC);
+                let vcc = w.svalid64(VCC);
+                lanes = lanes.map(|l| l & vcc);
             }
         }
         Flow::Scalar | Flow::Bitwise => scalar = scalar_bits(w, i),
         Flow::Own | Flow::Nothing => {}
     }
     Before { lanes, exec: w.exec(), bits: scalar }
+}
+
+/// Lanes in which every source is defined: all of its registers, or the one that `word` picks.
+#[inline(always)]
+fn sources(w: &Wave, i: &Inst, word: impl Fn(usize) -> Option<u8>) -> u64 {
+    (0..usize::from(i.nsrc)).fold(!0, |v, k| v & one(w, i, k, word(k)))
+}
+
+#[inline(always)]
+fn one(w: &Wave, i: &Inst, k: usize, word: Option<u8>) -> u64 {
+    let pick = |n: u8| word.map_or((0, n), |x| (x.min(n - 1), 1));
+    match i.src[k] {
+        Operand::V { r, n } => {
+            let (skip, n) = pick(n);
+            let first = usize::from(r) + usize::from(skip);
+            let v = w.vvalid[first..first + usize::from(n)].iter().fold(!0, |v, x| v & x);
+            match i.dpp {
+                Some(d) if k == 0 => through_dpp(d, v, w.exec()),
+                _ => v,
+            }
+        }
+        // Lane masks are read lane by lane.
+        Operand::S { r, n: 2 } if k == 2 && i.halves == Halves::Joint => w.svalid64(r),
+        Operand::S { r, n } => {
+            let (skip, n) = pick(n);
+            if undefined_scalar(w, Operand::S { r: r + skip, n }).is_some() { 0 } else { !0 }
+        }
+        o if undefined_scalar(w, o).is_some() => 0,
+        _ => !0,
+    }
 }
 
 fn through_dpp(d: crate::inst::Dpp, v: u64, exec: u64) -> u64 {
@@ -180,19 +205,20 @@ pub(crate) fn after(w: &mut Wave, i: &Inst, b: &Before) {
                     None => b.exec,
                 };
                 // Writing part of an undefined register counts as defining it.
-                for r in usize::from(r)..usize::from(r) + usize::from(n) {
-                    w.vvalid[r] = (b.lanes & exec) | (w.vvalid[r] & !exec);
+                for k in 0..usize::from(n) {
+                    let r = usize::from(r) + k;
+                    w.vvalid[r] = (b.lanes[k.min(1)] & exec) | (w.vvalid[r] & !exec);
                 }
             }
             if let Operand::S { r, .. } = i.dst2 {
-                w.set_svalid64(r, b.lanes | !b.exec);
+                w.set_svalid64(r, b.lanes[1] | !b.exec);
             }
         }
         Flow::Compare => {
             if let Operand::S { r, .. } = i.dst {
-                w.set_svalid64(r, b.lanes | !b.exec);
+                w.set_svalid64(r, b.lanes[0] | !b.exec);
                 if i.dst2 != Operand::None {
-                    w.set_svalid64(EXEC, b.lanes | !b.exec);
+                    w.set_svalid64(EXEC, b.lanes[0] | !b.exec);
                 }
             }
         }

@@ -92,6 +92,20 @@ fn cases() -> Vec<Case> {
             "NaN",
         ),
         case("atomic_misaligned", (1, 64), vec![Zeros(4)], Misaligned, "4-byte aligned"),
+        case("wave_race", (1, 256), vec![Raw(1024), Raw(1024)], GlobalRace, "same workgroup"),
+        case("wave_overwrite", (1, 256), vec![Filled(256), Raw(1024)], GlobalRace, "read by wave"),
+        case("plain_and_atomic", (4, 64), vec![Zeros(2), Raw(16)], GlobalRace, "by an atomic"),
+        case(
+            "reset_early",
+            (4, 64),
+            vec![Filled(1), Zeros(1), Raw(16)],
+            GlobalRace,
+            "by workgroup",
+        ),
+        case("lds_flag", (1, 256), vec![Filled(64), Raw(768)], LdsRace, "without a barrier"),
+        case("lds_signal", (1, 256), vec![Filled(64), Raw(768)], LdsRace, "without a barrier"),
+        case("histogram", (1, 256), vec![Filled(256), Raw(1024)], LdsRace, "without a barrier"),
+        case("high_half", (1, 64), vec![Raw(512)], Uninitialised, "reaches memory"),
         case("spin", (2, 64), vec![Zeros(1), Raw(512)], Hang, "EMU_HANG_SECONDS"),
     ]
 }

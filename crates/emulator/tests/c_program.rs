@@ -91,6 +91,12 @@ fn scenarios() {
         ("absent_rank", "waited 2 s (EMU_HANG_SECONDS) for rank(s) 1"),
         ("disagreeing_ranks", "ranks disagree"),
         ("captured_collective", ""),
+        ("forgotten_reader", "read by vadd of another stream"),
+        ("all_readers", ""),
+        ("unordered_collective", "of another stream"),
+        ("ordered_collective", ""),
+        ("unordered_pinned", "of another stream"),
+        ("ordered_pinned", ""),
         ("absent_value", "waited 2 s (EMU_HANG_SECONDS) for the word"),
     ] {
         let mut c = Command::new(&program);

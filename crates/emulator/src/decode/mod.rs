@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::code::Code;
 use crate::elf::{Object, Symbol};
-use crate::inst::{Class, Extra, Flow, Inst, Mods, Operand};
+use crate::inst::{Class, Extra, Flow, Halves, Inst, MemKind, Mods, Operand, Space};
 
 /// Why code cannot be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +199,8 @@ pub(crate) fn blank(line: &Line) -> Inst {
         pc: line.pc,
         size: (4 * line.words.len()) as u8,
         modified: false,
+        halves: Halves::Joint,
+        polls: false,
     }
 }
 
@@ -273,7 +275,10 @@ fn link(code: &mut Code, lines: &[Line]) -> Result<(), DecodeError> {
         let to = i64::from(i.pc) + 4 + 4 * i64::from(i.simm() as i16);
         let index = u64::try_from(to).ok().and_then(|t| code.index_of(t));
         match index {
-            Some(t) => code.insts[k].extra = Extra::Target(t),
+            Some(t) => {
+                code.insts[k].extra = Extra::Target(t);
+                mark_poll(&mut code.insts, t as usize, k);
+            }
             None => {
                 let text = by_pc.get(&i.pc).map_or(String::new(), |l| l.text.clone());
                 return Err(DecodeError::Unsupported {
@@ -286,4 +291,45 @@ fn link(code: &mut Code, lines: &[Line]) -> Result<(), DecodeError> {
         }
     }
     Ok(())
+}
+
+/// Marks the LDS read of a polling loop: the only memory access between `first` and the backward
+/// branch at `last`, from an address that the loop does not compute.
+fn mark_poll(insts: &mut [Inst], first: usize, last: usize) {
+    const LONGEST: usize = 64;
+    if first >= last || last - first > LONGEST {
+        return;
+    }
+    let body = &insts[first..last];
+    let memory = |i: &Inst| matches!(i.class, Class::Ds | Class::Smem | Class::Vmem);
+    // Cache controls are no accesses.
+    let mut accesses = (first..last).filter(|k| memory(&insts[*k]) && insts[*k].mem().is_some());
+    let (Some(at), None) = (accesses.next(), accesses.next()) else { return };
+    let read = insts[at].mem().is_some_and(|m| {
+        m.space == Space::Lds && matches!(m.kind, MemKind::Load { .. }) && m.tr == 0
+    });
+    let registers = |o: Operand| match o {
+        Operand::V { r, n } => r..r + u16::from(n),
+        _ => 0..0,
+    };
+    let address = registers(insts[at].src[0]);
+    let computes = |i: &Inst| {
+        let to = registers(i.dst);
+        let constant = !i.src.iter().any(|o| matches!(o, Operand::V { .. }));
+        to.start < address.end && address.start < to.end && !constant
+    };
+    if !read || body.iter().any(computes) {
+        return;
+    }
+    // The compiler also peels the first read off such a loop.
+    let same = |i: &Inst| match (i.mem(), insts[at].mem()) {
+        (Some(m), Some(n)) => {
+            let shape = |m: &crate::inst::Mem| (m.kind, m.offset, m.bytes, m.two);
+            m.space == Space::Lds && shape(m) == shape(n) && i.src[0] == insts[at].src[0]
+        }
+        _ => false,
+    };
+    let polls: Vec<usize> =
+        (first.saturating_sub(LONGEST)..last).filter(|k| same(&insts[*k])).collect();
+    polls.into_iter().for_each(|k| insts[k].polls = true);
 }

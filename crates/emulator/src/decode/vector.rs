@@ -4,7 +4,7 @@ use super::Parts;
 use super::text::{bits, const_type, operand};
 use crate::code::Code;
 use crate::exec::{self, mfma, valu_cmp, valu_scale};
-use crate::inst::{Class, Cond, EXEC, Extra, Flow, Inst, Operand, Sdwa, Sel, Unused};
+use crate::inst::{Class, Cond, EXEC, Extra, Flow, Halves, Inst, Operand, Sdwa, Sel, Unused};
 
 /// Instructions with a second, scalar destination.
 const CARRY: [&str; 9] = [
@@ -76,6 +76,13 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst, code: &mut Code) -> Result<(),
         i.reads_dst = true;
     }
     i.reads_vcc = p.name.starts_with("v_div_fmas");
+    i.halves = match p.name {
+        "v_mad_u64_u32" | "v_mad_i64_i32" | "v_lshl_add_u64" | "v_lshlrev_b64" => Halves::LowAlone,
+        "v_mov_b64" => Halves::Separate,
+        "v_pk_fma_f32" | "v_pk_mul_f32" | "v_pk_add_f32" => Halves::Packed,
+        "v_pk_mov_b32" => Halves::Move,
+        _ => Halves::Joint,
+    };
     Ok(())
 }
 

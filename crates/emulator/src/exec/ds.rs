@@ -79,8 +79,11 @@ pub(super) fn check(
         );
         return false;
     }
-    let (epoch, wave) = (env.epoch, w.index);
-    let Some(c) = env.lds_shadow.access((at, len), wave, epoch, kind) else { return true };
+    let hit = match kind {
+        Access::AtomicRead => env.lds_shadow.poll((at, len), w.index, &mut env.time),
+        kind => env.lds_shadow.access((at, len), w.index, &env.time, kind),
+    };
+    let Some(c) = hit else { return true };
     let (fault, what) = match c {
         LdsConflict::Write(by) => {
             (FaultKind::LdsRace, format!("LDS byte written by wave {by} without a barrier between"))
@@ -97,18 +100,22 @@ pub(super) fn check(
     false
 }
 
+#[inline]
 fn bytes_of(env: &Env, at: usize, len: usize) -> [u32; 4] {
-    let mut out = [0u32; 4];
-    for (k, b) in env.lds[at..at + len].iter().enumerate() {
-        out[k / 4] |= u32::from(*b) << (8 * (k % 4));
-    }
-    out
+    let mut out = [0u8; 16];
+    out[..len].copy_from_slice(&env.lds[at..at + len]);
+    std::array::from_fn(|k| {
+        u32::from_le_bytes([out[4 * k], out[4 * k + 1], out[4 * k + 2], out[4 * k + 3]])
+    })
 }
 
+#[inline]
 fn put_bytes(env: &mut Env, at: usize, len: usize, x: [u32; 4]) {
-    for k in 0..len {
-        env.lds[at + k] = (x[k / 4] >> (8 * (k % 4))) as u8;
+    let mut bytes = [0u8; 16];
+    for (to, x) in bytes.chunks_exact_mut(4).zip(x) {
+        to.copy_from_slice(&x.to_le_bytes());
     }
+    env.lds[at..at + len].copy_from_slice(&bytes[..len]);
 }
 
 /// Performs a DS access.
@@ -139,6 +146,7 @@ fn element(
     (l, e, at, len): (usize, usize, usize, usize),
 ) {
     let access = match m.kind {
+        MemKind::Load { .. } if i.polls => Access::AtomicRead,
         MemKind::Load { .. } | MemKind::LoadD16 { .. } | MemKind::LoadLds => Access::Read,
         MemKind::Store { .. } => Access::Write,
         MemKind::Atomic(_) => Access::Atomic,
@@ -168,6 +176,9 @@ fn element(
             }
         }
         MemKind::Atomic(op) => {
+            if env.strict {
+                env.time.atomic(w.index, at as u64, m.ret, true);
+            }
             let old = if ok { bytes_of(env, at, len) } else { [0; 4] };
             if ok {
                 let (src, cmp) = operands(op, d, l, words);

@@ -7,6 +7,7 @@ pub(crate) mod mfma;
 mod mfma_unpack;
 pub(crate) mod modifiers;
 pub(crate) mod salu;
+mod span;
 pub(crate) mod valu_cmp;
 mod valu_cvt;
 mod valu_float;

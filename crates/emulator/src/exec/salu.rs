@@ -163,7 +163,8 @@ unsafe fn endpgm(w: &mut Wave, _: &Inst, env: &mut Env) {
     w.stop = true;
 }
 
-unsafe fn barrier(w: &mut Wave, _: &Inst, _: &mut Env) {
+unsafe fn barrier(w: &mut Wave, _: &Inst, env: &mut Env) {
+    env.settle(w);
     w.state = State::Barrier;
     w.stop = true;
 }

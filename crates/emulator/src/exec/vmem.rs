@@ -1,6 +1,7 @@
 //! Global, flat, buffer and scratch memory, and scalar loads.
 
 use super::map::{scalar, scalar64, vdst};
+use super::span::Span;
 use super::{LDS_APERTURE, SCRATCH_APERTURE, atomic, ds};
 use crate::check::Access;
 use crate::env::{Env, FaultKind};
@@ -56,24 +57,31 @@ unsafe fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
 
 /// Checks the LDS bytes a direct load will write, and marks them as in flight.
 fn start_fill(env: &mut Env, w: &mut Wave, i: &Inst, f: &LdsFill) -> bool {
-    let len = f.bytes as usize;
-    for l in (0..64).filter(|l| f.exec >> l & 1 == 1) {
-        let at = f.base as usize + l * len;
-        if !ds::check(env, w, i, l, (at, len, 4), Access::Write) {
-            return false;
+    let wave = Some(w.index);
+    parts(env, f).into_iter().all(|(l, at, len)| {
+        let ok = ds::check(env, w, i, l, (at, len, 4), Access::Write);
+        if ok {
+            env.lds_shadow.fill(at, len, wave);
         }
-        env.lds_shadow.fill(at, len, Some(w.index));
-    }
-    true
+        ok
+    })
 }
 
 /// The data of a direct-to-LDS load counts as written when its wait is over.
 pub(crate) fn arrive(env: &mut Env, w: &mut Wave, inst: u32, f: &LdsFill) {
     let Some(i) = env.kernel.code.insts.get(inst as usize).copied() else { return };
-    let len = f.bytes as usize;
-    for l in (0..64).filter(|l| f.exec >> l & 1 == 1) {
-        ds::check(env, w, &i, l, (f.base as usize + l * len, len, 4), Access::Write);
+    for (l, at, len) in parts(env, f) {
+        ds::check(env, w, &i, l, (at, len, 4), Access::Write);
     }
+}
+
+/// The LDS bytes of a direct load: first lane, offset, length; one part if all are inside.
+fn parts(env: &Env, f: &LdsFill) -> Vec<(usize, usize, usize)> {
+    let (base, len) = (f.base as usize, f.bytes as usize);
+    if f.exec == !0 && base + 64 * len <= env.lds.len() {
+        return vec![(0, base, 64 * len)];
+    }
+    (0..64).filter(|l| f.exec >> l & 1 == 1).map(|l| (l, base + l * len, len)).collect()
 }
 
 /// Computes per-lane addresses.
@@ -134,21 +142,37 @@ pub(super) fn perform_at(
     d: &Deferred,
     lds: Option<&LdsFill>,
 ) {
-    for l in (0..64).filter(|l| d.exec >> l & 1 == 1) {
-        let addr = d.addr[l];
-        let high = addr >> 32;
-        if m.space == Space::Flat && (high << 32 == LDS_APERTURE || high << 32 == SCRATCH_APERTURE)
-        {
-            flat_special(env, w, i, m, d, l);
-        } else if addr == NOWHERE {
-            swallowed(env, w, i, m, l, lds);
-        } else {
-            lane(env, w, i, m, d, l, lds);
+    let mut left = d.exec;
+    while left != 0 {
+        let span = Span::first(d, left, m);
+        left &= !span.mask();
+        let high = span.addr >> 32 << 32;
+        let special = m.space == Space::Flat && matches!(high, LDS_APERTURE | SCRATCH_APERTURE);
+        if !special && span.lanes > 1 && span.perform(env, w, i, (m, d), lds) {
+            if w.fault.is_some() {
+                return;
+            }
+            continue;
         }
-        if w.fault.is_some() {
-            return;
+        for l in span.lane..span.lane + span.lanes {
+            if special {
+                flat_special(env, w, i, m, d, l);
+            } else if d.addr[l] == NOWHERE {
+                swallowed(env, w, i, m, l, lds);
+            } else {
+                lane(env, w, i, m, d, l, lds);
+            }
+            if w.fault.is_some() {
+                return;
+            }
         }
     }
+}
+
+/// Bytes that an address must be a multiple of.
+pub(super) fn alignment(m: &Mem) -> u64 {
+    let len = u64::from(m.bytes);
+    if matches!(m.kind, MemKind::Atomic(_)) { len } else { len.min(4) }
 }
 
 /// A flat access that falls into the LDS or scratch aperture.
@@ -193,9 +217,9 @@ fn lane(
 ) {
     let (addr, len) = (d.addr[l], usize::from(m.bytes));
     let atomic = matches!(m.kind, MemKind::Atomic(_));
-    let align = if atomic { len } else { len.min(4) };
+    let align = alignment(m);
     let at = Some(l as u32);
-    if addr % align as u64 != 0 && (env.strict || atomic) {
+    if !addr.is_multiple_of(align) && (env.strict || atomic) {
         let what = format!("address not {align}-byte aligned");
         return env.fault(w, i, FaultKind::Misaligned, at, Some(addr), &what);
     }
@@ -231,7 +255,7 @@ fn lane(
         }
         MemKind::Atomic(op) => read_modify_write(env, w, i, m, op, d, l),
     }
-    race(env, w, i, m, addr, l);
+    race(env, w, i, m, (addr, len), l);
 }
 
 /// Gives a lane's loaded data to its registers or LDS bytes.
@@ -321,43 +345,57 @@ unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u32; 2] {
     split(r.unwrap_or_else(|o| o))
 }
 
-/// Tells the race detector of an access.
-fn race(env: &mut Env, w: &mut Wave, i: &Inst, m: &Mem, addr: u64, l: usize) {
-    let Some(s) = &mut env.segments else { return };
-    let store = matches!(m.kind, MemKind::Store { .. });
-    if m.sc1 || matches!(m.kind, MemKind::Atomic(_)) {
-        s.synchronise(addr, !store, store || matches!(m.kind, MemKind::Atomic(_)));
-        return;
+/// Tells the race detector of an access to `len` bytes by lanes from `first` on.
+pub(super) fn race(
+    env: &mut Env,
+    w: &mut Wave,
+    i: &Inst,
+    m: &Mem,
+    (addr, len): (u64, usize),
+    first: usize,
+) {
+    let (store, atomic) =
+        (matches!(m.kind, MemKind::Store { .. }), matches!(m.kind, MemKind::Atomic(_)));
+    let Env { view, segments, time, .. } = env;
+    let Some(s) = segments else { return };
+    let plain = if store { Access::Write } else { Access::Read };
+    let strong = if store || atomic { Access::Atomic } else { Access::AtomicRead };
+    if m.sc1 || atomic {
+        s.synchronise(addr, !store, store || atomic);
     }
-    let kind = if store { Access::Write } else { Access::Read };
-    let len = u64::from(m.bytes);
-    let Ok(a) = env.view.find(addr, len) else { return };
-    let mut rival = None;
-    let mut at = addr;
-    while at < addr + len && rival.is_none() {
-        // The shadow's dwords count from the allocation's start.
-        let off = (at - a.base) % 4;
-        let n = (4 - off).min(addr + len - at);
-        let mask = ((1u32 << n) - 1) << off;
-        rival = a.race(at).and_then(|x| s.touch(x, mask, kind));
-        at += n;
-    }
-    if let Some(r) = rival {
-        let did = if r.wrote { "written" } else { "read" };
-        let what = match r.other_launch {
-            true => format!(
-                "byte {did} by kernel {} of another stream, with no event or \
-                             synchronisation between",
-                r.name
-            ),
-            false => format!(
-                "byte {did} by workgroup {} of the same launch, with no atomic and \
-                              fence between",
-                r.group
-            ),
-        };
-        env.fault(w, i, FaultKind::GlobalRace, Some(l as u32), Some(addr), &what);
-    }
+    // Scope bits and atomics order the waves of a workgroup as well.
+    let waves = if m.sc0 || m.sc1 || atomic {
+        time.atomic(w.index, addr, !store && (m.ret || !atomic), store || atomic);
+        strong
+    } else {
+        plain
+    };
+    let kind = if m.sc1 || atomic { strong } else { plain };
+    let Ok(a) = view.find(addr, len as u64) else { return };
+    let Some((shadow, masks)) = a.race(addr, len) else { return };
+    let Some((k, r)) = s.touch(shadow, masks, kind, Some((time, w.index, waves))) else { return };
+    let start = addr - (addr - a.base) % 4;
+    let at = (start + 4 * k as u64).max(addr);
+    let lane = first + (at - addr) as usize / usize::from(m.bytes).max(1);
+    let did = match (r.wrote, r.atomic) {
+        (true, true) => "changed by an atomic",
+        (true, false) => "written",
+        _ => "read",
+    };
+    let what = match (r.other_launch, r.wave) {
+        (true, _) => format!(
+            "byte {did} by {} of another stream, with no event or synchronisation between",
+            r.name
+        ),
+        (false, Some(wave)) => {
+            format!("byte {did} by wave {wave} of the same workgroup, without a barrier between")
+        }
+        (false, None) => format!(
+            "byte {did} by workgroup {} of the same launch, with no atomic and fence between",
+            r.group
+        ),
+    };
+    env.fault(w, i, FaultKind::GlobalRace, Some(lane as u32), Some(at), &what);
 }
 
 /// Private memory: bytes of one lane.
@@ -432,6 +470,7 @@ unsafe fn smem(w: &mut Wave, i: &Inst, env: &mut Env) {
             w.svalid[reg] = if a.initialised(at, 4) { !0 } else { 0 };
         }
     }
+    race(env, w, i, &m, (addr, usize::from(m.bytes)), 0);
     if env.strict && !store {
         let regs = (512 + u16::from(r), words as u8);
         env.issued(w, Pending { inst: w.pc - 1, deferred: None, regs, lds: None }, false);

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::copy::Place;
+use super::copy::{Place, touch_range};
 use super::{error, lock, runtime};
+use crate::check::{Access, Segments};
 use crate::formats::{BF8, BF16, F16, FP8};
 
 /// What a collective does.
@@ -134,10 +135,15 @@ pub(crate) fn type_size(ty: i32) -> Option<usize> {
 
 /// Runs one rank's part on its stream's thread.
 pub(crate) fn run(c: &Call, place: &Place<'_>) {
+    let segments = place.operation(&format!("{:?}", c.kind), (1, false));
     let outcome = match c.kind {
         Kind::Send(_) | Kind::Recv(_) => point_to_point(c),
         _ => rendezvous(c),
     };
+    let outcome = outcome.and_then(|()| match segments {
+        Some(o) => races(c, &Segments::new(&Arc::new(o), 0, 1)),
+        None => Ok(()),
+    });
     if let Err(what) = outcome {
         c.comm.failed.store(true, Ordering::Release);
         let what =
@@ -148,6 +154,32 @@ pub(crate) fn run(c: &Call, place: &Place<'_>) {
             runtime().fail(place.device, error::LAUNCH_FAILURE, &what);
         }
     }
+}
+
+/// Tells the race detector what this rank's part has read and written.
+fn races(c: &Call, s: &Segments) -> Result<(), String> {
+    let n = c.comm.group.ranks;
+    let bytes = c.count * type_size(c.ty).ok_or("unknown data type")?;
+    let root = c.comm.rank == c.root;
+    let (read, written) = match c.kind {
+        Kind::AllReduce => (bytes, bytes),
+        Kind::AllGather => (bytes, bytes * n),
+        Kind::ReduceScatter => (bytes * n, bytes),
+        Kind::Broadcast => (if root { bytes } else { 0 }, bytes),
+        Kind::Reduce => (bytes, if root { bytes } else { 0 }),
+        Kind::Send(_) => (bytes, 0),
+        Kind::Recv(_) => (0, bytes),
+        Kind::AllToAll => (bytes * n, bytes * n),
+    };
+    for (addr, len, kind) in [(c.send, read, Access::Read), (c.recv, written, Access::Write)] {
+        if len > 0
+            && let Some(a) = runtime().memory.find(addr, len as u64)
+            && let Some(what) = touch_range(s, &a, addr, len, kind)
+        {
+            return Err(format!("GlobalRace: {what}"));
+        }
+    }
+    Ok(())
 }
 
 fn rendezvous(c: &Call) -> Result<(), String> {

@@ -21,14 +21,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The race detector's view of this work.
-    pub(crate) fn operation(&self, name: &str) -> Option<Operation> {
+    /// The race detector's view of this work: so many workgroups, which may use atomics.
+    pub(crate) fn operation(&self, name: &str, groups: (u32, bool)) -> Option<Operation> {
         let r = runtime();
         if !r.config.strict {
             return None;
         }
         let (at, order) = ((self.stream, self.seq), self.order.clone());
-        let o = r.races.begin(name, at, order, self.after.clone());
+        let o = r.races.begin(name, at, order, self.after.clone(), groups);
         self.number.set(Some(o.number()));
         Some(o)
     }
@@ -110,25 +110,29 @@ impl End {
 
 /// Tells the race detector of a range.
 fn touch(s: &Option<Segments>, e: &End, off: usize, len: usize, kind: Access) -> Option<String> {
-    let (Some(s), End::Known(a, at)) = (s, e) else { return None };
-    let (first, end) = (*at + off as u64, *at + (off + len) as u64);
-    let mut p = first;
-    while p < end {
-        let skew = (p - a.base) % 4;
-        let n = (4 - skew).min(end - p);
-        let mask = ((1u32 << n) - 1) << skew;
-        if let Some(r) = a.race(p).and_then(|x| s.touch(x, mask, kind)) {
-            let did = if r.wrote { "written" } else { "read" };
-            return Some(format!("byte {p:#x} {did} by {} of another stream, unordered", r.name));
-        }
-        p += n;
-    }
-    None
+    let (Some(s), End::Known(a, at), 1..) = (s, e, len) else { return None };
+    touch_range(s, a, *at + off as u64, len, kind)
+}
+
+/// Tells the race detector of `len` ≥ 1 bytes at `addr` in `a`.
+pub(crate) fn touch_range(
+    s: &Segments,
+    a: &Alloc,
+    addr: u64,
+    len: usize,
+    kind: Access,
+) -> Option<String> {
+    let (shadow, masks) = a.race(addr, len)?;
+    let (k, r) = s.touch(shadow, masks, kind, None)?;
+    let did = if r.wrote { "written" } else { "read" };
+    let at = (addr - (addr - a.base) % 4 + 4 * k as u64).max(addr);
+    Some(format!("byte {at:#x} {did} by {} of another stream, unordered", r.name))
 }
 
 /// Performs a transfer.
 pub(crate) fn run(t: &Transfer, place: &Place<'_>) {
-    let segments = place.operation("copy").map(|o| Segments::new(&Arc::new(o), 0));
+    let segments = place.operation("copy", (1, false));
+    let segments = segments.map(|o| Segments::new(&Arc::new(o), 0, 1));
     let race = match t {
         Transfer::Copy { dst, src, width, height, pitch } => {
             let mut race = None;

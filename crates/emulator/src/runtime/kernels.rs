@@ -175,7 +175,9 @@ pub(crate) fn occupancy(k: &Kernel, threads: u32, dynamic_lds: u32) -> u32 {
 pub(crate) fn run(l: &Launch, place: &Place<'_>) {
     let r = runtime();
     let started = std::time::Instant::now();
-    match sched::run(&r.memory, l, &r.config, place.operation(&l.kernel.name)) {
+    let groups = l.grid.iter().product::<u32>();
+    let race = place.operation(&l.kernel.name, (groups, l.kernel.atomics));
+    match sched::run(&r.memory, l, &r.config, race) {
         Ok(c) => {
             if r.config.counters {
                 record(l, &c, started.elapsed().as_secs_f64());

@@ -165,12 +165,13 @@ impl Machine {
             device: 0,
             cooperative: false,
         };
-        sched::run(&self.memory, &launch, &self.config, self.operation(kernel))
+        let race = self.operation(kernel, (grid, launch.kernel.atomics));
+        sched::run(&self.memory, &launch, &self.config, race)
     }
 
-    fn operation(&self, name: &str) -> Option<emulator::check::Operation> {
+    fn operation(&self, name: &str, groups: (u32, bool)) -> Option<emulator::check::Operation> {
         let races = Arc::new(emulator::check::Races::default());
-        self.config.strict.then(|| races.begin(name, (0, 1), Default::default(), vec![]))
+        self.config.strict.then(|| races.begin(name, (0, 1), Default::default(), vec![], groups))
     }
 }
 

@@ -135,3 +135,84 @@ KERNEL void spin(u32 *flag, u32 *out) {
   }
   out[BID * 64 + TID] = 1;
 }
+KERNEL void wave_race(u32 *data, u32 *out) {
+  data[TID] = TID;
+  IF_BROKEN(__builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "workgroup"), sync());
+  out[TID] = data[(TID + 64) & 255];
+}
+KERNEL void wave_overwrite(u32 *data, u32 *out) {
+  u32 x = data[(TID + 64) & 255];
+  asm volatile("; used %0" : : "v"(x));
+  IF_BROKEN(, sync());
+  data[TID] = TID;
+  out[TID] = x;
+}
+KERNEL void plain_and_atomic(u32 *sum, u32 *out) {
+  if (TID == 0) __hip_atomic_fetch_add(sum, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+  u32 x = IF_BROKEN(*(volatile u32 *)(sum + 1) + *sum,
+                    __hip_atomic_load(sum, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT));
+  if (TID == 0) out[BID] = x;
+}
+// The last workgroup resets what the others read: it must know of all of them.
+KERNEL void reset_early(u32 *data, u32 *count, u32 *out) {
+  if (TID == 0) {
+    out[BID] = data[0];
+    u32 n = __hip_atomic_fetch_add(count, 1, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+    if (n == IF_BROKEN(2, 3)) data[0] = 0;
+  }
+}
+// Wave 0 hands values to the others through a flag in LDS.
+KERNEL void lds_flag(const u32 *in, u32 *out) {
+  __shared__ u32 s[64], flag;
+  if (TID == 0) flag = 0;
+  sync();
+  if (TID < 64) {
+    s[TID] = in[TID];
+    __hip_atomic_fetch_add(&flag, 1, __ATOMIC_RELEASE, __HIP_MEMORY_SCOPE_WORKGROUP);
+  } else {
+    IF_BROKEN(, while (__hip_atomic_fetch_add(&flag, 0, __ATOMIC_ACQUIRE,
+                                              __HIP_MEMORY_SCOPE_WORKGROUP) < 64)
+                  __builtin_amdgcn_s_sleep(1));
+    out[TID - 64] = s[TID & 63];
+  }
+}
+// The same through a stored flag, which compiles to a plain write and a plain read in a loop.
+KERNEL void lds_signal(const u32 *in, u32 *out) {
+  __shared__ u32 s[64], flag;
+  if (TID == 0) flag = 0;
+  sync();
+  if (TID < 64) {
+    s[TID] = in[TID];
+    __hip_atomic_store(&flag, 1, __ATOMIC_RELEASE, __HIP_MEMORY_SCOPE_WORKGROUP);
+  } else {
+    IF_BROKEN(, while (!__hip_atomic_load(&flag, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_WORKGROUP))
+                  __builtin_amdgcn_s_sleep(1));
+    out[TID - 64] = s[TID & 63];
+  }
+}
+// Waves count into bins; reading them needs a barrier.
+KERNEL void histogram(const u32 *in, u32 *out) {
+  __shared__ u32 bins[16];
+  if (TID < 16) bins[TID] = 0;
+  sync();
+  __hip_atomic_fetch_add(&bins[in[TID] & 15], 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_WORKGROUP);
+  IF_BROKEN(__builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "workgroup"), sync());
+  u32 sum = 0;
+  for (int k = 0; k < 16; ++k) sum += k * bins[k];
+  out[TID] = sum;
+}
+// The high halves of products and packed results are used, or not, though an addend has none.
+KERNEL void high_half(u64 *out) {
+  u32 lo, hi;
+  asm volatile("v_mov_b32 v10, 5\n\tv_mov_b32 v11, 3\n\t"
+               "v_mad_u64_u32 v[12:13], s[10:11], v10, v11, v[10:11]\n\t"
+               "v_mov_b32 v20, v12\n\t"
+               "v_mad_u64_u32 v[20:21], s[10:11], v10, v11, v[20:21]\n\t"
+               "v_mov_b32 %0, v20\n\tv_mov_b32 %1, " IF_BROKEN("v21", "v13") "\n\t"
+               "v_pk_mul_f32 v[12:13], v[10:11], v[20:21] op_sel_hi:[1," IF_BROKEN("1", "0") "]\n\t"
+               "v_pk_mov_b32 v[14:15], v[20:21], v[12:13] op_sel:[0,1]\n\t"
+               "v_or_b32 %1, %1, v15\n\t"
+               : "=&v"(lo), "=&v"(hi) : : "v10", "v11", "v12", "v13", "v14", "v15", "v20", "v21",
+                 "s10", "s11");
+  out[TID] = (u64)hi << 32 | lo;
+}

@@ -1,0 +1,491 @@
+//! Races in device and pinned memory: vector clocks over workgroups and operations.
+//!
+//! Each dword has a record of its last write and its last read. Where several accesses are not
+//! ordered among each other, all are kept, in a table if they do not fit a record. What may be
+//! missed: an access to part of a dword forgets ordered accesses to its other bytes; a write by a
+//! workgroup that synchronised with some workgroup of its launch, after more than [`KEPT`] of them
+//! read (or changed by atomics) the dword; atomic reads are checked against plain writes that came
+//! before them, not remembered.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::record::{NUMBERS, Record, Table};
+use super::{Access, GroupClock, wave};
+
+/// Position in the order of streams: the last operation of each stream known to have finished.
+pub type Order = HashMap<u64, u64>;
+
+/// Joins `from` into `into`.
+pub fn join(into: &mut Order, from: &Order) {
+    for (k, v) in from {
+        let x = into.entry(*k).or_insert(0);
+        *x = (*x).max(*v);
+    }
+}
+
+/// Unordered workgroups of one launch kept apart for each dword, where they can order themselves.
+const KEPT: usize = 4;
+
+/// The shadow of one dword: write record low and read record high; then the waves' part.
+pub type Shadow = [AtomicU64; 2];
+
+/// Segments of consecutive numbers: workgroups from `group` on, or one workgroup after a release.
+#[derive(Clone, Copy)]
+struct Range {
+    first: u32,
+    launch: u32,
+    group: u32,
+    clock: u32,
+}
+
+struct Launch {
+    stream: u64,
+    seq: u64,
+    name: Arc<str>,
+}
+
+/// Clocks by (launch, group).
+type Clocks = HashMap<u64, u32>;
+
+fn key(launch: u32, group: u32) -> u64 {
+    u64::from(launch) << 32 | u64::from(group)
+}
+
+#[derive(Default)]
+struct Segmented {
+    ranges: Vec<Range>,
+    /// The next number, less one.
+    used: u32,
+}
+
+/// What was published through an address, and the launch that last dropped settled clocks from it.
+#[derive(Default)]
+struct Channel {
+    clocks: Clocks,
+    swept: u32,
+}
+
+/// An operation's place: sequence number in its stream, first segment, launch.
+type Begun = (u64, u32, u32);
+
+/// All segments of execution that the shadows of device memory refer to.
+#[derive(Default)]
+pub struct Races {
+    segments: RwLock<Segmented>,
+    launches: RwLock<Vec<Launch>>,
+    streams: RwLock<HashMap<u64, Vec<Begun>>>,
+    channels: Mutex<HashMap<u64, Channel>>,
+    table: Table,
+}
+
+/// One operation on a stream, as seen by the race detector.
+pub struct Operation {
+    races: Arc<Races>,
+    launch: u32,
+    /// Its first segment and how many workgroups it has.
+    first: u32,
+    groups: u32,
+    /// Its workgroups may order themselves by atomics.
+    atomics: bool,
+    order: Order,
+    /// Operations with the same place in the stream (nodes of one graph) that come before.
+    after: HashSet<u32>,
+    /// Segments, and launches, below these belong to operations known to have finished before.
+    floor: u32,
+    launch_floor: u32,
+}
+
+/// One workgroup of an operation.
+pub struct Segments {
+    op: Arc<Operation>,
+    group: u32,
+    id: u32,
+    clock: u32,
+    /// Its own numbers since the waves' time last started.
+    mine: Vec<u32>,
+    several_waves: bool,
+    known: Clocks,
+    /// It has synchronised with another workgroup of its launch.
+    knows_peers: bool,
+    acquired: Clocks,
+    released: Clocks,
+}
+
+/// The other side of a race.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Kernel or copy.
+    pub name: String,
+    /// Its workgroup.
+    pub group: u32,
+    /// Its wave, if it is of the same workgroup.
+    pub wave: Option<u32>,
+    /// Whether it is another launch.
+    pub other_launch: bool,
+    /// Whether the rival wrote.
+    pub wrote: bool,
+    /// Whether its access was atomic.
+    pub atomic: bool,
+}
+
+fn rd<T>(l: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    l.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wr<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    l.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Races {
+    /// Starts an operation of `groups` workgroups on `stream`, its `seq`th, ordered after
+    /// everything in `order` and the operations numbered in `after`.
+    pub fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        (stream, seq): (u64, u64),
+        order: Order,
+        after: Vec<u32>,
+        (groups, atomics): (u32, bool),
+    ) -> Operation {
+        let after: HashSet<u32> = after.into_iter().collect();
+        let mut launches = wr(&self.launches);
+        let launch = launches.len() as u32;
+        launches.push(Launch { stream, seq, name: name.into() });
+        let first = self.numbers(launch, 0, 1, groups);
+        drop(launches);
+        let mut streams = wr(&self.streams);
+        // The first operation of each stream that may run beside this one.
+        let loose = streams.iter().filter_map(|(s, ops)| {
+            let known = order.get(s).copied().unwrap_or(0);
+            let mut rest = ops[ops.partition_point(|o| o.0 <= known)..].iter();
+            rest.find(|o| !after.contains(&o.2)).map(|o| (o.1, o.2))
+        });
+        let (floor, launch_floor) =
+            loose.fold((first, launch), |a, b| (a.0.min(b.0), a.1.min(b.1)));
+        streams.entry(stream).or_default().push((seq, first, launch));
+        drop(streams);
+        let races = Arc::clone(self);
+        Operation { races, launch, first, groups, atomics, order, after, floor, launch_floor }
+    }
+
+    /// Numbers for `count` segments, the first of which is returned; 0 once they are used up.
+    fn numbers(&self, launch: u32, group: u32, clock: u32, count: u32) -> u32 {
+        let mut s = wr(&self.segments);
+        if s.used + 1 >= NUMBERS - count.min(NUMBERS - 1) {
+            if s.used < NUMBERS {
+                eprintln!(
+                    "emulator: more workgroups than the race detector tells apart: it is off"
+                );
+                s.used = NUMBERS;
+            }
+            return 0;
+        }
+        let first = s.used + 1;
+        s.ranges.push(Range { first, launch, group, clock });
+        s.used += count;
+        first
+    }
+
+    fn segment(&self, number: u32) -> Option<Range> {
+        let s = rd(&self.segments);
+        let n = s.ranges.partition_point(|r| r.first <= number).checked_sub(1)?;
+        let r = *s.ranges.get(n)?;
+        Some(Range { group: r.group + (number - r.first), first: number, ..r })
+    }
+}
+
+impl Operation {
+    /// Its number, for later operations' `after`.
+    pub fn number(&self) -> u32 {
+        self.launch
+    }
+}
+
+impl Segments {
+    /// The first segment of workgroup `group`, which has `waves` waves.
+    pub fn new(op: &Arc<Operation>, group: u32, waves: u32) -> Self {
+        let id = if op.first == 0 { 0 } else { op.first + group };
+        Segments {
+            op: Arc::clone(op),
+            group,
+            id,
+            clock: 1,
+            mine: vec![id],
+            several_waves: waves > 1,
+            known: Clocks::new(),
+            knows_peers: false,
+            acquired: Clocks::new(),
+            released: Clocks::new(),
+        }
+    }
+
+    /// A release fence: what happened so far may be published by a later atomic.
+    pub fn release(&mut self) {
+        self.released = self.known.clone();
+        self.released.insert(key(self.op.launch, self.group), self.clock);
+        self.clock += 1;
+        self.id = self.op.races.numbers(self.op.launch, self.group, self.clock, 1);
+        self.mine.push(self.id);
+    }
+
+    /// The waves' time starts again: what their shadows hold is void.
+    pub fn renew(&mut self) {
+        self.id = self.op.races.numbers(self.op.launch, self.group, self.clock, 1);
+        self.mine = vec![self.id];
+    }
+
+    /// An acquire fence: what earlier atomics read becomes known.
+    pub fn acquire(&mut self) {
+        for (k, v) in std::mem::take(&mut self.acquired) {
+            self.knows_peers |= k >> 32 == u64::from(self.op.launch) && k as u32 != self.group;
+            let x = self.known.entry(k).or_insert(0);
+            *x = (*x).max(v);
+        }
+    }
+
+    /// An atomic access at `addr`: publishes what was released, collects what others published.
+    pub fn synchronise(&mut self, addr: u64, reads: bool, writes: bool) {
+        let mut all = self.op.races.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.entry(addr).or_default();
+        if at.swept != self.op.launch {
+            // Launches that have finished before this one need no clocks.
+            let floor = u64::from(self.op.launch_floor);
+            at.clocks.retain(|k, _| k >> 32 >= floor);
+            at.swept = self.op.launch;
+        }
+        let join = |to: &mut Clocks, from: &Clocks| {
+            for (k, v) in from {
+                let x = to.entry(*k).or_insert(0);
+                *x = (*x).max(*v);
+            }
+        };
+        if reads {
+            join(&mut self.acquired, &at.clocks);
+        }
+        if writes {
+            join(&mut at.clocks, &self.released);
+        }
+    }
+
+    fn is_mine(&self, r: Record) -> bool {
+        !r.is_groups() && !r.in_table() && r.0 != 0 && self.mine.contains(&r.number())
+    }
+
+    /// Whether the accesses of `r` come before this workgroup's next one.
+    fn ordered(&self, r: Record) -> bool {
+        let number = r.number();
+        if number < self.op.floor || self.is_mine(r) {
+            return true;
+        }
+        if r.is_groups() && number == self.op.first {
+            return self.knows_peers;
+        }
+        let Some(s) = self.op.races.segment(number) else { return true };
+        if s.launch == self.op.launch && s.group == self.group && !r.is_groups() {
+            return true;
+        }
+        if self.known.get(&key(s.launch, s.group)).is_some_and(|c| *c >= s.clock) {
+            return true;
+        }
+        s.launch != self.op.launch && self.launch_before(s.launch)
+    }
+
+    fn launch_before(&self, launch: u32) -> bool {
+        let launches = rd(&self.op.races.launches);
+        let before = |l: &Launch| self.op.order.get(&l.stream).is_some_and(|q| *q >= l.seq);
+        self.op.after.contains(&launch) || launches.get(launch as usize).is_none_or(before)
+    }
+
+    fn rival(&self, r: Record, wrote: bool) -> Option<Rival> {
+        let s = self.op.races.segment(r.number())?;
+        let launches = rd(&self.op.races.launches);
+        let name = launches.get(s.launch as usize)?.name.to_string();
+        let other_launch = s.launch != self.op.launch;
+        Some(Rival { name, group: s.group, wave: None, other_launch, wrote, atomic: r.atomic() })
+    }
+
+    /// The records of `set` with this access added: what it supersedes is dropped.
+    fn add(&self, set: &[Record], mask: u32, atomic: bool) -> Vec<Record> {
+        let mut out = Vec::with_capacity(set.len() + 1);
+        let mut mine = Record::one(self.id, mask, atomic);
+        for r in set {
+            if r.number() == self.id && !r.is_groups() && r.atomic() == atomic {
+                mine = mine.with_mask(mine.mask() | r.mask());
+            } else if r.is_groups() && r.number() == self.op.first || !self.ordered(*r) {
+                out.push(*r);
+            }
+        }
+        let (first, end) = (self.op.first, self.op.first + self.op.groups);
+        let covers = |r: &Record| {
+            r.is_groups() && r.number() == first && r.mask() & mask == mask && r.atomic() == atomic
+        };
+        if out.iter().any(covers) {
+            return out;
+        }
+        out.push(mine);
+        // Workgroups of this launch become one record.
+        let limit = if self.op.atomics && !atomic { KEPT } else { 1 };
+        let peer = |r: &Record| {
+            let one = !r.is_groups() && (first..end).contains(&r.number());
+            (one || r.number() == self.id) && r.mask() == mine.mask() && r.atomic() == atomic
+        };
+        if out.iter().filter(|r| peer(r)).count() > limit {
+            out.retain(|r| !peer(r));
+            out.push(Record::groups(first, mine.mask(), atomic));
+        }
+        out
+    }
+
+    /// Checks and records an access to the dwords of `shadow`; `masks` are the bytes of the first
+    /// and the last one. The index of the dword at fault comes with its rival.
+    pub fn touch(
+        &self,
+        shadow: &[Shadow],
+        masks: (u32, u32),
+        kind: Access,
+        at: Option<(&GroupClock, u32, Access)>,
+    ) -> Option<(usize, Rival)> {
+        if self.id == 0 {
+            return None;
+        }
+        let last = shadow.len() - 1;
+        let waves = at.filter(|_| self.several_waves);
+        for (k, cell) in shadow.iter().enumerate() {
+            let mut mask = 15;
+            if k == 0 {
+                mask &= masks.0;
+            }
+            if k == last {
+                mask &= masks.1;
+            }
+            let old = cell[0].load(Ordering::Relaxed);
+            let (w, r) = (Record(old as u32), Record((old >> 32) as u32));
+            if let Some((clock, index, kind)) = waves
+                && let Some((by, wrote)) =
+                    self.between_waves(&cell[1], (w, r), mask, kind, (clock, index))
+            {
+                let (name, group, wave) = (String::new(), self.group, Some(by));
+                let rival = Rival { name, group, wave, other_launch: false, wrote, atomic: false };
+                return Some((k, rival));
+            }
+            match self.quick((w, r), mask, kind) {
+                Some((w, r)) => {
+                    let new = u64::from(r.0) << 32 | u64::from(w.0);
+                    if new != old {
+                        cell[0].store(new, Ordering::Relaxed);
+                    }
+                }
+                None => {
+                    if let Some(rival) = self.slow(&cell[0], (w, r), mask, kind) {
+                        return Some((k, rival));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The new records where nothing needs a look at the table or at other segments: the old ones
+    /// are settled or this segment's own, or of reads of the same launch.
+    #[inline]
+    fn quick(&self, (w, r): (Record, Record), mask: u32, kind: Access) -> Option<(Record, Record)> {
+        let own = |x: Record| x.number() == self.id && !x.is_groups();
+        let easy = |x: Record| !x.in_table() && (x.number() < self.op.floor || own(x));
+        if !easy(w) {
+            return None;
+        }
+        let mine = |x: Record| {
+            let before = if own(x) && !x.atomic() { x.mask() } else { 0 };
+            Record::one(self.id, mask | before, false)
+        };
+        match kind {
+            Access::Read if easy(r) => Some((w, mine(r))),
+            Access::Read => {
+                if r == Record::groups(self.op.first, 15, false) {
+                    return Some((w, r));
+                }
+                let peer = r.number().wrapping_sub(self.op.first) < self.op.groups;
+                let plain = r == Record::one(r.number(), mask, false);
+                let joins = peer && plain && !self.op.atomics;
+                joins.then(|| (w, Record::groups(self.op.first, mask, false)))
+            }
+            Access::Write if easy(r) => {
+                let rest = own(r) && r.mask() & !mask != 0;
+                Some((mine(w), if rest { r } else { Record::default() }))
+            }
+            _ => None,
+        }
+    }
+
+    #[cold]
+    fn slow(
+        &self,
+        cell: &AtomicU64,
+        (w, r): (Record, Record),
+        mask: u32,
+        kind: Access,
+    ) -> Option<Rival> {
+        let at = std::ptr::from_ref(cell) as usize;
+        let table = &self.op.races.table;
+        let (writes, reads) = (table.get(at, w), table.get(at | 1, r));
+        let atomic = matches!(kind, Access::Atomic | Access::AtomicRead);
+        let clash = |set: &[Record]| {
+            let hit =
+                |x: &&Record| x.mask() & mask != 0 && !(atomic && x.atomic()) && !self.ordered(**x);
+            set.iter().find(hit).copied()
+        };
+        if let Some(x) = clash(&writes) {
+            return self.rival(x, true);
+        }
+        if matches!(kind, Access::Write | Access::Atomic)
+            && let Some(x) = clash(&reads)
+        {
+            return self.rival(x, false);
+        }
+        let (mut w, mut r) = (w, r);
+        match kind {
+            Access::AtomicRead => return None,
+            Access::Read => r = table.put(at | 1, r, self.add(&reads, mask, false)),
+            Access::Write | Access::Atomic => {
+                w = table.put(at, w, self.add(&writes, mask, atomic));
+                // Reads of these bytes come before this write: who is after it is after them.
+                let rest: Vec<Record> =
+                    reads.into_iter().filter(|x| x.mask() & mask == 0).collect();
+                r = table.put(at | 1, r, rest);
+            }
+        }
+        cell.store(u64::from(r.0) << 32 | u64::from(w.0), Ordering::Relaxed);
+        None
+    }
+
+    /// Checks and records an access among the waves of this workgroup: the other wave, and
+    /// whether it wrote.
+    #[inline]
+    fn between_waves(
+        &self,
+        cell: &AtomicU64,
+        (w, r): (Record, Record),
+        mask: u32,
+        kind: Access,
+        (clock, index): (&GroupClock, u32),
+    ) -> Option<(u32, bool)> {
+        let old = wave::Touch(cell.load(Ordering::Relaxed));
+        // The waves' part is about this workgroup if the last access was its own.
+        let (w, r) = (self.is_mine(w), self.is_mine(r));
+        match old.keep(w, r).access(clock, index, mask, kind) {
+            Ok(new) => {
+                if new.0 != old.0 {
+                    cell.store(new.0, Ordering::Relaxed);
+                }
+                None
+            }
+            Err(conflict) => Some(conflict),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "global_tests.rs"]
+mod tests;

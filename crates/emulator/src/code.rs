@@ -8,7 +8,7 @@ use crate::inst::Inst;
 use crate::memory::Alloc;
 
 /// Decoded instructions of one code object.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Code {
     /// Device address of the code object's offset zero.
     pub base: u64,

@@ -368,6 +368,43 @@ pub enum Extra {
     Target(u32),
 }
 
+/// The registers that a one-register vector result depends on, lane by lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Simple {
+    /// Destination.
+    pub dst: u16,
+    /// Vector sources; [`Simple::NO_VECTOR`] where there is none.
+    pub vector: [u16; 3],
+    /// Scalar sources; [`Simple::NO_SCALAR`] where there is none.
+    pub scalar: [u8; 3],
+}
+
+impl Simple {
+    /// Index of a vector register that is always defined.
+    pub const NO_VECTOR: u16 = 512;
+    /// Index of a scalar register that is always defined.
+    pub const NO_SCALAR: u8 = 128;
+
+    /// What `i` depends on, if it is of this kind.
+    pub fn of(i: &Inst) -> Option<Simple> {
+        let plain = i.flow == Flow::Lane && i.halves == Halves::Joint && i.dpp.is_none();
+        let Operand::V { r: dst, n: 1 } = i.dst else { return None };
+        if !plain || i.dst2 != Operand::None || i.reads_vcc || i.nsrc > 3 {
+            return None;
+        }
+        let (mut vector, mut scalar) = ([Self::NO_VECTOR; 3], [Self::NO_SCALAR; 3]);
+        for k in 0..usize::from(i.nsrc) {
+            match i.src[k] {
+                Operand::V { r, n: 1 } => vector[k] = r,
+                Operand::S { r, n: 1 } => scalar[k] = r,
+                Operand::Imm(_) => {}
+                _ => return None,
+            }
+        }
+        Some(Simple { dst, vector, scalar })
+    }
+}
+
 /// A decoded instruction.
 #[derive(Clone, Copy)]
 pub struct Inst {
@@ -403,6 +440,9 @@ pub struct Inst {
     pub size: u8,
     /// Has source or output modifiers, SDWA or DPP.
     pub modified: bool,
+    /// For vector instructions of single registers: what their definedness depends on, as
+    /// vector and scalar registers (511 + 1 and 128 stand for none). `None` for all others.
+    pub simple: Option<Simple>,
     /// Dependence of the registers of a two-register result.
     pub halves: Halves,
     /// An LDS read in a loop that does nothing but wait for what it reads.

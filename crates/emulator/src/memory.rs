@@ -258,6 +258,7 @@ impl Drop for Space {
 pub struct Memory {
     space: RwLock<Space>,
     version: AtomicU64,
+    sorted: Mutex<Arc<Table>>,
     used: [AtomicU64; crate::MAX_DEVICES],
     peers: [AtomicU32; crate::MAX_DEVICES],
     shadow: bool,
@@ -286,6 +287,7 @@ impl Memory {
         Memory {
             space: RwLock::new(space),
             version: AtomicU64::new(1),
+            sorted: Mutex::default(),
             used: Default::default(),
             peers: Default::default(),
             shadow,
@@ -451,66 +453,80 @@ impl Memory {
         (old & bit != 0) != on
     }
 
-    /// A snapshot for one launch on `device`, with `own` allocations added.
-    pub fn view(self: &Arc<Self>, device: usize, own: Vec<Arc<Alloc>>) -> View {
-        let mut v =
-            View { memory: Arc::clone(self), device, own, table: vec![], version: 0, last: 0 };
-        v.refresh();
-        v
+    /// A view for one workgroup on `device`, with the launch's `own` allocation added.
+    pub fn view(self: &Arc<Self>, device: usize, own: Option<Arc<Alloc>>) -> View {
+        let table = self.table();
+        View { memory: Arc::clone(self), device, own, table, last: 0 }
+    }
+
+    /// All allocations by address, as of now.
+    fn table(&self) -> Arc<Table> {
+        let version = self.version.load(Ordering::Acquire);
+        let mut kept = self.sorted.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.version != version {
+            let s = self.space.read().unwrap_or_else(PoisonError::into_inner);
+            let version = self.version.load(Ordering::Acquire);
+            *kept = Arc::new(Table { version, allocs: s.live.values().cloned().collect() });
+        }
+        Arc::clone(&kept)
     }
 }
 
-/// One launch's (or one thread's) sorted copy of the allocation table, with a one-entry cache.
+/// The allocations at one time, by address.
+#[derive(Default)]
+struct Table {
+    version: u64,
+    allocs: Vec<Arc<Alloc>>,
+}
+
+/// One workgroup's view of memory: the allocation table, with a one-entry cache.
 pub struct View {
     memory: Arc<Memory>,
     device: usize,
-    own: Vec<Arc<Alloc>>,
-    table: Vec<Arc<Alloc>>,
-    version: u64,
+    own: Option<Arc<Alloc>>,
+    table: Arc<Table>,
     last: usize,
 }
 
 impl View {
-    fn refresh(&mut self) -> bool {
-        let version = self.memory.version.load(Ordering::Acquire);
-        if version == self.version {
-            return false;
-        }
-        self.version = version;
-        {
-            let s = self.memory.space.read().unwrap_or_else(PoisonError::into_inner);
-            self.table = s.live.values().cloned().chain(self.own.iter().cloned()).collect();
-        }
-        self.table.sort_by_key(|a| a.base);
-        self.last = 0;
-        true
-    }
-
     /// The allocation containing `[addr, addr + len)`, if this device may touch it.
     #[inline]
     pub fn find(&mut self, addr: u64, len: u64) -> Result<&Arc<Alloc>, Miss> {
-        let hit = self.table.get(self.last).is_some_and(|a| a.contains(addr, len));
-        if !hit {
-            self.last = self.search(addr, len)?;
+        let hit = self.table.allocs.get(self.last).is_some_and(|a| a.contains(addr, len));
+        if hit {
+            return Ok(&self.table.allocs[self.last]);
         }
-        Ok(&self.table[self.last])
+        match &self.own {
+            Some(a) if a.contains(addr, len) => Ok(a),
+            _ => {
+                self.last = Self::search(&self.memory, &mut self.table, self.device, (addr, len))?;
+                Ok(&self.table.allocs[self.last])
+            }
+        }
     }
 
-    fn search(&mut self, addr: u64, len: u64) -> Result<usize, Miss> {
+    fn search(
+        memory: &Memory,
+        table: &mut Arc<Table>,
+        device: usize,
+        (addr, len): (u64, u64),
+    ) -> Result<usize, Miss> {
         loop {
-            let n = self.table.partition_point(|a| a.base <= addr);
-            if let Some(a) = n.checked_sub(1).and_then(|k| self.table.get(k))
+            let n = table.allocs.partition_point(|a| a.base <= addr);
+            if let Some(a) = n.checked_sub(1).and_then(|k| table.allocs.get(k))
                 && a.contains(addr, len)
             {
-                if !self.memory.may_access(self.device, a.home) {
+                if !memory.may_access(device, a.home) {
                     let Home::Device(d) = a.home else { return Err(Miss::Wild) };
                     return Err(Miss::Peer(d));
                 }
                 return Ok(n - 1);
             }
-            if !self.refresh() {
-                return Err(self.memory.explain(addr));
+            let now = memory.table();
+            if now.version == table.version {
+                return Err(memory.explain(addr));
             }
+            *table = now;
         }
     }
 }
@@ -532,7 +548,7 @@ mod tests {
         assert_eq!(m.explain(a.base + 5), Miss::Freed { base: a.base, size: 100 });
         let c = m.alloc(0, 100, 0).unwrap();
         assert!(c.base > b.base);
-        let mut v = m.view(1, vec![]);
+        let mut v = m.view(1, None);
         assert_eq!(v.find(c.base, 4).err(), Some(Miss::Peer(0)));
         assert!(m.set_peer(1, 0, true) && !m.set_peer(1, 0, true));
         assert!(v.find(c.base + 96, 4).is_ok());

@@ -182,6 +182,38 @@ struct Group {
     rng: Rng,
 }
 
+/// Storage of ended workgroups, for new ones.
+#[derive(Default)]
+struct Spare {
+    waves: Vec<Wave>,
+    locals: Vec<(Vec<u8>, LdsShadow, Box<crate::exec::mfma::Scratch>)>,
+}
+
+/// What is kept between launches at most, of each kind.
+const KEPT: usize = 64;
+
+static SPARE: Mutex<Spare> = Mutex::new(Spare { waves: Vec::new(), locals: Vec::new() });
+
+impl Spare {
+    /// What earlier launches left.
+    fn take() -> Spare {
+        std::mem::take(&mut *SPARE.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn give_back(mut self) {
+        let mut s = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        s.waves.append(&mut self.waves);
+        s.locals.append(&mut self.locals);
+        s.waves.truncate(KEPT);
+        s.locals.truncate(KEPT);
+    }
+
+    fn put(&mut self, g: Group) {
+        self.waves.extend(g.waves);
+        self.locals.push((g.env.lds, g.env.lds_shadow, g.env.matrix));
+    }
+}
+
 fn worker(s: &Shared<'_>, serial: bool) {
     let limit = match (s.launch.cooperative, serial) {
         (true, _) => s.order.len(),
@@ -189,7 +221,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
         (false, false) => 1,
     };
     let mut resident: Vec<Group> = Vec::new();
-    let mut spare: Vec<Wave> = Vec::new();
+    let mut spare = Spare::take();
     let mut total = Counters::default();
     loop {
         while resident.len() < limit && !s.failed.load(Ordering::Relaxed) {
@@ -208,7 +240,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
                 Ok(true) => {
                     let g = resident.swap_remove(k);
                     total.merge(&g.env.counters);
-                    spare.extend(g.waves);
+                    spare.put(g);
                 }
                 Err(f) => return fail(s, f),
             }
@@ -219,6 +251,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
             return fail(s, hang(g, s.config.hang_seconds));
         }
     }
+    spare.give_back();
     s.result.lock().unwrap_or_else(PoisonError::into_inner).0.merge(&total);
 }
 
@@ -252,12 +285,14 @@ fn hang(g: &mut Group, seconds: u64) -> Box<Fault> {
 }
 
 /// Sets up a workgroup's waves as the command processor does.
-fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
+fn group(s: &Shared<'_>, linear: u64, spare: &mut Spare) -> Group {
     let (l, k) = (s.launch, &s.launch.kernel);
     let lds = (k.desc.lds + l.dynamic_lds) as usize;
     let strict = s.config.strict;
-    let view = s.memory.view(l.device, vec![Arc::clone(&s.args)]);
-    let mut lds_shadow = LdsShadow::default();
+    let view = s.memory.view(l.device, Some(Arc::clone(&s.args)));
+    let (mut local, mut lds_shadow, matrix) = spare.locals.pop().unwrap_or_default();
+    local.clear();
+    local.resize(lds, 0xa5);
     if strict {
         lds_shadow.reset(lds);
     }
@@ -266,7 +301,7 @@ fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
     let env = Env {
         view,
         kernel: Arc::clone(k),
-        lds: vec![0xa5; lds],
+        lds: local,
         lds_shadow,
         time: GroupClock::default(),
         strict,
@@ -275,7 +310,7 @@ fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
         group: linear,
         segments: s.race.as_ref().map(|r| Segments::new(r, linear as u32, number)),
         counters: Counters::new(s.config.counters),
-        matrix: Box::default(),
+        matrix,
         clock: 0,
     };
     let (gx, gy) = (u64::from(l.grid[0]), u64::from(l.grid[1]));
@@ -284,7 +319,7 @@ fn group(s: &Shared<'_>, linear: u64, spare: &mut Vec<Wave>) -> Group {
     let mut waves = Vec::new();
     for index in 0..number {
         let rows = (rows.0 as usize, rows.1 as usize);
-        let mut w = Wave::new(spare.pop(), rows, k.desc.scratch);
+        let mut w = Wave::new(spare.waves.pop(), rows, k.desc.scratch);
         w.index = index;
         w.pc = k.entry;
         w.mode = k.desc.mode();
@@ -457,7 +492,18 @@ fn turn<const STRICT: bool>(w: &mut Wave, env: &mut Env, limit: u64) {
 
 #[inline(always)]
 fn step<const STRICT: bool>(w: &mut Wave, i: &Inst, env: &mut Env) {
-    if STRICT {
+    if STRICT && let Some(s) = &i.simple {
+        if !w.vm.is_empty() || !w.lgkm.is_empty() {
+            strict::before(env, w, i);
+            if w.fault.is_some() {
+                return;
+            }
+        }
+        let (exec, lanes) = (w.exec(), strict::lanes(w, s));
+        execute(w, i, env);
+        let valid = &mut w.vvalid[usize::from(s.dst)];
+        *valid = (lanes & exec) | (*valid & !exec);
+    } else if STRICT {
         strict::before(env, w, i);
         if w.fault.is_some() {
             return;
@@ -497,5 +543,6 @@ fn indexed(w: &Wave, i: &Inst) -> Inst {
         j.src[k] = shift(j.src[k], w.gpr_idx_mode >> k & 1 == 1);
     }
     j.dst = shift(j.dst, w.gpr_idx_mode >> 3 & 1 == 1);
+    j.simple = None;
     j
 }

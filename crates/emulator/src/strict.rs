@@ -1,13 +1,13 @@
 //! Checks around each instruction: pending results, undefined values, and how validity flows.
 
 use crate::env::{Env, FaultKind, register_name};
-use crate::inst::{Class, EXEC, Flow, Halves, Inst, MemKind, Operand, VCC};
+use crate::inst::{Class, EXEC, Flow, Halves, Inst, MemKind, Operand, Simple, VCC};
 use crate::wave::Wave;
 
 /// Before an instruction: nothing it reads or overwrites may still be on its way, and values that
 /// reach memory or control flow must be defined.
 pub(crate) fn before(env: &mut Env, w: &mut Wave, i: &Inst) {
-    if (w.vpend, w.spend) != ([0; 8], [0; 2]) && i.class != Class::Wait {
+    if (!w.vm.is_empty() || !w.lgkm.is_empty()) && i.class != Class::Wait {
         for o in i.src.iter().take(usize::from(i.nsrc)).chain([&i.dst, &i.dst2]) {
             env.check_pending(w, i, *o);
         }
@@ -85,6 +85,14 @@ fn branch(env: &mut Env, w: &mut Wave, i: &Inst) {
     if bad {
         undefined(env, w, i, None, "the condition", "control flow");
     }
+}
+
+/// Lanes in which the sources of a simple instruction are defined.
+#[inline(always)]
+pub(crate) fn lanes(w: &Wave, s: &Simple) -> u64 {
+    let v = s.vector.iter().fold(!0, |v, r| v & w.vvalid[usize::from(*r)]);
+    let scalar = s.scalar.iter().fold(!0, |v, r| v & w.svalid[usize::from(*r)]);
+    if scalar == !0 { v } else { 0 }
 }
 
 /// What an instruction needs to remember about validity from before it runs.

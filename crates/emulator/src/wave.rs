@@ -89,10 +89,10 @@ pub struct Wave {
     pub fault: Option<Box<Fault>>,
     /// Index in its workgroup.
     pub index: u32,
-    /// Lanes whose register holds a defined value.
-    pub vvalid: Box<[u64; 512]>,
-    /// Defined bits of scalar registers.
-    pub svalid: [u32; 128],
+    /// Lanes whose register holds a defined value; the last entry stands for none and stays set.
+    pub vvalid: Box<[u64; 513]>,
+    /// Defined bits of scalar registers; the last entry stands for none and stays set.
+    pub svalid: [u32; 129],
     /// SCC is defined.
     pub scc_valid: bool,
     /// Vector registers awaiting a load, one bit each.
@@ -123,16 +123,19 @@ impl Wave {
     /// A wave with `rows` vector and accumulation registers, poisoned, and nothing defined.
     /// `old` is a finished wave whose storage is reused.
     pub fn new(old: Option<Wave>, rows: (usize, usize), scratch: u32) -> Self {
-        let (mut v, mut memory) = match old {
-            Some(w) => (w.v, w.scratch),
-            None => (vec![Row([0; 64]); 512].into_boxed_slice(), Vec::new()),
+        let (mut v, mut memory, vvalid) = match old {
+            Some(w) => (w.v, w.scratch, w.vvalid),
+            None => (vec![Row([0; 64]); 512].into_boxed_slice(), Vec::new(), Box::new([0; 513])),
         };
         let poison = Row([0x7fc0_dead; 64]);
         v[..rows.0.min(256)].fill(poison);
         v[256..256 + rows.1.min(256)].fill(poison);
         memory.clear();
         memory.resize(scratch as usize * 64, 0xa5);
-        let mut svalid = [0; 128];
+        let mut svalid = [0; 129];
+        let mut vvalid = vvalid;
+        vvalid.fill(0);
+        vvalid[512] = !0;
         svalid[usize::from(EXEC)..].fill(!0);
         Wave {
             v,
@@ -144,7 +147,7 @@ impl Wave {
             stop: false,
             fault: None,
             index: 0,
-            vvalid: Box::new([0; 512]),
+            vvalid,
             svalid,
             scc_valid: false,
             vpend: [0; 8],

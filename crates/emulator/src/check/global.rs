@@ -270,7 +270,9 @@ impl Segments {
     }
 
     fn is_mine(&self, r: Record) -> bool {
-        !r.is_groups() && !r.in_table() && r.0 != 0 && self.mine.contains(&r.number())
+        let number = r.number();
+        let one = !r.is_groups() && !r.in_table() && number != 0;
+        one && (number == self.id || self.mine.len() > 1 && self.mine.contains(&number))
     }
 
     /// Whether the accesses of `r` come before this workgroup's next one.

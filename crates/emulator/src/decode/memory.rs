@@ -2,12 +2,14 @@
 
 use super::Parts;
 use super::text::operand;
-use crate::exec::{self, ds, vmem};
+use crate::exec::{self, ds, smem, vmem};
 use crate::inst::{AtomicOp, Class, ConstType, Flow, Inst, Mem, MemKind, Operand, Space};
 
 /// Scalar memory instructions.
 pub(super) fn is_scalar(name: &str) -> bool {
-    ["s_load_", "s_buffer_load_", "s_store_", "s_buffer_store_"].iter().any(|p| name.starts_with(p))
+    let kinds = ["load_", "store_", "atomic_"];
+    let rest = name.strip_prefix("s_buffer_").or_else(|| name.strip_prefix("s_"));
+    rest.is_some_and(|r| kinds.iter().any(|k| r.starts_with(k)))
 }
 
 fn shape(space: Space, kind: MemKind, bytes: u8) -> Mem {
@@ -59,11 +61,21 @@ fn scalar(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
     let store = p.name.contains("store");
     let space = if p.name.contains("buffer") { Space::Buffer } else { Space::Global };
     let width = p.name.rsplit('_').next().unwrap_or("");
-    let words = dwords(width).ok_or("unknown width")?;
-    let kind = if store { MemKind::Store { hi: false } } else { MemKind::Load { signed: false } };
-    let mut m = shape(space, kind, 4 * words);
+    let mut m = match p.name.split_once("atomic_") {
+        Some((_, a)) => {
+            let (op, bytes) = atomic(a).ok_or("unknown opcode")?;
+            let mut m = shape(space, MemKind::Atomic(op), bytes);
+            m.ret = p.flag("glc");
+            m
+        }
+        None => {
+            let words = dwords(width).ok_or("unknown width")?;
+            let load = MemKind::Load { signed: false };
+            shape(space, if store { MemKind::Store { hi: false } } else { load }, 4 * words)
+        }
+    };
     i.class = Class::Smem;
-    i.exec = exec::choose(vmem::SMEM);
+    i.exec = exec::choose(smem::CODE);
     i.dst = op(p, 0)?;
     i.src[0] = op(p, 1)?;
     i.src[1] = op(p, 2)?;

@@ -11,11 +11,11 @@ mod vector;
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::code::Code;
 use crate::elf::{Object, Symbol};
-use crate::inst::{Class, Extra, Flow, Halves, Inst, MemKind, Mods, Operand, Space};
+use crate::inst::{Class, Extra, Flow, Halves, Inst, MemKind, Mods, Operand, Simple, Space};
 
 /// Why code cannot be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +200,7 @@ pub(crate) fn blank(line: &Line) -> Inst {
         size: (4 * line.words.len()) as u8,
         modified: false,
         halves: Halves::Joint,
+        simple: None,
         polls: false,
     }
 }
@@ -217,6 +218,7 @@ pub(crate) fn decode_line(line: &Line, code: &mut Code) -> Result<Inst, String> 
         memory::decode(&parts, &mut inst)?;
     }
     bounds(&inst)?;
+    inst.simple = Simple::of(&inst);
     Ok(inst)
 }
 
@@ -238,8 +240,25 @@ fn bounds(i: &Inst) -> Result<(), String> {
     Ok(())
 }
 
-/// Decodes a code object's functions.
+/// Decodes a code object's functions. A file that was decoded before, for another device, is not
+/// disassembled again.
 pub(crate) fn decode(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
+    static DONE: Mutex<Vec<(Vec<u8>, Code)>> = Mutex::new(Vec::new());
+    const KEPT: usize = 256;
+    let done = || DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, code)) = done().iter().find(|(file, _)| file == elf) {
+        return Ok(code.clone());
+    }
+    let code = decode_new(elf, object)?;
+    let mut done = done();
+    if done.len() == KEPT {
+        done.clear();
+    }
+    done.push((elf.to_vec(), code.clone()));
+    Ok(code)
+}
+
+fn decode_new(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
     let lines = disassemble(elf)?;
     let mut functions: Vec<&Symbol> = object.symbols.iter().filter(|s| s.kind == 2).collect();
     functions.sort_by_key(|s| s.value);

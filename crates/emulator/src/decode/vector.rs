@@ -3,7 +3,7 @@
 use super::Parts;
 use super::text::{bits, const_type, operand};
 use crate::code::Code;
-use crate::exec::{self, mfma, valu_cmp, valu_scale};
+use crate::exec::{self, mfma, smfmac, valu_cmp, valu_scale};
 use crate::inst::{Class, Cond, EXEC, Extra, Flow, Halves, Inst, Operand, Sdwa, Sel, Unused};
 
 /// Instructions with a second, scalar destination.
@@ -52,6 +52,9 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst, code: &mut Code) -> Result<(),
     i.flow = Flow::Lane;
     if let Some(shape) = mfma::parse(p.name) {
         return matrix(p, i, shape, code);
+    }
+    if let Some(shape) = smfmac::parse(p.name) {
+        return sparse(p, i, shape, code);
     }
     if let Some(rest) = p.name.strip_prefix("v_cmp") {
         compare(p, i, rest)?;
@@ -222,17 +225,17 @@ fn matrix(p: &Parts<'_>, i: &mut Inst, s: mfma::Shape, code: &mut Code) -> Resul
     i.mods.op_sel = p.value("op_sel").map_or(0, bits);
     i.mods.op_sel_hi = p.value("op_sel_hi").map_or(7, bits);
     let formats = s.a == mfma::Elem::F8f6f4;
-    if !formats && (i.mods.cbsz | i.mods.blgp | i.mods.abid) != 0 {
-        return Err("broadcast controls cbsz, abid, blgp are not modelled".into());
-    }
     if formats && (i.mods.cbsz > 4 || i.mods.blgp > 4) {
         return Err("element format above 4".into());
     }
-    let index = code.mfma.iter().position(|x| *x == s).unwrap_or_else(|| {
-        code.mfma.push(s);
-        code.mfma.len() - 1
-    });
-    i.extra = Extra::Mfma(u8::try_from(index).map_err(|_| "too many matrix shapes")?);
+    if s.a == mfma::Elem::F64 {
+        i.mods.neg = p.value("neg").map_or(0, bits);
+    }
+    let known = ["cbsz", "blgp", "abid", "op_sel", "op_sel_hi", "neg"];
+    if let Some((other, _)) = p.mods.iter().find(|m| !known.contains(&m.0)) {
+        return Err(format!("modifier {other}"));
+    }
+    i.extra = Extra::Mfma(shape_index(s, code)?);
     // Enough registers for what the shape reads and writes.
     let width = |o: Operand| match o {
         Operand::V { n, .. } => usize::from(n),
@@ -256,5 +259,40 @@ fn matrix(p: &Parts<'_>, i: &mut Inst, s: mfma::Shape, code: &mut Code) -> Resul
     {
         return Err("operand too narrow for the shape".into());
     }
+    Ok(())
+}
+
+/// The place of a shape in the code's list.
+fn shape_index(s: mfma::Shape, code: &mut Code) -> Result<u8, String> {
+    let index = code.mfma.iter().position(|x| *x == s).unwrap_or_else(|| {
+        code.mfma.push(s);
+        code.mfma.len() - 1
+    });
+    u8::try_from(index).map_err(|_| "too many matrix shapes".into())
+}
+
+/// A sparse matrix instruction: D (also C), A, B, index.
+fn sparse(p: &Parts<'_>, i: &mut Inst, s: mfma::Shape, code: &mut Code) -> Result<(), String> {
+    operands(p, i)?;
+    i.class = Class::Mfma;
+    i.flow = Flow::Own;
+    i.exec = exec::choose(smfmac::CODE);
+    let n = |k: &str| p.number(k).unwrap_or(0) as u8;
+    (i.mods.cbsz, i.mods.abid) = (n("cbsz"), n("abid"));
+    let ok = matches!(
+        (i.dst, i.src[0], i.src[1], i.src[2]),
+        (
+            Operand::V { n: d, .. },
+            Operand::V { n: 4, .. },
+            Operand::V { n: 8, .. },
+            Operand::V { n: 1, .. }
+        ) if usize::from(d) == s.m * s.m / 64
+    );
+    if !ok {
+        return Err("operand too narrow for the shape".into());
+    }
+    (i.src[3], i.src[2]) = (i.src[2], i.dst);
+    (i.nsrc, i.reads_dst) = (4, true);
+    i.extra = Extra::Mfma(shape_index(s, code)?);
     Ok(())
 }

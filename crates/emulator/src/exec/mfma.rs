@@ -11,7 +11,7 @@ use super::valu_cvt::named;
 use crate::env::{Env, FaultKind};
 use crate::formats::{Format, e8m0};
 use crate::inst::{Exec, ExecFn, Extra, Inst, Operand};
-use crate::wave::Wave;
+use crate::wave::{Row, Wave};
 
 /// Element type of a matrix operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,9 +177,15 @@ fn float<const N: usize, const WIDE: bool>(w: &mut Wave, i: &Inst, s: Shape, env
         return env.fault(w, i, FaultKind::NanScale, None, None, "a scale is 0xff (NaN)");
     }
     let Scratch { a, b } = &mut *env.matrix;
+    let (Operand::V { r: ra, .. }, Operand::V { r: rb, .. }) = (i.src[0], i.src[1]) else { return };
+    let pattern = if s.a == Elem::F8f6f4 { 0 } else { i.mods.blgp };
+    let swizzled = (pattern != 0).then(|| swizzle(w, i.src[1], pattern));
     for block in 0..s.blocks {
-        unpack::unpack::<WIDE>(w, i.src[0], &s, s.a.chosen(i.mods.cbsz), block, a);
-        unpack::unpack::<WIDE>(w, i.src[1], &s, s.b.chosen(i.mods.blgp), block, b);
+        let from = source_block(&s, i, block);
+        let (ea, eb) = (s.a.chosen(i.mods.cbsz), s.b.chosen(i.mods.blgp));
+        unpack::unpack::<WIDE>(&w.v[ra.into()..], &s, ea, from, a);
+        let rows = swizzled.as_deref().unwrap_or(&w.v[rb.into()..]);
+        unpack::unpack::<WIDE>(rows, &s, eb, block, b);
         // Four rows at a time, so that their sums do not wait for each other.
         for row in (0..s.m).step_by(4) {
             let mut c = [[0f32; N]; 4];
@@ -212,6 +218,28 @@ fn float<const N: usize, const WIDE: bool>(w: &mut Wave, i: &Inst, s: Shape, env
             }
         }
     }
+}
+
+/// The block whose A `block` uses: `cbsz` blocks (as a power of two) share that of number `abid`.
+fn source_block(s: &Shape, i: &Inst, block: usize) -> usize {
+    if s.a == Elem::F8f6f4 || i.mods.cbsz == 0 {
+        return block;
+    }
+    let shared = (1usize << i.mods.cbsz.min(4)).min(s.blocks);
+    block / shared * shared + usize::from(i.mods.abid) % shared
+}
+
+/// The registers of B with its lanes moved as `blgp` says.
+fn swizzle(w: &Wave, o: Operand, blgp: u8) -> Vec<Row> {
+    let Operand::V { r, n } = o else { return vec![] };
+    let source = |l: usize| match blgp {
+        1 => l % 32,
+        2 => 32 + l % 32,
+        3 => (l + 16) % 64,
+        _ => 16 * usize::from(blgp & 3) + l % 16,
+    };
+    let rows = &w.v[usize::from(r)..usize::from(r) + usize::from(n)];
+    rows.iter().map(|row| Row(std::array::from_fn(|l| row.0[source(l)]))).collect()
 }
 
 #[inline(always)]
@@ -265,7 +293,7 @@ impl Elem {
 
 fn integer(w: &mut Wave, i: &Inst, s: Shape) {
     for block in 0..s.blocks {
-        let a = unpack::bytes(w, i.src[0], s, block);
+        let a = unpack::bytes(w, i.src[0], s, source_block(&s, i, block));
         let b = unpack::bytes(w, i.src[1], s, block);
         for row in 0..s.m {
             for col in 0..s.m {
@@ -298,9 +326,14 @@ fn double(w: &mut Wave, i: &Inst, s: Shape) {
                     _ => (0, 16 * row + 4 * block + col),
                 };
                 let mut acc = at(w, i.src[2], r, lane);
+                if i.mods.neg >> 2 & 1 == 1 {
+                    acc = -acc;
+                }
                 for k in 0..s.k {
                     let l = |x: usize| if s.m == 16 { 16 * k + x } else { 16 * k + 4 * block + x };
-                    acc = at(w, i.src[0], 0, l(row)).mul_add(at(w, i.src[1], 0, l(col)), acc);
+                    let sign = |k: u8| if i.mods.neg >> k & 1 == 1 { -1.0 } else { 1.0 };
+                    let (a, b) = (at(w, i.src[0], 0, l(row)), at(w, i.src[1], 0, l(col)));
+                    acc = (sign(0) * a).mul_add(sign(1) * b, acc);
                 }
                 results.push((r, lane, acc.to_bits()));
             }
@@ -313,7 +346,7 @@ fn double(w: &mut Wave, i: &Inst, s: Shape) {
 }
 
 /// D[i][j] is defined if row i of A, column j of B and C[i][j] are.
-fn validity(w: &mut Wave, i: &Inst, s: Shape) {
+pub(super) fn validity(w: &mut Wave, i: &Inst, s: Shape) {
     let all = |w: &Wave, o: Operand| match o {
         Operand::V { r, n } => {
             (usize::from(r)..usize::from(r) + usize::from(n)).fold(!0, |v, r| v & w.vvalid[r])

@@ -2,9 +2,9 @@
 //! `f8f6f4` operands in chunks of 16).
 
 use super::mfma::{Elem, Shape};
-use crate::formats::{BF16, FP4, Format, bf16_to_f32};
+use crate::formats::{BF8, BF16, FP4, FP8, Format, bf16_to_f32};
 use crate::inst::Operand;
-use crate::wave::Wave;
+use crate::wave::{Row, Wave};
 
 fn base(o: Operand) -> Option<usize> {
     match o {
@@ -36,14 +36,12 @@ pub(crate) type Matrix = [[f32; 32]; 128];
 /// Unpacks A or B of one block.
 #[inline(always)]
 pub(super) fn unpack<const WIDE: bool>(
-    w: &Wave,
-    o: Operand,
+    rows: &[Row],
     s: &Shape,
     elem: Elem,
     block: usize,
     out: &mut Matrix,
 ) {
-    let Some(first) = base(o) else { return };
     let (lane0, n) = groups(s, block);
     let chunk = chunked(s, elem);
     for g in 0..n {
@@ -51,7 +49,7 @@ pub(super) fn unpack<const WIDE: bool>(
         if WIDE && cfg!(target_arch = "x86_64") && elem == Elem::Float(FP4) && s.m >= 16 {
             for r in 0..s.lanes_k() / 8 {
                 let k = k_of(s, chunk, g, 8 * r) & 120;
-                let regs = &w.v[first + r].0[lane..lane + s.m];
+                let regs = &rows[r].0[lane..lane + s.m];
                 // SAFETY: only the AVX2 variant is WIDE.
                 unsafe { fp4_wide(regs, &mut out[k..k + 8]) };
             }
@@ -60,16 +58,24 @@ pub(super) fn unpack<const WIDE: bool>(
         for e in 0..s.lanes_k() {
             let row = &mut out[k_of(s, chunk, g, e) & 127];
             match elem {
-                Elem::F32 => words(w, first + e, lane, s.m, row, f32::from_bits),
+                Elem::F32 => words(rows, e, lane, s.m, row, f32::from_bits),
                 Elem::Float(BF16) => {
                     let sh = 16 * (e as u32 % 2);
-                    words(w, first + e / 2, lane, s.m, row, |x| bf16_to_f32(x >> sh & 0xffff));
+                    words(rows, e / 2, lane, s.m, row, |x| bf16_to_f32(x >> sh & 0xffff));
                 }
                 Elem::Float(FP4) => {
                     let sh = 4 * (e as u32 % 8);
-                    words(w, first + e / 8, lane, s.m, row, |x| FP4.decode(x >> sh & 15));
+                    words(rows, e / 8, lane, s.m, row, |x| FP4.decode(x >> sh & 15));
                 }
-                Elem::Float(f) => small(w, first, lane, (s.m, e), f, row),
+                Elem::Float(FP8) => {
+                    let sh = 8 * (e as u32 % 4);
+                    words(rows, e / 4, lane, s.m, row, |x| fp8(x >> sh));
+                }
+                Elem::Float(BF8) => {
+                    let sh = 8 * (e as u32 % 4);
+                    words(rows, e / 4, lane, s.m, row, |x| bf8(x >> sh));
+                }
+                Elem::Float(f) => small(rows, lane, (s.m, e), f, row),
                 Elem::I8 | Elem::F64 | Elem::F8f6f4 => {}
             }
         }
@@ -77,8 +83,15 @@ pub(super) fn unpack<const WIDE: bool>(
 }
 
 #[inline(always)]
-fn words(w: &Wave, r: usize, lane: usize, m: usize, out: &mut [f32; 32], f: impl Fn(u32) -> f32) {
-    let regs = &w.v[r].0[lane..lane + m];
+fn words(
+    rows: &[Row],
+    r: usize,
+    lane: usize,
+    m: usize,
+    out: &mut [f32; 32],
+    f: impl Fn(u32) -> f32,
+) {
+    let regs = &rows[r].0[lane..lane + m];
     for (o, x) in out.iter_mut().zip(regs) {
         *o = f(*x);
     }
@@ -112,29 +125,34 @@ unsafe fn fp4_wide(regs: &[u32], out: &mut [[f32; 32]]) {
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn fp4_wide(_: &[u32], _: &mut [[f32; 32]]) {}
 
-/// Any other format of at most 16 bits, through a table for the 6- and 8-bit ones.
+/// The value of an E4M3 code: its exponent and mantissa as those of a single, scaled.
 #[inline(always)]
-fn small(
-    w: &Wave,
-    first: usize,
-    lane: usize,
-    (m, e): (usize, usize),
-    f: Format,
-    out: &mut [f32; 32],
-) {
+fn fp8(x: u32) -> f32 {
+    let scale = f32::from_bits((127 + 120) << 23);
+    let v = f32::from_bits((x & 0x7f) << 20) * scale;
+    let bits = if x & 0x7f == 0x7f { 0x7fc0_0000 } else { v.to_bits() };
+    f32::from_bits(bits | (x & 0x80) << 24)
+}
+
+/// The value of an E5M2 code.
+#[inline(always)]
+fn bf8(x: u32) -> f32 {
+    let scale = f32::from_bits((127 + 112) << 23);
+    let v = f32::from_bits((x & 0x7f) << 21) * scale;
+    let top = 0x7f80_0000 | (x & 3) << 21;
+    let bits = if x & 0x7c == 0x7c { top } else { v.to_bits() };
+    f32::from_bits(bits | (x & 0x80) << 24)
+}
+
+/// Any other format of at most 16 bits, through a table for the 6-bit ones.
+#[inline(always)]
+fn small(rows: &[Row], lane: usize, (m, e): (usize, usize), f: Format, out: &mut [f32; 32]) {
     let bits = f.bits() as usize;
     let (word, shift) = (e * bits / 32, (e * bits % 32) as u32);
     let mask = (1u32 << bits) - 1;
-    let lo = &w.v[first + word].0[lane..lane + m];
-    if bits == 8 {
-        let t = table(f);
-        for (o, x) in out.iter_mut().zip(lo) {
-            *o = t[(x >> shift & 0xff) as usize];
-        }
-        return;
-    }
+    let lo = &rows[word].0[lane..lane + m];
     let over = shift as usize + bits > 32;
-    let hi = &w.v[first + word + usize::from(over)].0[lane..lane + m];
+    let hi = &rows[word + usize::from(over)].0[lane..lane + m];
     for ((o, l), h) in out.iter_mut().zip(lo).zip(hi) {
         let pair = u64::from(*h) << 32 | u64::from(*l);
         let code = (pair >> shift) as u32 & mask;
@@ -144,14 +162,8 @@ fn small(
 
 fn table(f: Format) -> &'static [f32; 256] {
     use std::sync::OnceLock;
-    static TABLES: [OnceLock<[f32; 256]>; 4] = [const { OnceLock::new() }; 4];
-    let slot = match (f.exp, f.man) {
-        (4, 3) => 0,
-        (5, 2) => 1,
-        (2, 3) => 2,
-        _ => 3,
-    };
-    TABLES[slot].get_or_init(|| std::array::from_fn(|c| f.decode(c as u32)))
+    static TABLES: [OnceLock<[f32; 256]>; 2] = [const { OnceLock::new() }; 2];
+    TABLES[usize::from(f.exp == 2)].get_or_init(|| std::array::from_fn(|c| f.decode(c as u32)))
 }
 
 /// Signed bytes of A or B as `[row][k]`.
@@ -168,4 +180,19 @@ pub(super) fn bytes(w: &Wave, o: Operand, s: Shape, block: usize) -> [[i8; 64]; 
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bit_codes() {
+        for c in 0..256 {
+            for (got, want) in [(fp8(c), FP8.decode(c)), (bf8(c), BF8.decode(c))] {
+                assert!(got == want || got.is_nan() && want.is_nan(), "{c:#x}: {got}, {want}");
+                assert!(want.is_nan() || got.is_sign_negative() == want.is_sign_negative());
+            }
+        }
+    }
 }

@@ -7,6 +7,8 @@ pub(crate) mod mfma;
 mod mfma_unpack;
 pub(crate) mod modifiers;
 pub(crate) mod salu;
+pub(crate) mod smem;
+pub(crate) mod smfmac;
 mod span;
 pub(crate) mod valu_cmp;
 mod valu_cvt;

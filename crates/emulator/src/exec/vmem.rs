@@ -10,8 +10,6 @@ use crate::wave::{Deferred, LdsFill, Pending, Unwritten, Wave};
 
 /// Code of every vector memory instruction.
 pub(crate) const CODE: Exec = [run as ExecFn; 2];
-/// Code of scalar loads.
-pub(crate) const SMEM: Exec = [smem as ExecFn; 2];
 
 /// Address of an access that a buffer's bounds swallow: loads give zero, stores do nothing.
 const NOWHERE: u64 = u64::MAX;
@@ -148,7 +146,8 @@ pub(super) fn perform_at(
         left &= !span.mask();
         let high = span.addr >> 32 << 32;
         let special = m.space == Space::Flat && matches!(high, LDS_APERTURE | SCRATCH_APERTURE);
-        if !special && span.lanes > 1 && span.perform(env, w, i, (m, d), lds) {
+        let atomic = matches!(m.kind, MemKind::Atomic(_));
+        if !special && !atomic && span.perform(env, w, i, (m, d), lds) {
             if w.fault.is_some() {
                 return;
             }
@@ -323,7 +322,7 @@ fn read_modify_write(
 
 /// # Safety
 /// `p` must be valid and aligned.
-unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
+pub(super) unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
     // SAFETY: passed on from the caller.
     let a = unsafe { AtomicU32::from_ptr(p) };
@@ -333,7 +332,7 @@ unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
 
 /// # Safety
 /// `p` must be valid and aligned.
-unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u32; 2] {
+pub(super) unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u32; 2] {
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     // SAFETY: passed on from the caller.
     let a = unsafe { AtomicU64::from_ptr(p) };
@@ -433,47 +432,6 @@ fn scratch(w: &mut Wave, i: &Inst, m: &Mem, d: &Deferred, env: &mut Env) {
             _ => (0, 0),
         };
         env.issued(w, Pending { inst: w.pc - 1, deferred: None, regs, lds: None }, true);
-    }
-}
-
-/// Scalar loads and stores: `src[0]` is the base or descriptor, `src[1]` the offset.
-unsafe fn smem(w: &mut Wave, i: &Inst, env: &mut Env) {
-    let Some(m) = i.mem().copied() else { return };
-    let base = match m.space {
-        Space::Buffer => scalar64(w, i.src[0]) & 0xffff_ffff_ffff,
-        _ => scalar64(w, i.src[0]),
-    };
-    let offset = u64::from(scalar(w, i.src[1]));
-    // The hardware ignores the two low bits.
-    let addr = base.wrapping_add(offset).wrapping_add(m.offset as i64 as u64) & !3;
-    let words = usize::from(m.bytes) / 4;
-    env.counters.scalar(m.bytes.into());
-    let store = matches!(m.kind, MemKind::Store { .. });
-    let Operand::S { r, .. } = i.dst else { return };
-    for k in 0..words {
-        let at = addr + 4 * k as u64;
-        let a = match env.view.find(at, 4) {
-            Ok(a) => a,
-            Err(miss) => {
-                let what = format!("scalar access: {miss}");
-                return env.fault(w, i, FaultKind::OutOfBounds, None, Some(at), &what);
-            }
-        };
-        let reg = (usize::from(r) + k) & 127;
-        if store {
-            // SAFETY: `find` returned the allocation containing the dword.
-            unsafe { a.store(at, 4, [w.s[reg], 0, 0, 0]) };
-            a.mark(at, 4, true);
-        } else {
-            // SAFETY: as above.
-            w.s[reg] = unsafe { a.load(at, 4) }[0];
-            w.svalid[reg] = if a.initialised(at, 4) { !0 } else { 0 };
-        }
-    }
-    race(env, w, i, &m, (addr, usize::from(m.bytes)), 0);
-    if env.strict && !store {
-        let regs = (512 + u16::from(r), words as u8);
-        env.issued(w, Pending { inst: w.pc - 1, deferred: None, regs, lds: None }, false);
     }
 }
 

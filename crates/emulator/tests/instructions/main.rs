@@ -10,6 +10,7 @@ mod lane;
 mod matrix;
 mod memory;
 mod scalar;
+mod sparse;
 
 use harness::{Machine, Random, compile_source, read, strict};
 

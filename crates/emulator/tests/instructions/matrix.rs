@@ -6,9 +6,9 @@ use crate::harness::{Machine, read, strict};
 
 /// An element format, by its width and value.
 #[derive(Clone, Copy)]
-struct Elem {
-    bits: usize,
-    value: fn(u32) -> f64,
+pub(super) struct Elem {
+    pub(super) bits: usize,
+    pub(super) value: fn(u32) -> f64,
 }
 
 fn small(code: u32, exp: u32, man: u32, nan: bool, ieee: bool) -> f64 {
@@ -27,15 +27,15 @@ fn small(code: u32, exp: u32, man: u32, nan: bool, ieee: bool) -> f64 {
     if code >> (exp + man) & 1 == 1 { -v } else { v }
 }
 
-const FP8: Elem = Elem { bits: 8, value: |c| small(c & 255, 4, 3, true, false) };
-const BF8: Elem = Elem { bits: 8, value: |c| small(c & 255, 5, 2, false, true) };
+pub(super) const FP8: Elem = Elem { bits: 8, value: |c| small(c & 255, 4, 3, true, false) };
+pub(super) const BF8: Elem = Elem { bits: 8, value: |c| small(c & 255, 5, 2, false, true) };
 const FP6: Elem = Elem { bits: 6, value: |c| small(c & 63, 2, 3, false, false) };
 const BF6: Elem = Elem { bits: 6, value: |c| small(c & 63, 3, 2, false, false) };
 const FP4: Elem = Elem { bits: 4, value: |c| small(c & 15, 2, 1, false, false) };
-const BF16: Elem = Elem { bits: 16, value: |c| f32::from_bits(c << 16).into() };
-const F16: Elem = Elem { bits: 16, value: |c| half(c & 0xffff).into() };
+pub(super) const BF16: Elem = Elem { bits: 16, value: |c| f32::from_bits(c << 16).into() };
+pub(super) const F16: Elem = Elem { bits: 16, value: |c| half(c & 0xffff).into() };
 const F32: Elem = Elem { bits: 32, value: |c| f32::from_bits(c).into() };
-const I8: Elem = Elem { bits: 8, value: |c| f64::from(c as u8 as i8) };
+pub(super) const I8: Elem = Elem { bits: 8, value: |c| f64::from(c as u8 as i8) };
 const CODES: [Elem; 5] = [FP8, BF8, FP6, BF6, FP4];
 
 /// `cbsz`, `blgp`, and the byte selections of the scales.
@@ -53,9 +53,9 @@ struct Case {
 }
 
 /// Lane data: 16 dwords for each lane; the first eight are the operand, [8] its scales.
-type Data = Vec<[u32; 16]>;
+pub(super) type Data = Vec<[u32; 16]>;
 
-fn code(d: &Data, lane: usize, at: usize, bits: usize) -> u32 {
+pub(super) fn code(d: &Data, lane: usize, at: usize, bits: usize) -> u32 {
     let bit = at * bits;
     let (w, s) = (bit / 32, bit % 32);
     let pair = u64::from(d[lane][w]) | u64::from(*d[lane].get(w + 1).unwrap_or(&0)) << 32;
@@ -127,41 +127,46 @@ impl Case {
     }
 
     fn body(&self) -> String {
-        let mut s = String::from(
-            "s_load_dwordx8 s[4:11], s[0:1], 0x0\nv_lshlrev_b32 v0, 6, v0\ns_waitcnt lgkmcnt(0)\n",
-        );
-        for k in 0..3 {
-            let off = 16 * k;
-            s += &format!(
-                "global_load_dwordx4 v[{}:{}], v0, s[4:5] offset:{off}\n",
-                4 + 4 * k,
-                7 + 4 * k
-            );
-            s += &format!(
-                "global_load_dwordx4 v[{}:{}], v0, s[6:7] offset:{off}\n",
-                16 + 4 * k,
-                19 + 4 * k
-            );
-        }
-        for k in 0..4 {
-            s += &format!(
-                "global_load_dwordx4 v[{}:{}], v0, s[8:9] offset:{}\n",
-                32 + 4 * k,
-                35 + 4 * k,
-                16 * k
-            );
-        }
-        s += &format!("s_waitcnt vmcnt(0)\n{}\ns_nop 15\ns_nop 15\n", self.text());
-        for k in 0..4 {
-            s += &format!(
-                "global_store_dwordx4 v0, v[{}:{}], s[10:11] offset:{}\n",
-                32 + 4 * k,
-                35 + 4 * k,
-                16 * k
-            );
-        }
-        s
+        load_and_store(&self.text())
     }
+}
+
+/// A kernel around one instruction: A in v[4:15], B in v[16:27], C and D in v[32:47].
+pub(super) fn load_and_store(text: &str) -> String {
+    let mut s = String::from(
+        "s_load_dwordx8 s[4:11], s[0:1], 0x0\nv_lshlrev_b32 v0, 6, v0\ns_waitcnt lgkmcnt(0)\n",
+    );
+    for k in 0..3 {
+        let off = 16 * k;
+        s += &format!(
+            "global_load_dwordx4 v[{}:{}], v0, s[4:5] offset:{off}\n",
+            4 + 4 * k,
+            7 + 4 * k
+        );
+        s += &format!(
+            "global_load_dwordx4 v[{}:{}], v0, s[6:7] offset:{off}\n",
+            16 + 4 * k,
+            19 + 4 * k
+        );
+    }
+    for k in 0..4 {
+        s += &format!(
+            "global_load_dwordx4 v[{}:{}], v0, s[8:9] offset:{}\n",
+            32 + 4 * k,
+            35 + 4 * k,
+            16 * k
+        );
+    }
+    s += &format!("s_waitcnt vmcnt(0)\n{}\ns_nop 15\ns_nop 15\n", text);
+    for k in 0..4 {
+        s += &format!(
+            "global_store_dwordx4 v0, v[{}:{}], s[10:11] offset:{}\n",
+            32 + 4 * k,
+            35 + 4 * k,
+            16 * k
+        );
+    }
+    s
 }
 
 fn cases() -> Vec<Case> {
@@ -219,7 +224,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Random operands; floats are kept finite, scales near one.
-fn draw(r: &mut Random, e: Elem) -> Data {
+pub(super) fn draw(r: &mut Random, e: Elem) -> Data {
     let word = |r: &mut Random| match e.bits {
         32 => r.f32().to_bits(),
         16 => {

@@ -71,6 +71,26 @@ fn loads() -> Vec<Case> {
               v_mov_b32 v16, s22\nv_mov_b32 v17, s23",
             |a, _, _| every(|_| [a[1][0], a[1][1], 0, 0]),
         ),
+        // Scalar stores and atomics on the result's memory.
+        wave(
+            "s_movk_i32 s20, 7\ns_movk_i32 s21, 9\ns_store_dwordx2 s[20:21], s[10:11], 0x0\n\
+              s_movk_i32 s22, 5\ns_atomic_add s22, s[10:11], 0x0 glc\n\
+              s_movk_i32 s24, 0x70\ns_movk_i32 s25, 12\n\
+              s_atomic_cmpswap s[24:25], s[10:11], 0x0 glc\n\
+              s_movk_i32 s26, 8\ns_atomic_dec s26, s[10:11], 0x4\n\
+              s_load_dwordx2 s[28:29], s[10:11], 0x0\ns_waitcnt lgkmcnt(0)\n\
+              v_mov_b32 v16, s22\nv_mov_b32 v17, s24\nv_mov_b32 v18, s28\nv_mov_b32 v19, s29",
+            |_, _, _| every(|_| [7, 12, 0x70, 8]),
+        ),
+        // A scalar read beyond a buffer's end gives zero.
+        wave(
+            &format!(
+                "{DESCRIPTOR}s_buffer_load_dwordx4 s[24:27], s[20:23], 0x1f8\n\
+                  s_waitcnt lgkmcnt(0)\nv_mov_b32 v16, s24\nv_mov_b32 v17, s25\n\
+                  v_mov_b32 v18, s26\nv_mov_b32 v19, s27"
+            ),
+            |a, _, _| every(|_| [a[31][2], a[31][3], 0, 0]),
+        ),
         // A buffer of 512 bytes: the upper half of the lanes reads zeros.
         wave(
             &format!("{DESCRIPTOR}buffer_load_dwordx4 v[16:19], v0, s[20:23], 0 offen"),

@@ -28,7 +28,6 @@ constexpr u32 WAVES = 256 / WAVE;
 constexpr u32 PARTS = WAVES / 2, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
 /// Tiles of 16 columns of the result for each wave.
 constexpr u32 COLUMNS = LATENT / 16 / WAVES;
-constexpr u32 VALUE_STRIDE = LATENT + TRANSPOSED_PAD, SCORE_STRIDE = TILE + 4;
 constexpr u32 MAX_SPLITS = 128, MIN_SPLIT = 256;
 
 /// Keys in a split of a row that sees `len`: a multiple of TILE that makes at most MAX_SPLITS.
@@ -53,12 +52,18 @@ struct AttentionArgs {
 };
 
 struct Shared {
-  __attribute__((aligned(16))) __bf16 values[TILE][VALUE_STRIDE];
-  __attribute__((aligned(16))) float scores[PARTS][16][SCORE_STRIDE];
-  /// The weights as operand: chunk `16 * group + head`.
+  /// Swizzled.
+  __attribute__((aligned(16))) __bf16 values[TILE][LATENT];
+  __attribute__((aligned(16))) float scores[PARTS][PLACES];
+  /// The weights as operand, in the chunks that `weight_chunk` says.
   __attribute__((aligned(16))) __bf16 weights[64][8];
   float factors[2][16];
 };
+
+/// Where the weights of 8 keys for a head stand: mixed within a group so that few collide.
+__device__ inline u32 weight_chunk(u32 group, u32 head) {
+  return 16 * group + (head ^ 4 * (-group & 3));
+}
 
 /// Sums over some keys, as they are added up: `sum` of weights relative to `2^max`. Each thread has
 /// those of head `thread() / 16`.
@@ -114,20 +119,19 @@ struct Task {
       if (slab < ENTRY / 32) mma_bf16(acc, query[s], keys[s]);
       if (slab < LATENT / 32)
         for (u32 c = 0; c < CHUNKS; ++c)
-          *(bf16x8 *)&lds.values[16 * key_tile + chunk_row(c)][32 * slab + 8 * chunk_group()] =
-              keys[s][c];
+          *(bf16x8 *)&lds.values[16 * key_tile + chunk_row(c)]
+                                [8 * swizzled(chunk_row(c), 4 * slab + chunk_group())] = keys[s][c];
     }
     for (u32 i = 0; i < ACCUMULATORS; ++i)
-      lds.scores[part][acc_row(i)][16 * key_tile + acc_col(i)] = acc.v[i];
+      lds.scores[part][place(acc_row(i), 16 * key_tile + acc_col(i))] = acc.v[i];
   }
 
   /// Takes the scores of the keys from `first` on into `softmax`, and leaves their weights and the
   /// factor for what was summed before in LDS. 16 threads for each head, two keys each.
   __device__ void weigh(u32 first, Softmax &softmax) {
     u32 head = thread() / 16, key = thread() % 16 * 2;
-    float s[2] = {0, 0};
-    for (u32 p = 0; p < PARTS; ++p)
-      for (u32 i = 0; i < 2; ++i) s[i] += lds.scores[p][head][key + i];
+    f32x2 s = {0, 0};
+    for (u32 p = 0; p < PARTS; ++p) s += *(const f32x2 *)&lds.scores[p][place(head, key)];
     for (u32 i = 0; i < 2; ++i)
       s[i] = first + key + i < len ? s[i] * args.scale : -__builtin_inff();
     float max = s[0] > s[1] ? s[0] : s[1];
@@ -142,20 +146,21 @@ struct Task {
     float factor = exp2(softmax.max - max);
     softmax.max = max;
     softmax.sum = __builtin_fmaf(softmax.sum, factor, sum);
-    u32 place = transposed_place(key);
-    for (u32 i = 0; i < 2; ++i) lds.weights[16 * (place / 8) + head][place % 8 + i] = w[i];
+    u32 at = transposed_place(key);
+    for (u32 i = 0; i < 2; ++i) lds.weights[weight_chunk(at / 8, head)][at % 8 + i] = w[i];
     if (key == 0) lds.factors[0][head] = factor;
   }
 
   /// `columns = factor * columns + weights * values`.
   __device__ void mix(Columns &columns) {
     bf16x8 a[CHUNKS], b[CHUNKS];
-    for (u32 c = 0; c < CHUNKS; ++c) a[c] = *(const bf16x8 *)lds.weights[slot(c)];
+    for (u32 c = 0; c < CHUNKS; ++c) 
+      a[c] = *(const bf16x8 *)lds.weights[weight_chunk(chunk_group(), chunk_row(c))];
     float factor[ACCUMULATORS];
     for (u32 i = 0; i < ACCUMULATORS; ++i) factor[i] = lds.factors[0][acc_row(i)];
     for (u32 t = 0; t < COLUMNS; ++t) {
       for (u32 i = 0; i < ACCUMULATORS; ++i) columns.tile[t].v[i] *= factor[i];
-      load_transposed(&lds.values[0][16 * (wave() * COLUMNS + t)], VALUE_STRIDE, b);
+      load_transposed(lds.values[0], LATENT, wave() * COLUMNS + t, b);
       mma_bf16(columns.tile[t], a, b);
     }
   }

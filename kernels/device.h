@@ -30,6 +30,7 @@ typedef unsigned int u32;
 typedef unsigned long u64;
 typedef __attribute__((ext_vector_type(2))) u32 u32x2;
 typedef __attribute__((ext_vector_type(4))) u32 u32x4;
+typedef __attribute__((ext_vector_type(2))) float f32x2;
 typedef __attribute__((ext_vector_type(4))) float f32x4;
 typedef __attribute__((ext_vector_type(4))) __bf16 bf16x4;
 typedef __attribute__((ext_vector_type(8))) __bf16 bf16x8;
@@ -45,6 +46,10 @@ struct Acc;
 struct Acc {
   float v[ACC_VALUES];
 };
+
+/// Where chunk `chunk` (8 values) of row `row` stands in the row of a swizzled matrix in LDS, so that
+/// neither writing chunks of many rows nor reading them transposed collides.
+__device__ inline u32 swizzled(u32 row, u32 chunk) { return chunk ^ (row % 8 | row % 2 * 8); }
 
 #if defined(__gfx950__)
 #include "arch/gfx950.h"

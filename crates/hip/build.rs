@@ -46,6 +46,12 @@ const TARGETS: [Target; 2] = [
             "--cuda-device-only",
             "--cuda-feature=+ptx86",
             "-S",
+            // Arrays of operands must become registers: as for AMD's targets, whose own thresholds
+            // are so high.
+            "-mllvm",
+            "-inline-threshold=100000",
+            "-mllvm",
+            "-unroll-threshold=20000",
         ],
     },
 ];

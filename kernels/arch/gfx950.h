@@ -116,23 +116,30 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
   return packed;
 }
 
-/// Values that `load_transposed` wants between the rows of its matrix beyond a multiple of 64.
-constexpr u32 TRANSPOSED_PAD = 16;
 /// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
 __device__ inline u32 transposed_place(u32 row) { return row % 16 / 4 * 8 + row / 16 * 4 + row % 4; }
 
 typedef __attribute__((ext_vector_type(4))) short i16x4;
 typedef __attribute__((address_space(3))) i16x4 *LdsI16x4;
 
-/// The operand of 16 columns from `at` on over 32 rows, `stride` values apart, of a matrix in LDS.
-__device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out) {
-  const __bf16 *p = at + (lane() / 4) * stride + lane() % 4 * 4;
+/// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
+/// in LDS.
+__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
+  u32 row = lane() / 4, chunk = 2 * tile + lane() % 4 / 2;
+  const __bf16 *p = matrix + row * stride + swizzled(row, chunk) * 8 + lane() % 2 * 4;
   i16x4 x = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)p);
   i16x4 y = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)(p + 16 * stride));
   struct {
     i16x4 x, y;
   } both = {x, y};
   out[0] = __builtin_bit_cast(bf16x8, both);
+}
+
+/// Where a value of a 16 x 32 matrix goes in LDS (of `PLACES`), so that neither writing results nor
+/// reading rows collides.
+constexpr u32 PLACES = 640;
+__device__ inline u32 place(u32 row, u32 column) {
+  return row / 4 * 160 + row % 4 * 32 + (column ^ row / 8 * 16);
 }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. The

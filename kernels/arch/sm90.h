@@ -175,15 +175,14 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
   return low | (u32)high << 16;
 }
 
-/// Values that `load_transposed` wants between the rows of its matrix beyond a multiple of 64.
-constexpr u32 TRANSPOSED_PAD = 8;
 /// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
 __device__ inline u32 transposed_place(u32 row) { return row % 8 / 2 * 8 + row / 8 * 2 + row % 2; }
 
-/// The operand of 16 columns from `at` on over 32 rows, `stride` values apart, of a matrix in LDS.
-__device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out) {
+/// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
+/// in LDS.
+__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
   for (u32 c = 0; c < CHUNKS; ++c) {
-    const __bf16 *p = at + lane() * stride + 8 * c;
+    const __bf16 *p = matrix + lane() * stride + swizzled(lane(), 2 * tile + c) * 8;
     u32 address = (u32)(u64)(const __attribute__((address_space(3))) __bf16 *)p;
     u32 x, y, z, w;
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -193,6 +192,11 @@ __device__ inline void load_transposed(const __bf16 *at, u32 stride, bf16x8 *out
     out[c] = __builtin_bit_cast(bf16x8, u32x4{x, y, z, w});
   }
 }
+
+/// Where a value of a 16 x 32 matrix goes in LDS (of `PLACES`), so that neither writing results nor
+/// reading rows collides much.
+constexpr u32 PLACES = 16 * 36;
+__device__ inline u32 place(u32 row, u32 column) { return row * 36 + column; }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. Read
 /// LDS after `sync_copies`.

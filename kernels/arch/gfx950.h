@@ -13,11 +13,18 @@ __device__ inline u32 lane() {
 /// The wave's index in its workgroup, as a scalar.
 __device__ inline u32 wave() { return __builtin_amdgcn_readfirstlane(thread() / WAVE); }
 
-/// All threads of the workgroup arrive; what they wrote to LDS and memory before is seen after.
+/// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+
+/// As `sync`, and what they wrote to memory has arrived there.
+__device__ inline void sync_memory() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_waitcnt(0);
+  sync();
 }
 
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.

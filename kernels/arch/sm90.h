@@ -12,8 +12,11 @@ __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }
 
-/// All threads of the workgroup arrive; what they wrote to LDS and memory before is seen after.
+/// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() { __syncthreads(); }
+
+/// As `sync`, and what they wrote to memory has arrived there.
+__device__ inline void sync_memory() { __syncthreads(); }
 
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {

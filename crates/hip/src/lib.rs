@@ -11,6 +11,7 @@ mod device;
 mod error;
 pub mod kernels;
 mod modules;
+mod sampler;
 mod stream;
 mod sys;
 
@@ -18,5 +19,6 @@ pub use collective::{Communicator, Meeting};
 pub use device::{Device, Memory, Pinned, Runtime};
 pub use error::Error;
 pub use modules::{Kernel, Kernels};
+pub use sampler::Sampler;
 pub use stream::{Event, Graph, Stream};
 pub use sys::Platform;

@@ -79,6 +79,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("rms_norm", &["rms_norm", "add_rms_norm"]),
     ("rope_and_cache", &["rope_and_cache"]),
     ("route", &["route"]),
+    ("sample", &["sample"]),
     ("select", &["select"]),
     ("sort", &["sort"]),
     ("swiglu", &["swiglu"]),

@@ -16,6 +16,7 @@ pub mod ranks;
 pub mod rms_norm;
 pub mod rope_and_cache;
 pub mod route;
+pub mod sample;
 pub mod select;
 pub mod sort;
 pub mod swiglu;

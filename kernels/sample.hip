@@ -1,10 +1,10 @@
 // Draws or scores one token for each row of logits.
 //
 // logits [rows, vocab] f32, vocab a multiple of 4 and at most 2^18; adjusted in place. What is
-// wanted of each row stands in `requests`; lists that several rows share one array of: `adjustments`
-// (at most one for each token of a row) and `masks` [.., vocab / 32 rounded up] words, bit id % 32
-// of word id / 32 set if id may be drawn. tokens [rows] u32 and results [rows] receive what came
-// out. One workgroup a row.
+// wanted of each row stands in `requests`, with its part of `adjustments` (at most one for each
+// token) and its number among `masks` [.., vocab / 32 rounded up] words, where bit id % 32 of word
+// id / 32 is set if id may be drawn. tokens [rows] u32 and results [rows] receive what came out.
+// One workgroup a row.
 //
 // Tokens are ordered by logit, the lower id first among equals: `key` is 32 bits of how far a logit
 // is below the largest, counted in representable numbers, and 18 bits of id. A token's weight is

@@ -408,7 +408,9 @@ impl Segments {
                 if r == Record::groups(self.op.first, 15, false) {
                     return Some((w, r));
                 }
-                let peer = r.number().wrapping_sub(self.op.first) < self.op.groups;
+                // Its own first number is not a peer's, though the waves' time has started again.
+                let group = r.number().wrapping_sub(self.op.first);
+                let peer = group < self.op.groups && group != self.group;
                 let plain = r == Record::one(r.number(), mask, false);
                 let joins = peer && plain && !self.op.atomics;
                 joins.then(|| (w, Record::groups(self.op.first, mask, false)))

@@ -1,5 +1,7 @@
 //! The small number formats: f16, bf16, FP8, BF8, FP6, BF6, FP4 and the E8M0 scale.
 
+use crate::fpmode;
+
 /// A format with sign, exponent and mantissa fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
@@ -119,14 +121,50 @@ impl Format {
     }
 }
 
-/// Half to single.
+/// Half to single, exact; MODE may flush denormals.
+#[inline(always)]
 pub fn f16_to_f32(x: u16) -> f32 {
-    F16.decode(x.into())
+    let x = u32::from(x);
+    let (magnitude, sign) = ((x & 0x7fff) << 13, (x & 0x8000) << 16);
+    let shifted = magnitude + (112 << 23);
+    let bits = match magnitude >> 23 {
+        // Infinity and NaN.
+        31 => shifted + (112 << 23),
+        // Zero and denormals: a leading one is put in front and taken away again.
+        0 if fpmode::half().is_some_and(|h| h.1) => 0,
+        0 => {
+            (f32::from_bits(shifted + (1 << 23)) - f32::from_bits(113 << 23)).to_bits() & !(1 << 31)
+        }
+        _ => shifted,
+    };
+    f32::from_bits(bits | sign)
 }
 
-/// Single to half, to nearest even; NaN payloads are not kept.
+/// Single to half, rounded as MODE says, by default to nearest even; NaN payloads are not kept.
 pub fn f32_to_f16(x: f32) -> u16 {
-    F16.encode(x.into(), false) as u16
+    match fpmode::half() {
+        None => F16.encode(x.into(), false) as u16,
+        Some((round, _, flush)) => f32_to_f16_mode(x, round, flush),
+    }
+}
+
+fn f32_to_f16_mode(x: f32, round: u32, flush: bool) -> u16 {
+    if !x.is_finite() {
+        return F16.encode(x.into(), false) as u16;
+    }
+    let inward = match round {
+        0 => false,
+        1 => x < 0.0,
+        2 => x > 0.0,
+        _ => true,
+    };
+    // Magnitudes are rounded, so only inwards and outwards are left.
+    let code = match (round, inward) {
+        (0, _) => F16.encode(x.into(), false),
+        (_, true) => F16.encode_with(x.into(), true, f64::trunc),
+        (_, false) => F16.encode_with(x.into(), false, f64::ceil),
+    };
+    (if flush && code & 0x7c00 == 0 { code & 0x8000 } else { code }) as u16
 }
 
 /// Single to half towards zero.
@@ -213,6 +251,19 @@ mod tests {
         assert_eq!((FP4.encode(7.0, false), FP4.encode(f64::NAN, false)), (7, 7));
         assert_eq!((FP8.encode(1e9, false), FP8.encode(1e9, true)), (0x7f, 0x7e));
         assert_eq!(f32_to_f16_rtz(1e9), 0x7bff);
+        for c in 0..=0xffff {
+            let (got, want) = (f16_to_f32(c), F16.decode(c.into()));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{c:#x}");
+        }
+        for k in 0..20_000u32 {
+            let x = f32::from_bits(0x3380_0000 + k * 7919 | (k & 1) << 31);
+            let at = |round| f16_to_f32(f32_to_f16_mode(x, round, false));
+            let (up, down, zero) = (at(1), at(2), at(3));
+            assert!(down <= x && x <= up, "{down} {x} {up}");
+            assert_eq!(zero, if x < 0.0 { up } else { down });
+            assert!(at(0) == up || at(0) == down);
+        }
+        assert_eq!(f32_to_f16_mode(1e-6, 1, true), 0, "a denormal is flushed");
         assert_eq!(f32_to_bf16(0x3f80_8000), 0x3f80);
         assert_eq!(f32_to_bf16(0x3f81_8000), 0x3f82);
     }

@@ -440,6 +440,8 @@ pub struct Inst {
     pub size: u8,
     /// Has source or output modifiers, SDWA or DPP.
     pub modified: bool,
+    /// A float instruction whose result is a double or a half: MODE has fields of its own for them.
+    pub wide_float: bool,
     /// For vector instructions of single registers: what their definedness depends on, as
     /// vector and scalar registers (511 + 1 and 128 stand for none). `None` for all others.
     pub simple: Option<Simple>,

@@ -87,11 +87,10 @@ fn kernel(
     let entry = code.index_of(entry).ok_or_else(|| fail("entry is not code"))?;
     let name = object.symbols.iter().find(|s| s.kind == 2 && s.name == info.name);
     let atomics = name.is_some_and(|f| {
-        code.insts.iter().any(|i| {
-            let inside =
-                u64::from(i.pc) >= f.value && u64::from(i.pc) < f.value.saturating_add(f.size);
-            inside && is_global_atomic(i)
-        })
+        let inside = |pc: u32| (f.value..f.value.saturating_add(f.size)).contains(&pc.into());
+        // A kernel that calls functions may run any of the file's.
+        let calls = code.iter().any(|(i, t)| inside(i.pc) && t.starts_with("s_swappc"));
+        code.insts.iter().any(|i| (calls || inside(i.pc)) && is_global_atomic(i))
     });
     Ok(Kernel {
         name: info.name.clone(),

@@ -9,6 +9,7 @@ use crate::code::Kernel;
 use crate::config::{Config, Quantum};
 use crate::counters::Counters;
 use crate::env::{Env, Fault, FaultKind};
+use crate::fpmode;
 use crate::inst::{Class, Inst, Operand};
 use crate::memory::{Alloc, Memory};
 use crate::strict;
@@ -519,8 +520,9 @@ fn step<const STRICT: bool>(w: &mut Wave, i: &Inst, env: &mut Env) {
 #[inline(always)]
 fn execute(w: &mut Wave, i: &Inst, env: &mut Env) {
     // Round to nearest with denormals kept is the host's own mode.
-    if w.mode & 0xff != 0xf0 && i.class == Class::Valu {
-        return crate::fpmode::with(w.mode, || {
+    if w.mode & 0xff != 0xf0 && i.class == Class::Valu && !fpmode::is_default(w.mode, i.wide_float)
+    {
+        return fpmode::with(w.mode, i.wide_float, || {
             // SAFETY: as below.
             unsafe { (i.exec)(w, i, env) }
         });

@@ -200,6 +200,7 @@ pub(crate) fn blank(line: &Line) -> Inst {
         size: (4 * line.words.len()) as u8,
         modified: false,
         halves: Halves::Joint,
+        wide_float: false,
         simple: None,
         polls: false,
     }

@@ -79,6 +79,8 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst, code: &mut Code) -> Result<(),
         i.reads_dst = true;
     }
     i.reads_vcc = p.name.starts_with("v_div_fmas");
+    let float = p.name.split('_').find(|t| matches!(*t, "f16" | "f32" | "f64"));
+    i.wide_float = matches!(float, Some("f16" | "f64"));
     i.halves = match p.name {
         "v_mad_u64_u32" | "v_mad_i64_i32" | "v_lshl_add_u64" | "v_lshlrev_b64" => Halves::LowAlone,
         "v_mov_b64" => Halves::Separate,

@@ -2,7 +2,7 @@
 //! `f8f6f4` operands in chunks of 16).
 
 use super::mfma::{Elem, Shape};
-use crate::formats::{BF8, BF16, FP4, FP8, Format, bf16_to_f32};
+use crate::formats::{BF8, BF16, F16, FP4, FP8, Format, bf16_to_f32, f16_to_f32};
 use crate::inst::Operand;
 use crate::wave::{Row, Wave};
 
@@ -33,6 +33,9 @@ fn chunked(s: &Shape, elem: Elem) -> bool {
 /// One operand as `[k][row or column]`; entries past the shape are stale and never read.
 pub(crate) type Matrix = [[f32; 32]; 128];
 
+const BYTES: Elem = Elem::Float(FP8);
+const BYTES_IEEE: Elem = Elem::Float(BF8);
+
 /// Unpacks A or B of one block.
 #[inline(always)]
 pub(super) fn unpack<const WIDE: bool>(
@@ -55,6 +58,15 @@ pub(super) fn unpack<const WIDE: bool>(
             }
             continue;
         }
+        if WIDE && cfg!(target_arch = "x86_64") && s.m >= 16 && matches!(elem, BYTES | BYTES_IEEE) {
+            for r in 0..s.lanes_k() / 4 {
+                let k = k_of(s, chunk, g, 4 * r) & 124;
+                let regs = &rows[r].0[lane..lane + s.m];
+                // SAFETY: as above.
+                unsafe { fp8_wide(regs, &mut out[k..k + 4], elem == BYTES_IEEE) };
+            }
+            continue;
+        }
         for e in 0..s.lanes_k() {
             let row = &mut out[k_of(s, chunk, g, e) & 127];
             match elem {
@@ -74,6 +86,10 @@ pub(super) fn unpack<const WIDE: bool>(
                 Elem::Float(BF8) => {
                     let sh = 8 * (e as u32 % 4);
                     words(rows, e / 4, lane, s.m, row, |x| bf8(x >> sh));
+                }
+                Elem::Float(F16) => {
+                    let sh = 16 * (e as u32 % 2);
+                    words(rows, e / 2, lane, s.m, row, |x| f16_to_f32((x >> sh) as u16));
                 }
                 Elem::Float(f) => small(rows, lane, (s.m, e), f, row),
                 Elem::I8 | Elem::F64 | Elem::F8f6f4 => {}
@@ -121,6 +137,45 @@ unsafe fn fp4_wide(regs: &[u32], out: &mut [[f32; 32]]) {
     }
 }
 
+/// The four codes of each lane's register, eight lanes at a time: see [`fp8`] and (`ieee`) [`bf8`].
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn fp8_wide(regs: &[u32], out: &mut [[f32; 32]], ieee: bool) {
+    use std::arch::x86_64::*;
+    let all = _mm256_set1_epi32;
+    for (n, x) in regs.chunks_exact(8).take(4).enumerate() {
+        // SAFETY: the chunk holds 32 bytes.
+        let mut x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        for row in out.iter_mut() {
+            let magnitude = _mm256_and_si256(x, all(0x7f));
+            let (v, special, top) = if ieee {
+                let v = _mm256_castsi256_ps(_mm256_slli_epi32::<21>(magnitude));
+                let v = _mm256_mul_ps(v, _mm256_castsi256_ps(all((127 + 112) << 23)));
+                let special = _mm256_cmpgt_epi32(magnitude, all(0x7b));
+                let mantissa = _mm256_slli_epi32::<21>(_mm256_and_si256(x, all(3)));
+                (v, special, _mm256_or_si256(mantissa, all(0x7f80_0000)))
+            } else {
+                let v = _mm256_castsi256_ps(_mm256_slli_epi32::<20>(magnitude));
+                let v = _mm256_mul_ps(v, _mm256_castsi256_ps(all((127 + 120) << 23)));
+                (v, _mm256_cmpeq_epi32(magnitude, all(0x7f)), all(0x7fc0_0000))
+            };
+            let v = _mm256_blendv_ps(v, _mm256_castsi256_ps(top), _mm256_castsi256_ps(special));
+            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(x, all(0x80)));
+            let v = _mm256_or_ps(v, _mm256_castsi256_ps(sign));
+            // SAFETY: `n` is below 4, so eight lanes fit the row's 32.
+            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add(8 * n), v) };
+            x = _mm256_srli_epi32::<8>(x);
+        }
+    }
+}
+
+/// Never called: only x86-64 has a wide variant.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn fp8_wide(_: &[u32], _: &mut [[f32; 32]], _: bool) {}
+
 /// Never called: only x86-64 has a wide variant.
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn fp4_wide(_: &[u32], _: &mut [[f32; 32]]) {}
@@ -144,7 +199,7 @@ fn bf8(x: u32) -> f32 {
     f32::from_bits(bits | (x & 0x80) << 24)
 }
 
-/// Any other format of at most 16 bits, through a table for the 6-bit ones.
+/// The 6-bit formats, through a table.
 #[inline(always)]
 fn small(rows: &[Row], lane: usize, (m, e): (usize, usize), f: Format, out: &mut [f32; 32]) {
     let bits = f.bits() as usize;
@@ -156,7 +211,7 @@ fn small(rows: &[Row], lane: usize, (m, e): (usize, usize), f: Format, out: &mut
     for ((o, l), h) in out.iter_mut().zip(lo).zip(hi) {
         let pair = u64::from(*h) << 32 | u64::from(*l);
         let code = (pair >> shift) as u32 & mask;
-        *o = if bits < 8 { table(f)[(code & 0xff) as usize] } else { f.decode(code) };
+        *o = table(f)[(code & 0xff) as usize];
     }
 }
 
@@ -185,6 +240,28 @@ pub(super) fn bytes(w: &Wave, o: Operand, s: Shape, block: usize) -> [[i8; 64]; 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn wide_bytes_are_the_same() {
+        if !crate::exec::wide() {
+            return;
+        }
+        let regs: Vec<u32> = (0..64).map(|k| 0x0302_0100 + 0x0404_0404 * k).collect();
+        for (ieee, one) in [(false, fp8 as fn(u32) -> f32), (true, bf8)] {
+            for chunk in regs.chunks_exact(16) {
+                let mut out = [[0f32; 32]; 4];
+                // SAFETY: the CPU has AVX2, as `wide` found.
+                unsafe { fp8_wide(chunk, &mut out, ieee) };
+                for (lane, x) in chunk.iter().enumerate() {
+                    for (b, row) in out.iter().enumerate() {
+                        let want = one(x >> (8 * b));
+                        assert_eq!(row[lane].to_bits(), want.to_bits(), "{x:#x} byte {b}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn eight_bit_codes() {

@@ -258,6 +258,32 @@ fn modified() -> Vec<Case> {
                 r(z(z(f(a[0])) * z(f(b[0]))))
             },
         ),
+        // Doubles and halves have fields of their own: rounding up, denormals gone.
+        lane(
+            "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 2, 2), 1\n\
+               v_mov_b32 v20, 0\nv_mov_b32 v21, 0x3ff00000\nv_mov_b32 v22, 0\n\
+               v_mov_b32 v23, 0x3c000000\nv_add_f64 v[16:17], v[20:21], v[22:23]\n\
+               v_mov_b32 v20, 1.0\nv_mov_b32 v22, 0x30000000\nv_add_f32 v18, v20, v22\n\
+               v_mov_b32 v20, 0x3c00\nv_mov_b32 v22, 1\nv_add_f16 v19, v20, v22\n\
+               s_setreg_imm32_b32 hwreg(HW_REG_MODE, 2, 2), 0",
+            |_, _, _| [1, 0x3ff0_0000, 0x3f80_0000, 0x3c01],
+        ),
+        lane(
+            "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 0, 4), 2\n\
+               v_mov_b32 v20, 0\nv_mov_b32 v21, 0x3ff00000\nv_mov_b32 v22, 0\n\
+               v_mov_b32 v23, 0xbc000000\nv_add_f64 v[16:17], v[20:21], v[22:23]\n\
+               v_mov_b32 v20, 1.0\nv_mov_b32 v22, 0xb0000000\nv_add_f32 v18, v20, v22\n\
+               s_setreg_imm32_b32 hwreg(HW_REG_MODE, 0, 4), 0",
+            |_, _, _| [0, 0x3ff0_0000, 0x3f7f_ffff, 0],
+        ),
+        lane(
+            "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 6, 2), 0\n\
+               v_mov_b32 v20, 5\nv_mov_b32 v21, 0\nv_mov_b32 v22, 0\nv_mov_b32 v23, 0\n\
+               v_add_f64 v[16:17], v[20:21], v[22:23]\nv_add_f32 v18, v20, v22\n\
+               v_mov_b32 v22, 0x8000\nv_add_f16 v19, v20, v22\n\
+               s_setreg_imm32_b32 hwreg(HW_REG_MODE, 6, 2), 3",
+            |_, _, _| [0, 0, 5, 0],
+        ),
     ]
 }
 

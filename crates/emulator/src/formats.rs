@@ -256,7 +256,7 @@ mod tests {
             assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{c:#x}");
         }
         for k in 0..20_000u32 {
-            let x = f32::from_bits(0x3380_0000 + k * 7919 | (k & 1) << 31);
+            let x = f32::from_bits((0x3380_0000 + k * 7919) | ((k & 1) << 31));
             let at = |round| f16_to_f32(f32_to_f16_mode(x, round, false));
             let (up, down, zero) = (at(1), at(2), at(3));
             assert!(down <= x && x <= up, "{down} {x} {up}");

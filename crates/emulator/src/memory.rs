@@ -140,7 +140,7 @@ impl Alloc {
     }
 
     fn init_word(&self, off: usize) -> &AtomicU64 {
-        // SAFETY: as above for eight bytes; the shadow starts at a page and `off` is a multiple of 8.
+        // SAFETY: as above for eight bytes; the shadow starts at a page, `off` is a multiple of 8.
         unsafe { AtomicU64::from_ptr(self.init.add(off).cast()) }
     }
 

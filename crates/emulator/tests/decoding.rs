@@ -250,7 +250,9 @@ fn compare(i: &Inst, pc_of: &dyn Fn(u32) -> u32, text: &str) {
         .iter()
         .filter(|p| {
             let key = p.split(':').next().unwrap_or("");
-            !matches!(key, "nt" | "lds" | "glc") && !key.ends_with("_sel") && key != "dst_unused"
+            !matches!(key, "nt" | "lds" | "glc")
+                && (key == "op_sel" || !key.ends_with("_sel"))
+                && key != "dst_unused"
         })
         .filter(|p| i.class != Class::Salu && !p.starts_with("offset:swizzle") && *p != "vcc")
         .filter(|p| {

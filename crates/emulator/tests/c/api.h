@@ -29,7 +29,11 @@ typedef struct {
   size_t width, height;
 } hipMemsetParams;
 typedef struct { void (*fn)(void *); void *userData; } hipHostNodeParams;
-typedef struct { int id; char pad[4]; union { char pad[64]; int cooperative; } val; } hipLaunchAttribute;
+typedef struct {
+  int id;
+  char pad[4];
+  union { char pad[64]; int cooperative; } val;
+} hipLaunchAttribute;
 typedef struct {
   unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
   hipStream_t hStream;

@@ -53,5 +53,6 @@ KERNEL void wave_sum(const float *in, float *out, u64 *vote) {
 }
 
 KERNEL void atomic_sum(const float *in, float *sum) {
-  asm volatile("global_atomic_add_f32 %0, %1, off" : : "v"(sum), "v"(in[BID * 64 + TID]) : "memory");
+  asm volatile("global_atomic_add_f32 %0, %1, off"
+               : : "v"(sum), "v"(in[BID * 64 + TID]) : "memory");
 }

@@ -40,7 +40,7 @@ pub(crate) struct InspectArgs {
     pub(crate) tensor_parallel_size: usize,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct ServeArgs {
     /// Directory with config.json, safetensors shards, tokenizer and chat template
     #[arg(default_value = "models/demo")]
@@ -143,6 +143,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub(crate) device: Device,
 
+    /// Run every decode step kernel by kernel, not as a recorded graph: for debugging
+    #[arg(long)]
+    pub(crate) enforce_eager: bool,
+
+    /// How GPUs add up their parts
+    #[arg(long, value_enum, default_value_t = AllReduce::Ordered)]
+    pub(crate) all_reduce: AllReduce,
+
+    /// Seconds after which a step that has not ended means that a GPU hangs
+    #[arg(long, default_value_t = 120, value_parser = seconds)]
+    pub(crate) watchdog_timeout: u64,
+
     /// Precision of what 4-bit weights multiply with [default: what the checkpoint declares]
     #[arg(long, value_enum)]
     pub(crate) expert_activations: Option<Precision>,
@@ -162,7 +174,18 @@ pub(crate) enum LogFormat {
 pub(crate) enum Device {
     Auto,
     Cpu,
+    /// AMD MI355X
     Hip,
+    /// NVIDIA H100 or H200: for development
+    Cuda,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllReduce {
+    /// Ranks' parts are moved and added in rank order: answers do not depend on the batch
+    Ordered,
+    /// The library's own sum, whose order depends on the batch: answers may too
+    Rccl,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod inspect;
 mod memory;
+mod place;
 mod quantize;
 mod serve;
 

@@ -15,6 +15,27 @@ pub(crate) struct Wishes {
     pub(crate) budget: usize,
 }
 
+impl Wishes {
+    /// Limits with these sizes and no KV blocks yet.
+    fn limits(&self) -> Limits {
+        Limits {
+            max_model_len: self.max_model_len,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            block_size: self.block_size,
+            num_blocks: 0,
+        }
+    }
+}
+
+/// Bytes that one rank needs.
+struct Needs {
+    weights: usize,
+    /// Activations between verbs, and what verbs use for themselves.
+    workspace: usize,
+    /// KV cache of one token.
+    token: usize,
+}
+
 /// The plan; all bytes are of all ranks together.
 pub(crate) struct Plan {
     pub(crate) limits: Limits,
@@ -25,22 +46,39 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// For ranks on the CPU.
+    pub(crate) fn for_cpu(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
+        let (config, ranks) = (checkpoint.config(), wishes.ranks);
+        let needs = Needs {
+            weights: cpu::weight_bytes(checkpoint, ranks),
+            workspace: wishes.limits().workspace_values(config, ranks) * size_of::<f32>(),
+            token: config.num_hidden_layers * config.latent_dim() * size_of::<f32>(),
+        };
+        Plan::new(checkpoint, wishes, &needs)
+    }
+
+    /// For ranks on GPUs, each with the KV cache in BF16.
+    pub(crate) fn for_gpus(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
+        let (config, ranks) = (checkpoint.config(), wishes.ranks);
+        let limits = wishes.limits();
+        let needs = Needs {
+            weights: hip::weight_bytes(checkpoint, ranks),
+            workspace: limits.workspace_values(config, ranks) * size_of::<f32>()
+                + hip::scratch_bytes(config, &limits, ranks, wishes.max_num_seqs),
+            token: config.num_hidden_layers * config.latent_dim() * size_of::<u16>(),
+        };
+        Plan::new(checkpoint, wishes, &needs)
+    }
+
     /// Sizes the KV pool: what is left after weights and workspace, and no more than all sequences
     /// at full length could use.
-    pub(crate) fn for_cpu(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
-        let config = checkpoint.config();
-        let ranks = wishes.ranks;
-        let mut limits = Limits {
-            max_model_len: wishes.max_model_len,
-            max_num_batched_tokens: wishes.max_num_batched_tokens,
-            block_size: wishes.block_size,
-            num_blocks: 0,
-        };
+    fn new(checkpoint: &Checkpoint, wishes: &Wishes, needs: &Needs) -> anyhow::Result<Plan> {
+        let (config, ranks) = (checkpoint.config(), wishes.ranks);
+        let mut limits = wishes.limits();
         let rope = wishes.max_model_len * config.qk_rope_head_dim * size_of::<f32>();
-        let weights = ranks * (cpu::weight_bytes(checkpoint, ranks) + rope);
-        let workspace = ranks * limits.workspace_values(config, ranks) * size_of::<f32>();
-        let token = ranks * config.num_hidden_layers * config.latent_dim() * size_of::<f32>();
-        let block = token * wishes.block_size;
+        let weights = ranks * (needs.weights + rope);
+        let workspace = ranks * needs.workspace;
+        let block = ranks * needs.token * wishes.block_size;
         let per_sequence = wishes.max_model_len.div_ceil(wishes.block_size);
         let left = wishes.budget.saturating_sub(weights + workspace);
         limits.num_blocks = (left / block).min(per_sequence.saturating_mul(wishes.max_num_seqs));

@@ -6,22 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use checkpoint::{Activations, Checkpoint};
-use cpu::{Cpu, Group};
 use engine::{Engine, EngineConfig};
-use indicatif::{ProgressBar, ProgressStyle};
-use model::{Limits, Model, Ranks};
 use server::{App, ServerConfig};
 use text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
 
-use crate::cli::{Device, LogFormat, ServeArgs};
-use crate::memory::{Plan, Wishes, host_available};
-
-/// Share of the host's free memory that a server on the CPU takes: others live there too.
-const HOST_SHARE: f64 = 0.25;
-/// Rows per step on the CPU: about a second of work for a small model, so that streams do not
-/// stall.
-const CPU_BATCHED_TOKENS: usize = 512;
+use crate::cli::{LogFormat, ServeArgs};
+use crate::place::Place;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
@@ -37,9 +28,6 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    if args.device == Device::Hip {
-        bail!("--device hip: this build has no GPU backend; use --device cpu");
-    }
     // First, so that a port in use is known before weights are read.
     let address = format!("{}:{}", args.host, args.port);
     let listener = TcpListener::bind(&address)
@@ -60,12 +48,9 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         );
     }
     let name = served_name(args);
-    eprintln!(
-        "{name}: {} on {} rank(s) of the CPU",
-        args.model.display(),
-        args.tensor_parallel_size
-    );
-    let plan = plan(args, &checkpoint)?;
+    let place = Place::choose(args)?;
+    eprintln!("{name}: {} on {}", args.model.display(), place.describe(args.tensor_parallel_size)?);
+    let plan = place.plan(args, &checkpoint)?;
     eprintln!("{}", plan.table());
     let engine_config = EngineConfig {
         max_model_len: plan.limits.max_model_len,
@@ -80,22 +65,45 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let activations = args.expert_activations.map_or(config.activations, Activations::from);
     let config = server_config(args, name, plan.limits.max_model_len, eos_ids)?;
     let app = Arc::new(App::new(config, Arc::new(tokenizer), Arc::new(template)));
-    let (limits, ranks) = (plan.limits, args.tensor_parallel_size);
-    let loaded = tokio::task::spawn_blocking(move || load(checkpoint, limits, ranks, activations));
+    let (limits, owned) = (plan.limits, args.clone());
+    let loaded =
+        tokio::task::spawn_blocking(move || place.load(checkpoint, limits, activations, &owned));
     let address = listener.local_addr()?;
     let mut server = pin!(server::serve(listener, app.clone(), stop_signal()));
-    tokio::select! {
+    let engine = tokio::select! {
         loaded = loaded => {
             let mut ranks = loaded??;
-            app.start(match args.no_async_scheduling {
+            match args.no_async_scheduling {
                 false => Engine::start_overlapped(engine_config, Box::new(ranks)),
                 true => Engine::start(engine_config, Box::new(move |batch| ranks.run(batch))),
-            });
-            eprintln!("listening on http://{address}");
+            }
         }
         ended = &mut server => return Ok(ended?),
+    };
+    app.start(engine.clone());
+    eprintln!("listening on http://{address}");
+    tokio::select! {
+        ended = &mut server => Ok(ended?),
+        reason = failure(&engine) => {
+            eprintln!("stopping: {reason}");
+            // Until then open answers get their error, and /health says why.
+            tokio::time::sleep(LAST_WORDS).await;
+            bail!("{reason}")
+        }
     }
-    Ok(server.await?)
+}
+
+/// How long a server whose device has failed stays, so that everybody hears of it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Ends when the engine has failed, with the reason.
+async fn failure(engine: &Engine) -> String {
+    loop {
+        if let Err(reason) = engine.health() {
+            return reason;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 fn server_config(
@@ -144,54 +152,6 @@ fn served_name(args: &ServeArgs) -> String {
         Some(absolute.file_name()?.to_string_lossy().into_owned())
     };
     args.served_model_name.clone().or_else(directory).unwrap_or_else(|| "model".to_owned())
-}
-
-fn plan(args: &ServeArgs, checkpoint: &Checkpoint) -> anyhow::Result<Plan> {
-    let made_for = checkpoint.config().max_position_embeddings;
-    let max_model_len = args.max_model_len.unwrap_or(made_for);
-    if max_model_len > made_for {
-        bail!("--max-model-len {max_model_len}: the model was made for at most {made_for}");
-    }
-    let share = args.gpu_memory_utilization.unwrap_or(HOST_SHARE);
-    let wishes = Wishes {
-        ranks: args.tensor_parallel_size,
-        max_model_len,
-        max_num_seqs: args.max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(CPU_BATCHED_TOKENS),
-        block_size: args.block_size,
-        budget: (host_available()? as f64 * share) as usize,
-    };
-    Plan::for_cpu(checkpoint, &wishes)
-}
-
-/// Reads every rank's weights, with a progress bar.
-fn load(
-    checkpoint: Checkpoint,
-    limits: Limits,
-    ranks: usize,
-    activations: Activations,
-) -> anyhow::Result<Ranks> {
-    let bar = progress_bar(ranks * model::weight_bytes(&checkpoint, ranks));
-    let (groups, checkpoint) = (Group::new(ranks), Arc::new(checkpoint));
-    let progress = bar.clone();
-    let loaded = Ranks::start(ranks, move |rank| {
-        let backend = Cpu::new(groups[rank].clone(), activations);
-        let read = |bytes: usize| progress.inc(bytes as u64);
-        Model::load(backend, &checkpoint, rank, ranks, &limits, &read)
-    });
-    bar.finish_and_clear();
-    Ok(loaded?)
-}
-
-fn progress_bar(bytes: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "weights {bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-    );
-    let bar = ProgressBar::new(bytes as u64);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 /// Ends at SIGINT or SIGTERM.

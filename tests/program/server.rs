@@ -18,6 +18,20 @@ pub(crate) fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
+/// A directory with the emulator that was built beside this test, under the names of the libraries
+/// it stands for.
+pub(crate) fn emulator() -> PathBuf {
+    let built = std::env::current_exe().unwrap().with_file_name("libemulator.so");
+    assert!(built.exists(), "{} is not built", built.display());
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
+    std::fs::create_dir_all(&directory).unwrap();
+    for name in ["libamdhip64.so.7", "librccl.so.1"] {
+        // Another test may have made it; all link to the same file.
+        let _ = std::os::unix::fs::symlink(&built, directory.join(name));
+    }
+    directory
+}
+
 pub(crate) struct Server {
     child: Child,
     /// `http://host:port`.
@@ -28,7 +42,18 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `moonrock serve MODEL --port 0 ARGS` and waits for its address.
     pub(crate) fn start(model: &str, args: &[&str]) -> Server {
-        let mut child = Command::new(binary())
+        Server::start_command(Command::new(binary()), model, args)
+    }
+
+    /// The same with `--device hip` on the emulator.
+    pub(crate) fn start_on_emulator(model: &str, args: &[&str]) -> Server {
+        let mut command = Command::new(binary());
+        command.env("LD_LIBRARY_PATH", emulator());
+        Server::start_command(command, model, &[&["--device", "hip"], args].concat())
+    }
+
+    fn start_command(mut command: Command, model: &str, args: &[&str]) -> Server {
+        let mut child = command
             .arg("serve")
             .arg(path(model))
             .args(["--port", "0"])

@@ -27,6 +27,11 @@ impl Buffer {
         (self.rows, self.width) = (rows, width);
         self.values.resize(rows * width, 0.0);
     }
+
+    /// The values, row by row.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
 }
 
 /// One rank on the host's cores.

@@ -11,7 +11,6 @@ use crate::{Error, Memory};
 #[derive(Clone)]
 pub struct Meeting {
     library: Arc<Collectives>,
-    runtime: Arc<Runtime>,
     id: UniqueId,
     ranks: usize,
 }
@@ -26,7 +25,7 @@ impl Meeting {
         let mut id = UniqueId([0; 128]);
         // SAFETY: `id` outlives the call.
         check("preparing a group", unsafe { (library.unique_id)(&mut id) })?;
-        Ok(Meeting { library, runtime: Arc::clone(runtime), id, ranks })
+        Ok(Meeting { library, id, ranks })
     }
 
     /// Joins as `rank`, on the thread that has made its device current. Returns when all have.
@@ -41,17 +40,7 @@ impl Meeting {
             (self.library.init_rank)(&mut handle, self.ranks as i32, self.id, rank as i32)
         };
         check("joining the group", code)?;
-        Ok(Communicator { library: Arc::clone(&self.library), handle })
-    }
-
-    /// The runtime that the group's devices belong to.
-    pub fn runtime(&self) -> &Arc<Runtime> {
-        &self.runtime
-    }
-
-    /// Ranks in the group.
-    pub fn ranks(&self) -> usize {
-        self.ranks
+        Ok(Communicator { library: Arc::clone(&self.library), handle, ranks: self.ranks })
     }
 }
 
@@ -70,9 +59,15 @@ fn check(call: &str, code: i32) -> Result<(), Error> {
 pub struct Communicator {
     library: Arc<Collectives>,
     handle: Handle,
+    ranks: usize,
 }
 
 impl Communicator {
+    /// Ranks in the group.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
     /// Queues the gathering of `count` f32 of every rank, in rank order, into `to`.
     ///
     /// # Panics
@@ -86,9 +81,8 @@ impl Communicator {
         from: &Memory,
         to: &Memory,
         count: usize,
-        ranks: usize,
     ) -> Result<(), Error> {
-        assert!(count * 4 <= from.bytes() && count * 4 * ranks <= to.bytes());
+        assert!(count * 4 <= from.bytes() && count * 4 * self.ranks <= to.bytes());
         // SAFETY: both buffers have room; all ranks call this alike.
         let code = unsafe {
             (self.library.all_gather)(

@@ -3,22 +3,32 @@
 //! AMD's HIP runtime and RCCL (or, for development, NVIDIA's driver and NCCL) are opened at run
 //! time ([`Runtime`], [`Device`], [`Stream`], [`Communicator`]); the kernels of `kernels/` are
 //! compiled by the build and embedded ([`Kernels`]), each with a launcher of the same name in
-//! [`kernels`]. A [`Batch`](model::Batch) enters as one copy of small numbers to the device, and
-//! drawn tokens leave as one copy back.
+//! [`kernels`]. [`Gpu`] is the backend: a [`Batch`](model::Batch) enters as one copy of small
+//! numbers to the device, and drawn tokens leave as one copy back. Decode batches run as graphs,
+//! recorded once for each size.
 
+mod backend;
 mod collective;
 mod device;
 mod error;
+mod input;
 pub mod kernels;
 mod modules;
+mod moe;
 mod sampler;
 mod stream;
 mod sys;
+mod warm_up;
+mod weights;
 
+pub use backend::{Buffer, Gpu, Options, Weights, decode_buckets, scratch_bytes};
 pub use collective::{Communicator, Meeting};
 pub use device::{Device, Memory, Pinned, Runtime};
 pub use error::Error;
-pub use modules::{Kernel, Kernels};
+pub use modules::{Kernel, Kernels, code_objects};
+pub use moe::{Experts, Quantized, Routing};
 pub use sampler::Sampler;
 pub use stream::{Event, Graph, Stream};
 pub use sys::Platform;
+pub use warm_up::warm_up_batches;
+pub use weights::{Dense, LatentProjection, weight_bytes};

@@ -11,6 +11,20 @@ mod objects {
     include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 }
 
+/// The code objects of this build by file of `kernels/`: gfx950 ELF, or PTX for sm_90.
+///
+/// # Errors
+/// A build without kernels; says why.
+pub fn code_objects(platform: Platform) -> Result<&'static [(&'static str, &'static [u8])], Error> {
+    match objects::MISSING {
+        Some(reason) => Err(Error::Unfit(format!("this build has no GPU kernels: {reason}"))),
+        None => Ok(match platform {
+            Platform::Hip => objects::GFX950,
+            Platform::Cuda => objects::SM_90,
+        }),
+    }
+}
+
 /// A kernel of a loaded module.
 #[derive(Clone, Copy)]
 pub struct Kernel {
@@ -91,13 +105,7 @@ impl Kernels {
     /// # Errors
     /// A build without kernels (says why), or an object that the device refuses.
     pub fn load(device: &Device) -> Result<Kernels, Error> {
-        if let Some(reason) = objects::MISSING {
-            return Err(Error::Unfit(format!("this build has no GPU kernels: {reason}")));
-        }
-        let table = match device.runtime.platform {
-            Platform::Hip => objects::GFX950,
-            Platform::Cuda => objects::SM_90,
-        };
+        let table = code_objects(device.runtime.platform)?;
         let mut kernels =
             Kernels { device: device.clone(), modules: Vec::new(), functions: HashMap::new() };
         for &(file, names) in FILES {

@@ -19,7 +19,7 @@ pub struct Limits {
 
 impl Limits {
     /// Rows whose logits are computed at a time; longer lists go in several rounds.
-    pub const LOGIT_ROWS: usize = 128;
+    pub const LOGIT_ROWS: usize = 256;
 
     /// The KV cache for `config` under these limits.
     pub fn cache(&self, config: &Config) -> CacheShape {

@@ -38,7 +38,17 @@ pub struct Workspace {
     max_splits: usize,
 }
 
+/// Splits of a row of `len` keys at most.
+fn most_splits(len: usize) -> usize {
+    len.div_ceil(MIN_SPLIT).clamp(1, MAX_SPLITS)
+}
+
 impl Workspace {
+    /// Bytes that [`Workspace::new`] takes.
+    pub fn bytes(heads: usize, max_len: usize, max_rows: usize) -> usize {
+        max_rows.min(SPLIT_ROWS) * most_splits(max_len) * heads * (LATENT + 2) * 4
+    }
+
     /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
     /// a batch.
     ///
@@ -50,7 +60,7 @@ impl Workspace {
         max_len: usize,
         max_rows: usize,
     ) -> Result<Workspace, Error> {
-        let max_splits = max_len.div_ceil(MIN_SPLIT).clamp(1, MAX_SPLITS);
+        let max_splits = most_splits(max_len);
         let parts = max_rows.min(SPLIT_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 4)?;
         let sums = device.allocate(parts * 2 * 4)?;

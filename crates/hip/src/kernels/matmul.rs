@@ -83,14 +83,20 @@ pub struct Workspace {
     counters: Memory,
 }
 
+/// Bytes of partial sums: with several segments, tiles * segments < TARGET_WAVES + tiles and tiles
+/// < TARGET_WAVES.
+const PARTIALS: usize = 2 * TARGET_WAVES * 16 * SOME * 4;
+
 impl Workspace {
+    /// Bytes that one takes.
+    pub const BYTES: usize = PARTIALS + TARGET_WAVES * 4;
+
     /// Room for any product.
     ///
     /// # Errors
     /// Too little memory.
     pub fn new(device: &Device, stream: &Stream) -> Result<Workspace, Error> {
-        // With several segments, tiles * segments < TARGET_WAVES + tiles and tiles < TARGET_WAVES.
-        let partials = device.allocate(2 * TARGET_WAVES * 16 * SOME * 4)?;
+        let partials = device.allocate(PARTIALS)?;
         let counters = device.allocate(TARGET_WAVES * 4)?;
         stream.fill(&counters, 0)?;
         Ok(Workspace { partials, counters })

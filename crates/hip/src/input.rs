@@ -1,0 +1,153 @@
+//! A batch's numbers in device memory, where the kernels read them: one copy a step.
+
+use model::{Batch, DeviceError, Limits};
+
+use crate::device::{Device, Memory, Pinned};
+use crate::kernels::Rows;
+use crate::stream::Stream;
+
+/// Where the numbers stand, in words from the start: counts (rows, then the outputs of each round
+/// of logits), token, position, start in `tables`, KV slot of every row, row of every output, then
+/// the sequences' block tables one after another. Every list has `bound` words, so that a graph
+/// recorded for `bound` rows finds them whatever the batch.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    bound: usize,
+    rounds: usize,
+}
+
+impl Layout {
+    fn new(bound: usize) -> Layout {
+        Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1) }
+    }
+
+    /// Start of list `index`, 0 to 4, and 5 for the tables; 16-byte aligned.
+    fn list(&self, index: usize) -> usize {
+        let counts = (1 + self.rounds).next_multiple_of(4);
+        counts + index * self.bound.next_multiple_of(4)
+    }
+}
+
+const TOKENS: usize = 0;
+const POSITIONS: usize = 1;
+const STARTS: usize = 2;
+const SLOTS: usize = 3;
+const OUTPUTS: usize = 4;
+const TABLES: usize = 5;
+
+/// The memory for batches, and the layout of the latest one.
+pub(crate) struct Input {
+    staged: Pinned,
+    memory: Memory,
+    layout: Layout,
+}
+
+impl Input {
+    /// Room for batches of `rows` rows with `blocks` entries in all block tables together.
+    pub(crate) fn new(device: &Device, rows: usize, blocks: usize) -> Result<Input, DeviceError> {
+        let layout = Layout::new(rows);
+        let bytes = 4 * (layout.list(TABLES) + blocks);
+        let (staged, memory) = (device.allocate_pinned(bytes)?, device.allocate(bytes)?);
+        Ok(Input { staged, memory, layout })
+    }
+
+    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch before must
+    /// have ended.
+    pub(crate) fn send(
+        &mut self,
+        stream: &Stream,
+        batch: &Batch,
+        bound: usize,
+        block_size: usize,
+    ) -> Result<(), DeviceError> {
+        self.layout = Layout::new(bound);
+        let rows = batch.tokens.len();
+        let tables: usize = batch.spans.iter().map(|span| span.blocks.len()).sum();
+        let words = self.layout.list(TABLES) + tables;
+        if rows > bound || 4 * words > self.memory.bytes() {
+            return Err(DeviceError(format!(
+                "a batch of {rows} rows and {tables} blocks is larger than what was planned for"
+            )));
+        }
+        let bytes = self.staged.as_mut_slice();
+        let mut put = |at: usize, value: usize| {
+            bytes[4 * at..4 * at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
+        };
+        put(0, rows);
+        for round in 0..self.layout.rounds {
+            let left = batch.outputs.len().saturating_sub(round * Limits::LOGIT_ROWS);
+            put(1 + round, left.min(Limits::LOGIT_ROWS));
+        }
+        for (row, &token) in batch.tokens.iter().enumerate() {
+            put(self.layout.list(TOKENS) + row, token as usize);
+        }
+        let mut start = 0;
+        for span in &batch.spans {
+            for i in 0..span.rows {
+                let (row, position) = (span.row + i, span.position + i);
+                let block = span.blocks.get(position / block_size).ok_or_else(|| {
+                    DeviceError(format!("position {position} of row {row} has no KV block"))
+                })?;
+                put(self.layout.list(POSITIONS) + row, position);
+                put(self.layout.list(STARTS) + row, start);
+                let slot = *block as usize * block_size + position % block_size;
+                put(self.layout.list(SLOTS) + row, slot);
+            }
+            for (i, &block) in span.blocks.iter().enumerate() {
+                put(self.layout.list(TABLES) + start + i, block as usize);
+            }
+            start += span.blocks.len();
+        }
+        for (i, output) in batch.outputs.iter().enumerate() {
+            put(self.layout.list(OUTPUTS) + i, output.row);
+        }
+        // SAFETY: `staged` is next written when the batch has ended, and lives as long as this.
+        unsafe { stream.send(&self.staged, &self.memory, 4 * words)? };
+        Ok(())
+    }
+
+    fn at(&self, word: usize) -> u64 {
+        self.memory.ptr() + 4 * word as u64
+    }
+
+    /// The batch's rows.
+    pub(crate) fn rows(&self) -> Rows {
+        Rows { count: self.at(0), bound: self.layout.bound }
+    }
+
+    /// The outputs of a round of logits.
+    pub(crate) fn outputs(&self, round: usize) -> Rows {
+        let left = self.layout.bound - (round * Limits::LOGIT_ROWS).min(self.layout.bound);
+        Rows { count: self.at(1 + round), bound: left.min(Limits::LOGIT_ROWS) }
+    }
+
+    /// Token of every row.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.at(self.layout.list(TOKENS))
+    }
+
+    /// Position of every row.
+    pub(crate) fn positions(&self) -> u64 {
+        self.at(self.layout.list(POSITIONS))
+    }
+
+    /// Start of every row's block table in `tables`.
+    pub(crate) fn starts(&self) -> u64 {
+        self.at(self.layout.list(STARTS))
+    }
+
+    /// KV slot of every row.
+    pub(crate) fn slots(&self) -> u64 {
+        self.at(self.layout.list(SLOTS))
+    }
+
+    /// Row of every output of a round of logits.
+    pub(crate) fn output_rows(&self, round: usize) -> u64 {
+        self.at(self.layout.list(OUTPUTS) + round * Limits::LOGIT_ROWS)
+    }
+
+    /// All block tables.
+    pub(crate) fn tables(&self) -> u64 {
+        self.at(self.layout.list(TABLES))
+    }
+}

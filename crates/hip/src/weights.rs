@@ -1,0 +1,113 @@
+//! Weights on the device, in the kernels' order.
+
+use checkpoint::{Checkpoint, Encoded, Matrix};
+use model::{DeviceError, HeadShape};
+
+use crate::device::Memory;
+use crate::kernels::matmul::{self, preshuffle};
+use crate::stream::Stream;
+
+/// Plain numbers, which may be seen as bytes.
+pub(crate) trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for u16 {}
+impl Plain for u32 {}
+impl Plain for f32 {}
+
+pub(crate) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` types have no padding, and any byte is a u8.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Puts values into device memory of their own.
+pub(crate) fn upload<T: Plain>(stream: &Stream, values: &[T]) -> Result<Memory, DeviceError> {
+    let memory = stream.device().allocate(size_of_val(values))?;
+    stream.upload(bytes_of(values), &memory, 0)?;
+    Ok(memory)
+}
+
+/// BF16 matrices of one shape.
+pub struct Dense {
+    memory: Memory,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    batch: usize,
+}
+
+impl Dense {
+    /// Uploads one matrix; F32 values are rounded to BF16, half to even.
+    pub(crate) fn upload(stream: &Stream, matrix: &Matrix) -> Result<Dense, DeviceError> {
+        let values = match &matrix.data {
+            Encoded::Bf16(values) => preshuffle(values, matrix.rows, matrix.cols),
+            _ => preshuffle(&rounded(matrix), matrix.rows, matrix.cols),
+        };
+        let memory = upload(stream, &values)?;
+        Ok(Dense { memory, n: matrix.rows, k: matrix.cols, batch: 1 })
+    }
+
+    fn upload_heads(
+        stream: &Stream,
+        heads: impl Iterator<Item = Vec<u16>>,
+        n: usize,
+        k: usize,
+    ) -> Result<Dense, DeviceError> {
+        let all: Vec<Vec<u16>> = heads.map(|head| preshuffle(&head, n, k)).collect();
+        Ok(Dense { memory: upload(stream, &all.concat())?, n, k, batch: all.len() })
+    }
+
+    pub(crate) fn view(&self) -> matmul::Weights<'_> {
+        matmul::Weights { memory: &self.memory, n: self.n, k: self.k, batch: self.batch }
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+/// A matrix's values as BF16.
+fn rounded(matrix: &Matrix) -> Vec<u16> {
+    let mut row = vec![0.0; matrix.cols];
+    let mut values = Vec::with_capacity(matrix.rows * matrix.cols);
+    for i in 0..matrix.rows {
+        matrix.row(i, &mut row);
+        values.extend(row.iter().map(|&value| mx::bf16::from_f32(value)));
+    }
+    values
+}
+
+/// A rank's `kv_b_proj` as two batches of matrices, one matrix a head.
+pub struct LatentProjection {
+    /// `[heads][latent, nope]`: queries into the latent space.
+    pub(crate) into: Dense,
+    /// `[heads][v, latent]`: sums of latents to values.
+    pub(crate) out_of: Dense,
+    pub(crate) shape: HeadShape,
+}
+
+impl LatentProjection {
+    pub(crate) fn upload(
+        stream: &Stream,
+        kv_b: &Matrix,
+        shape: HeadShape,
+    ) -> Result<LatentProjection, DeviceError> {
+        let HeadShape { heads, nope, v, latent, .. } = shape;
+        let values = rounded(kv_b);
+        // Head `h`'s row `i` of the file.
+        let row = |h: usize, i: usize| &values[(h * (nope + v) + i) * latent..][..latent];
+        let keys = (0..heads).map(|h| {
+            let transposed = (0..latent).flat_map(|l| (0..nope).map(move |i| (l, i)));
+            transposed.map(|(l, i)| row(h, i)[l]).collect()
+        });
+        let into = Dense::upload_heads(stream, keys, latent, nope)?;
+        let rows = |h: usize| (0..v).flat_map(|i| row(h, nope + i)).copied().collect();
+        let out_of = Dense::upload_heads(stream, (0..heads).map(rows), v, latent)?;
+        Ok(LatentProjection { into, out_of, shape })
+    }
+}
+
+/// Bytes of one rank's weights on a GPU: the checkpoint's formats, and what fills up the last tiles
+/// (at most a fiftieth; narrow matrices aside, nothing).
+pub fn weight_bytes(checkpoint: &Checkpoint, ranks: usize) -> usize {
+    let bytes = model::weight_bytes(checkpoint, ranks);
+    bytes + bytes / 50
+}

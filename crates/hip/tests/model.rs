@@ -1,0 +1,190 @@
+//! The whole forward pass on GPUs against the CPU backend.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device;
+mod rounded;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use checkpoint::{Activations, Checkpoint};
+use cpu::{Cpu, Group};
+use hip::{Device, Gpu, Meeting, Options};
+use model::{
+    Batch, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput, SamplingParams, Span,
+    Want,
+};
+
+const LIMITS: Limits =
+    Limits { max_model_len: 1024, max_num_batched_tokens: 128, block_size: 16, num_blocks: 160 };
+const OPTIONS: Options = Options {
+    activations: Activations::Bf16,
+    max_num_seqs: 16,
+    graphs: true,
+    ordered_sums: true,
+    watchdog: Duration::from_secs(600),
+};
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
+}
+
+fn on_cpu(model: &str, activations: Activations) -> Ranks {
+    let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
+    let groups = Group::new(1);
+    Ranks::start(1, move |rank| {
+        let backend = Cpu::new(groups[rank].clone(), activations);
+        Model::load(backend, &checkpoint, rank, 1, &LIMITS, &|_| {})
+    })
+    .unwrap()
+}
+
+fn on_cpu_in_bf16(model: &str, activations: Activations) -> Ranks {
+    let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
+    let groups = Group::new(1);
+    Ranks::start(1, move |rank| {
+        let backend = rounded::Rounded(Cpu::new(groups[rank].clone(), activations));
+        Model::load(backend, &checkpoint, rank, 1, &LIMITS, &|_| {})
+    })
+    .unwrap()
+}
+
+fn on_gpus(model: &str, ranks: usize, options: Options) -> Ranks {
+    let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
+    let runtime = device::runtime();
+    let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks).unwrap());
+    Ranks::start(ranks, move |rank| {
+        let device = Device::open(&runtime, rank).map_err(DeviceError::from)?;
+        let group = meeting.as_ref().map(|meeting| meeting.join(rank, &device).unwrap());
+        let backend = Gpu::new(&device, group, checkpoint.config(), &LIMITS, options)?;
+        Model::load(backend, &checkpoint, rank, ranks, &LIMITS, &|_| {})
+    })
+    .unwrap()
+}
+
+fn greedy(row: usize) -> OutputRow {
+    let params = Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() });
+    let want = Want::Sample(Draw { params, index: 0, counts: None, mask: None });
+    OutputRow { row, want, logprobs: Some(5) }
+}
+
+/// Runs of sequences `(ids, from, to, first block)`: every row's logits are wanted.
+fn batch(runs: &[(&[u32], usize, usize, u32)]) -> Batch {
+    let mut batch = Batch::default();
+    for &(ids, from, to, first) in runs {
+        let row = batch.tokens.len();
+        let blocks = (first..first + ids.len().div_ceil(LIMITS.block_size) as u32).collect();
+        batch.spans.push(Span { row, rows: to - from, position: from, blocks });
+        batch.tokens.extend(&ids[from..to]);
+        for i in from..to {
+            let mut output = greedy(row + i - from);
+            if let Some(&next) = ids.get(i + 1) {
+                output.want = Want::Score(next);
+            }
+            batch.outputs.push(output);
+        }
+    }
+    batch
+}
+
+fn ids(count: usize, seed: u64, vocab: u32) -> Vec<u32> {
+    (0..count as u64).map(|i| (model::uniform(seed, i) * vocab as f32) as u32).collect()
+}
+
+/// Worst and mean difference of the log-probabilities of known tokens.
+fn differences(a: &[RowOutput], b: &[RowOutput]) -> (f64, f64) {
+    let scored = a.iter().zip(b).filter(|(a, b)| a.token == b.token);
+    let all: Vec<f64> = scored
+        .map(|(a, b)| (a.logprob.unwrap() as f64 - b.logprob.unwrap() as f64).abs())
+        .collect();
+    assert!(all.len() + 3 > a.len(), "only {} rows are about the same token", all.len());
+    (all.iter().copied().fold(0.0, f64::max), all.iter().sum::<f64>() / all.len() as f64)
+}
+
+/// GPUs round more values to BF16 than the twin: beside the inputs of matrix products also the KV
+/// cache, the queries and the sums of values in the latent space, and the weights of the softmax.
+/// That is about twice as many roundings of the same size: with random signs the root of 2 more,
+/// and as the worst of them meet in the softmax, `SLACK` for the mean and the worst.
+const SLACK: f64 = 3.0;
+
+const TINY: &str = "tests/data/tiny-k2/mxfp4";
+
+fn agrees_with_the_cpu(model: &str, vocab: u32, ranks: &[usize], forms: &[Activations]) {
+    let ids = ids(40, 1, vocab);
+    let prompt = || batch(&[(&ids, 0, ids.len(), 3)]);
+    for &activations in forms {
+        let expected = on_cpu(model, activations).run(prompt()).unwrap();
+        let twin = on_cpu_in_bf16(model, activations).run(prompt()).unwrap();
+        let (worst, mean) = differences(&expected, &twin);
+        for &ranks in ranks {
+            let options = Options { activations, ..OPTIONS };
+            let found = on_gpus(model, ranks, options).run(prompt()).unwrap();
+            let (own_worst, own_mean) = differences(&expected, &found);
+            eprintln!(
+                "{model} {activations:?} on {ranks}: worst {own_worst:.3}, mean {own_mean:.4}; \
+                 rounding alone: {worst:.3}, {mean:.4}"
+            );
+            assert!(own_worst <= SLACK * worst && own_mean <= SLACK * mean);
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_agree_with_the_cpu_in_every_precision() {
+    let forms = [Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4];
+    agrees_with_the_cpu(TINY, 1024, &[1], &forms);
+}
+
+#[test]
+fn log_probabilities_agree_with_the_cpu_on_2_and_4_ranks() {
+    agrees_with_the_cpu(TINY, 1024, &[2, 4], &[Activations::Mxfp4]);
+}
+
+fn bits(results: &[RowOutput]) -> Vec<(u32, Option<u32>)> {
+    results.iter().map(|r| (r.token, r.logprob.map(f32::to_bits))).collect()
+}
+
+/// Alone or beside others, in one chunk or several, decoded in a graph, in a larger graph, or
+/// kernel by kernel: the same bits.
+fn composition_changes_no_bit(ranks: usize, activations: Activations) {
+    let (long, short) = (ids(37, 1, 1024), ids(9, 2, 1024));
+    let options = Options { activations, ..OPTIONS };
+    let mut gpus = on_gpus(TINY, ranks, options);
+    let whole = bits(&gpus.run(batch(&[(&long, 0, 37, 0)])).unwrap());
+    let other = bits(&gpus.run(batch(&[(&short, 0, 9, 8)])).unwrap());
+
+    let both = bits(&gpus.run(batch(&[(&short, 0, 9, 20), (&long, 0, 37, 10)])).unwrap());
+    assert_eq!((&both[..9], &both[9..]), (&other[..], &whole[..]));
+
+    let mut chunks = bits(&gpus.run(batch(&[(&long, 0, 20, 30), (&short, 0, 4, 40)])).unwrap());
+    chunks.truncate(20);
+    chunks.extend(&bits(&gpus.run(batch(&[(&long, 20, 33, 30)])).unwrap()));
+    // Decode: first two sequences in one graph, then one.
+    for row in 33..37 {
+        let run = batch(&[(&long, row, row + 1, 30), (&short, row - 29, row - 28, 40)]);
+        let results = bits(&gpus.run(run).unwrap());
+        chunks.push(results[0]);
+        assert_eq!(results[1], other[row - 29], "row {row}");
+    }
+    assert_eq!(chunks, whole);
+    let alone = bits(&gpus.run(batch(&[(&long, 36, 37, 30)])).unwrap());
+    let again = bits(&gpus.run(batch(&[(&long, 36, 37, 30)])).unwrap());
+    assert_eq!((&alone[..], &again[..]), (&whole[36..], &whole[36..]));
+
+    let mut eager = on_gpus(TINY, ranks, Options { graphs: false, ..options });
+    eager.run(batch(&[(&long, 0, 36, 0)])).unwrap();
+    assert_eq!(bits(&eager.run(batch(&[(&long, 36, 37, 0)])).unwrap()), whole[36..]);
+}
+
+#[test]
+fn composition_changes_no_bit_on_one_rank() {
+    composition_changes_no_bit(1, Activations::Mxfp4);
+    composition_changes_no_bit(1, Activations::Bf16);
+}
+
+#[test]
+fn composition_changes_no_bit_on_two_ranks() {
+    composition_changes_no_bit(2, Activations::Mxfp4);
+}

@@ -1,0 +1,75 @@
+//! `--device hip` through the real binary, on the emulator.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::server::{Server, emulator, run};
+
+const SMALL: [&str; 8] = [
+    "--max-model-len",
+    "128",
+    "--max-num-seqs",
+    "32",
+    "--max-num-batched-tokens",
+    "128",
+    "--watchdog-timeout",
+    "600",
+];
+
+async fn complete(server: &Server, prompt: &str) -> Value {
+    let body = json!({
+        "model": "tiny", "prompt": prompt, "max_tokens": 3, "temperature": 0, "logprobs": 1
+    });
+    let (status, answer) = server.post("/v1/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["choices"][0].clone()
+}
+
+/// Two ranks, decode graphs, 32 requests at once: each answer is the one that it gets alone, to the
+/// last bit of its log-probabilities.
+#[tokio::test]
+async fn many_requests_on_two_gpus_answer_as_they_do_alone() {
+    let args = [&SMALL[..], &["--tensor-parallel-size", "2", "--served-model-name", "tiny"]];
+    let server = Server::start_on_emulator("tests/data/tiny-k2/mxfp4", &args.concat());
+    let prompts: Vec<String> = (0..32).map(|i| format!("request number {i}")).collect();
+    let together = join_all(prompts.iter().map(|prompt| complete(&server, prompt))).await;
+    for (prompt, answer) in prompts.iter().zip(&together).step_by(11) {
+        assert_eq!(complete(&server, prompt).await, *answer);
+    }
+    let distinct: std::collections::BTreeSet<String> =
+        together.iter().map(|answer| answer["logprobs"].to_string()).collect();
+    assert!(distinct.len() > 16, "all answers are alike");
+}
+
+#[test]
+fn what_the_gpu_lacks_is_said_in_one_line() {
+    let refused = |args: &[&str], parts: &[&str]| {
+        let (code, _, stderr) = run(&[&["serve", "--port", "0", "--device"], args].concat());
+        assert_eq!(code, Some(1), "{stderr}");
+        let last = stderr.lines().last().unwrap();
+        assert!(last.starts_with("moonrock: "), "{stderr}");
+        for part in parts {
+            assert!(last.contains(part), "{last}: no {part:?}");
+        }
+    };
+    // Neither runtime is on a machine without GPUs; on one that has them this says nothing.
+    if std::fs::exists("/dev/kfd").unwrap() || std::fs::exists("/dev/nvidiactl").unwrap() {
+        return;
+    }
+    refused(&["hip"], &["--device hip", "libamdhip64.so.7", "No such file"]);
+    refused(&["cuda"], &["--device cuda", "libcuda.so.1"]);
+}
+
+#[test]
+fn more_ranks_than_gpus_are_refused() {
+    let output = std::process::Command::new(crate::server::binary())
+        .args(["serve", "--port", "0", "--device", "hip", "--tensor-parallel-size", "4"])
+        .env("LD_LIBRARY_PATH", emulator())
+        .env("EMU_DEVICES", "2")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(last.contains("device 2 is needed, but there are only 2"), "{stderr}");
+}

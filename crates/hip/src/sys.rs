@@ -85,7 +85,10 @@ macro_rules! table {
                 let library = open(platform.$names(), directory)?;
                 Ok($table {
                     $($field: {
-                        let name = match platform { Platform::Hip => $hip, Platform::Cuda => $cuda };
+                        let name = match platform {
+                            Platform::Hip => $hip,
+                            Platform::Cuda => $cuda,
+                        };
                         // SAFETY: the signature is that of the library's public header.
                         unsafe { symbol(&library, name)? }
                     },)*

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::{Batch, Draw, Limits, OutputRow, SamplingParams, Span, Want};
 
-use crate::backend::decode_buckets;
+use crate::gpu::decode_buckets;
 
 /// Batches that make every kind of step run once: first one that is not recorded, so that the
 /// collectives are ready, then, with `graphs`, one for each decode graph. They write to KV blocks

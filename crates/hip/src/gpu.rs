@@ -1,0 +1,250 @@
+//! A rank's device with all that the verbs need, and when they run: at once, recorded into a graph,
+//! or not at all because a recorded graph does.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use checkpoint::{Activations, Config};
+use model::{Batch, CacheShape, DeviceError, Limits};
+
+use crate::collective::Communicator;
+use crate::device::{Device, Memory};
+use crate::input::Input;
+use crate::kernels::ranks::Parts;
+use crate::kernels::{self, Rows, attention};
+use crate::modules::Kernels;
+use crate::moe::{Moe, Quantized};
+use crate::sampler::Sampler;
+use crate::stream::{Graph, Stream};
+use crate::weights::Dense;
+
+/// How a rank runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// What 4-bit weights multiply with.
+    pub activations: Activations,
+    /// Most sequences in a batch.
+    pub max_num_seqs: usize,
+    /// Whether decode batches are recorded once and replayed.
+    pub graphs: bool,
+    /// Whether sums over ranks are taken in rank order, whatever the batch, or in the library's.
+    pub ordered_sums: bool,
+    /// How long a step may take before the device counts as hung.
+    pub watchdog: Duration,
+}
+
+/// Activations `[rows, width]`; f32, or bf16 where a matrix multiplies them next.
+pub struct Buffer {
+    pub(crate) memory: Memory,
+    pub(crate) width: usize,
+    pub(crate) rows: Rows,
+}
+
+/// What the verbs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Queue their work.
+    Run,
+    /// The same, but the stream records it, for decode batches up to this size.
+    Record(usize),
+    /// Nothing: the graph of a batch like this is running.
+    Replay,
+}
+
+/// A linear layer's weights.
+pub enum Weights {
+    /// BF16.
+    Dense(Dense),
+    /// MXFP4.
+    Quantized(Quantized),
+}
+
+impl Weights {
+    /// Outputs.
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Weights::Dense(w) => w.n,
+            Weights::Quantized(w) => w.rows,
+        }
+    }
+}
+
+/// The KV cache: bf16, layers one after another.
+pub(crate) struct Cache {
+    pub(crate) memory: Memory,
+    pub(crate) shape: CacheShape,
+}
+
+impl Cache {
+    /// Where a layer's part begins, in bytes.
+    pub(crate) fn offset(&self, layer: usize) -> usize {
+        2 * layer * self.shape.blocks * self.shape.block_size * self.shape.latent_dim
+    }
+}
+
+/// What attention needs beside its input and output.
+pub(crate) struct Attention {
+    /// bf16 `[rows, heads, nope]`.
+    pub(crate) nope: Memory,
+    /// bf16 `[rows, heads, latent + rope]`.
+    pub(crate) queries: Memory,
+    /// bf16 `[rows, heads, latent]`.
+    pub(crate) mixed: Memory,
+    pub(crate) splits: attention::Workspace,
+}
+
+/// One rank on one GPU.
+pub struct Gpu {
+    pub(crate) options: Options,
+    pub(crate) ranks: usize,
+    pub(crate) group: Option<Communicator>,
+    pub(crate) input: Input,
+    /// Rounds of logits taken since the batch began.
+    pub(crate) round: usize,
+    pub(crate) mode: Mode,
+    pub(crate) graphs: HashMap<usize, Graph>,
+    /// Whether work was queued that nobody has waited for.
+    pub(crate) queued: bool,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) attention: Attention,
+    pub(crate) products: kernels::matmul::Workspace,
+    pub(crate) moe: Moe,
+    pub(crate) sampler: Sampler,
+    /// All ranks' parts of what is summed or gathered.
+    pub(crate) gathered: Option<Memory>,
+    pub(crate) kernels: Kernels,
+    pub(crate) stream: Stream,
+}
+
+impl Gpu {
+    /// A rank on `device`, as member of `group` if there are more, with all memory that a model
+    /// of this shape will need beside its weights and buffers.
+    ///
+    /// # Errors
+    /// A build without kernels, a device that refuses them, or too little memory.
+    pub fn new(
+        device: &Device,
+        group: Option<Communicator>,
+        config: &Config,
+        limits: &Limits,
+        options: Options,
+    ) -> Result<Gpu, DeviceError> {
+        let ranks = group.as_ref().map_or(1, Communicator::ranks);
+        let rows = limits.max_num_batched_tokens;
+        let heads = config.num_attention_heads / ranks;
+        let bf16 = |width: usize| device.allocate(2 * rows * heads * width);
+        let blocks = options.max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
+        let stream = Stream::new(device)?;
+        let attention = Attention {
+            nope: bf16(config.qk_nope_head_dim)?,
+            queries: bf16(config.latent_dim())?,
+            mixed: bf16(config.kv_lora_rank)?,
+            splits: attention::Workspace::new(device, heads, limits.max_model_len, rows)?,
+        };
+        let gathered = gathered_values(config, limits, ranks);
+        Ok(Gpu {
+            options,
+            ranks,
+            input: Input::new(device, rows, blocks)?,
+            round: 0,
+            mode: Mode::Run,
+            graphs: HashMap::new(),
+            queued: false,
+            cache: None,
+            attention,
+            products: kernels::matmul::Workspace::new(device, &stream)?,
+            moe: Moe::new(device, config, rows, ranks, options.activations)?,
+            sampler: Sampler::new(device, config.vocab_size)?,
+            gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
+            group,
+            kernels: Kernels::load(device)?,
+            stream,
+        })
+    }
+
+    /// The size of the graph that runs a decode batch, if one does.
+    pub(crate) fn bucket(&self, batch: &Batch) -> Option<usize> {
+        let rows = batch.tokens.len();
+        let decode = batch.spans.len() == rows && batch.outputs.len() == rows;
+        let buckets = decode_buckets(self.options.max_num_seqs);
+        (self.options.graphs && decode).then(|| buckets.into_iter().find(|&size| size >= rows))?
+    }
+
+    /// Waits for the stream; gives up when the group fails or the watchdog's time is over.
+    pub(crate) fn wait(&mut self) -> Result<(), DeviceError> {
+        let start = Instant::now();
+        while !self.stream.is_idle()? {
+            let waited = start.elapsed();
+            if waited > self.options.watchdog {
+                let message = format!(
+                    "a step has not ended within {} s (--watchdog-timeout)",
+                    self.options.watchdog.as_secs()
+                );
+                return Err(self.give_up(message));
+            }
+            if let Some(Err(error)) = self.group.as_ref().map(Communicator::check) {
+                return Err(self.give_up(error.to_string()));
+            }
+            // A decode step ends within milliseconds; what takes longer need not be caught at once.
+            if waited > Duration::from_millis(20) {
+                std::thread::sleep(Duration::from_micros(200));
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.queued = false;
+        Ok(())
+    }
+
+    fn give_up(&mut self, message: String) -> DeviceError {
+        // What hangs in a collective ends, so that the stream can be destroyed.
+        if let Some(group) = self.group.take() {
+            group.abort();
+        }
+        DeviceError(message)
+    }
+
+    pub(crate) fn cache(&self) -> Result<&Cache, DeviceError> {
+        self.cache.as_ref().ok_or_else(|| DeviceError("the KV cache is not allocated".into()))
+    }
+
+    /// All ranks' rows of `x`, one rank's after another's.
+    pub(crate) fn gather(&self, x: &Buffer) -> Result<Parts<'_>, DeviceError> {
+        let (Some(memory), Some(group)) = (&self.gathered, &self.group) else {
+            return Err(DeviceError("the rank belongs to no group".into()));
+        };
+        let stride = x.rows.bound * x.width;
+        group.all_gather(&self.stream, &x.memory, memory, stride)?;
+        Ok(Parts { memory, stride, width: x.width, ranks: self.ranks })
+    }
+}
+
+/// Values that a rank gathers from all at most.
+fn gathered_values(config: &Config, limits: &Limits, ranks: usize) -> usize {
+    let sums = limits.max_num_batched_tokens * config.hidden_size * ranks;
+    sums.max(Limits::LOGIT_ROWS * config.vocab_size)
+}
+
+/// Bytes that [`Gpu::new`] takes beside the model's weights, buffers and KV cache.
+pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seqs: usize) -> usize {
+    let rows = limits.max_num_batched_tokens;
+    let heads = config.num_attention_heads / ranks;
+    let per_head = config.qk_nope_head_dim + config.latent_dim() + config.kv_lora_rank;
+    let blocks = max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
+    let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
+    2 * rows * heads * per_head
+        + attention::Workspace::bytes(heads, limits.max_model_len, rows)
+        + kernels::matmul::Workspace::BYTES
+        + Moe::bytes(config, rows, ranks)
+        + Sampler::bytes(config.vocab_size)
+        + 4 * (gathered + blocks + 8 * rows)
+}
+
+/// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.
+pub fn decode_buckets(max_num_seqs: usize) -> Vec<usize> {
+    let most = max_num_seqs.min(Limits::LOGIT_ROWS);
+    let sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256];
+    let mut buckets: Vec<usize> = sizes.into_iter().filter(|&size| size < most).collect();
+    buckets.push(most);
+    buckets
+}

@@ -7,6 +7,7 @@
 //! read (or changed by atomics) the dword; atomic reads are checked against plain writes that came
 //! before them, not remembered.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -38,6 +39,7 @@ struct Range {
     launch: u32,
     group: u32,
     clock: u32,
+    count: u32,
 }
 
 struct Launch {
@@ -106,6 +108,8 @@ pub struct Segments {
     /// Its own numbers since the waves' time last started.
     mine: Vec<u32>,
     several_waves: bool,
+    /// Numbers of launches lately found to come before this one, though above its floor.
+    settled: Cell<[(u32, u32); 4]>,
     known: Clocks,
     /// It has synchronised with another workgroup of its launch.
     knows_peers: bool,
@@ -183,15 +187,19 @@ impl Races {
             return 0;
         }
         let first = s.used + 1;
-        s.ranges.push(Range { first, launch, group, clock });
+        s.ranges.push(Range { first, launch, group, clock, count });
         s.used += count;
         first
     }
 
-    fn segment(&self, number: u32) -> Option<Range> {
+    fn range(&self, number: u32) -> Option<Range> {
         let s = rd(&self.segments);
         let n = s.ranges.partition_point(|r| r.first <= number).checked_sub(1)?;
-        let r = *s.ranges.get(n)?;
+        s.ranges.get(n).copied()
+    }
+
+    fn segment(&self, number: u32) -> Option<Range> {
+        let r = self.range(number)?;
         Some(Range { group: r.group + (number - r.first), first: number, ..r })
     }
 }
@@ -214,6 +222,7 @@ impl Segments {
             clock: 1,
             mine: vec![id],
             several_waves: waves > 1,
+            settled: Cell::default(),
             known: Clocks::new(),
             knows_peers: false,
             acquired: Clocks::new(),
@@ -292,6 +301,28 @@ impl Segments {
             return true;
         }
         s.launch != self.op.launch && self.launch_before(s.launch)
+    }
+
+    /// Whether segment `number` is of another operation, known to come before this one.
+    #[inline]
+    fn settled(&self, number: u32) -> bool {
+        let found = |r: &(u32, u32)| (r.0..r.1).contains(&number);
+        number < self.op.floor || self.settled.get().iter().any(found) || self.settle(number)
+    }
+
+    #[cold]
+    fn settle(&self, number: u32) -> bool {
+        // Those of this launch are for the slow path.
+        if number.wrapping_sub(self.op.first) < self.op.groups {
+            return false;
+        }
+        let Some(r) = self.op.races.range(number) else { return false };
+        let before = r.launch != self.op.launch && self.launch_before(r.launch);
+        if before {
+            let [a, b, c, _] = self.settled.get();
+            self.settled.set([(r.first, r.first + r.count), a, b, c]);
+        }
+        before
     }
 
     fn launch_before(&self, launch: u32) -> bool {
@@ -394,7 +425,7 @@ impl Segments {
     #[inline]
     fn quick(&self, (w, r): (Record, Record), mask: u32, kind: Access) -> Option<(Record, Record)> {
         let own = |x: Record| x.number() == self.id && !x.is_groups();
-        let easy = |x: Record| !x.in_table() && (x.number() < self.op.floor || own(x));
+        let easy = |x: Record| !x.in_table() && (own(x) || self.settled(x.number()));
         if !easy(w) {
             return None;
         }

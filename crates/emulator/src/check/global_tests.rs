@@ -145,3 +145,47 @@ fn waves_of_a_workgroup_race_without_a_barrier() {
     let fresh = GroupClock::default();
     assert_eq!(t.touch(&cell, (15, 15), Access::Read, Some((&fresh, 3, Access::Read))), None);
 }
+
+/// Time starts again after many barriers: what a workgroup read before is still its own.
+#[test]
+fn a_renewed_workgroup_does_not_race_with_itself() {
+    let races = Arc::new(Races::default());
+    let cell = cells(1);
+    let k = op(&races, "k", (1, 1), Order::new(), false);
+    let (mut s, mut clock) = (Segments::new(&k, 3, 4), GroupClock::default());
+    let at = |s: &Segments, c: &GroupClock, wave, kind| {
+        s.touch(&cell, (15, 15), kind, Some((c, wave, kind)))
+    };
+    assert_eq!(at(&s, &clock, 0, Access::Read), None);
+    let mut renewed = 0;
+    for _ in 0..5000 {
+        if clock.barrier() {
+            s.renew();
+            renewed += 1;
+        }
+        assert_eq!(at(&s, &clock, 1, Access::Read), None);
+    }
+    assert!(renewed > 1);
+    clock.barrier();
+    assert_eq!(at(&s, &clock, 2, Access::Write), None);
+    assert!(at(&s, &clock, 1, Access::Read).is_some(), "without a barrier");
+}
+
+/// Another device's stream that nobody waits for keeps the floor low; producers are known anyway.
+#[test]
+fn producers_above_the_floor_are_ordered() {
+    let races = Arc::new(Races::default());
+    let cell = cells(1);
+    let loose = op(&races, "elsewhere", (9, 1), Order::new(), false);
+    for seq in 1..10 {
+        let k = op(&races, "k", (1, seq), Order::from([(1, seq - 1)]), false);
+        for group in 0..3 {
+            let s = Segments::new(&k, group, 1);
+            assert_eq!(touch(&s, &cell, 15, Access::Read), None);
+        }
+        let next = op(&races, "w", (1, seq), Order::from([(1, seq)]), false);
+        let s = Segments::new(&next, 0, 1);
+        assert_eq!(touch(&s, &cell, 15, Access::Write), None);
+        assert!(s.settled(k.first) && !s.settled(loose.first));
+    }
+}

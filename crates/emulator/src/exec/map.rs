@@ -41,6 +41,24 @@ pub(crate) unsafe fn src(w: &Wave, i: &Inst, k: usize, ty: Ty, tmp: &mut Tmp) ->
     }
 }
 
+/// The lanes of source `k` and how far its blocks of 16 are apart: a scalar has one for all.
+///
+/// # Safety
+/// As for [`src`].
+#[inline(always)]
+unsafe fn blocks(w: &Wave, i: &Inst, k: usize, ty: Ty, tmp: &mut Tmp) -> (*const u32, usize) {
+    if matches!(i.src[k], Operand::V { .. }) {
+        // SAFETY: passed on from the caller.
+        return (unsafe { src(w, i, k, ty, tmp) }, 16);
+    }
+    let x = scalar(w, i.src[k]);
+    let x = if i.modified { modifiers::apply_scalar(i, k, ty, x) } else { x };
+    let first = tmp.as_mut_ptr().cast::<[u32; 16]>();
+    // SAFETY: the row holds four such blocks.
+    unsafe { first.write([x; 16]) };
+    (first.cast(), 0)
+}
+
 /// The 32-bit value of a scalar operand or constant.
 #[inline(always)]
 pub(crate) fn scalar(w: &Wave, o: Operand) -> u32 {
@@ -93,7 +111,7 @@ macro_rules! map_fn {
         {
             $(let mut $a = Tmp::uninit();)+
             // SAFETY: passed on from the caller.
-            $(let $a = unsafe { src(w, i, $k, $ty_in, &mut $a) };)+
+            $(let $a = unsafe { blocks(w, i, $k, $ty_in, &mut $a) };)+
             let full = w.exec() == !0 && !i.modified;
             let mut out = Tmp::uninit();
             let to: *mut u32 = if full {
@@ -105,7 +123,7 @@ macro_rules! map_fn {
             for block in 0..4 {
                 // SAFETY: every pointer is to 64 lanes; blocks are read before they are written.
                 unsafe {
-                    $(let $a: [u32; 16] = $a.add(16 * block).cast::<[u32; 16]>().read();)+
+                    $(let $a: [u32; 16] = $a.0.add($a.1 * block).cast::<[u32; 16]>().read();)+
                     let mut r = [0u32; 16];
                     for l in 0..16 {
                         r[l] = f($($a[l]),+);

@@ -36,47 +36,56 @@ fn pk16(w: &mut Wave, i: &Inst, float: bool, f: fn(u32, u32, u32) -> u32) {
     put32(w, vdst(i.dst), &out);
 }
 
-/// One half of source `k` of a packed single-precision instruction, negated as asked.
+/// Where one half of source `k` of a packed single-precision instruction is, what to add from one
+/// block of 16 lanes to the next, and the sign to flip.
 #[inline(always)]
-fn single(w: &Wave, i: &Inst, k: usize, high: bool) -> [f32; 64] {
+fn single(
+    w: &Wave,
+    i: &Inst,
+    k: usize,
+    high: bool,
+    tmp: &mut [u32; 16],
+) -> (*const u32, usize, u32) {
     let m = &i.mods;
-    if k >= usize::from(i.nsrc) {
-        return [0.0; 64];
-    }
     let (sel, neg) = if high { (m.op_sel_hi, m.abs) } else { (m.op_sel, m.neg) };
     let (sel, sign) = (sel >> k & 1, u32::from(neg >> k & 1) << 31);
-    match i.src[k] {
+    let value = match i.src[k] {
         Operand::V { r, n } => {
-            let row = &w.v[usize::from(r) + usize::from(sel.min(n - 1))].0;
-            let mut x = [0.0; 64];
-            for l in 0..64 {
-                x[l] = f32::from_bits(row[l] ^ sign);
-            }
-            x
+            let row = &w.v[usize::from(r) + usize::from(sel.min(n - 1))];
+            return (row.0.as_ptr(), 16, sign);
         }
-        Operand::S { r, n } => {
-            let x = w.s[usize::from(r) + usize::from(sel.min(n - 1))];
-            [f32::from_bits(x ^ sign); 64]
-        }
-        // A constant is the same in both halves.
-        o => [f32::from_bits(scalar64(w, o) as u32 ^ sign); 64],
-    }
+        _ if k >= usize::from(i.nsrc) => 0,
+        Operand::S { r, n } => w.s[usize::from(r) + usize::from(sel.min(n - 1))],
+        // A written constant stands for both halves.
+        o => scalar64(w, o) as u32,
+    };
+    *tmp = [value; 16];
+    (tmp.as_ptr(), 0, sign)
 }
 
-/// One lane function of the packed single-precision instructions.
-///
 /// # Safety
-/// None of its own: unsafe to fit the other lane loops.
+/// `i` must come from the decoder, which bounds every register index.
 #[inline(always)]
 unsafe fn pk32<F: Fn(f32, f32, f32) -> f32>(w: &mut Wave, i: &Inst, f: F) {
     let mut out = [[0u32; 64]; 2];
     for (h, out) in out.iter_mut().enumerate() {
-        let a = single(w, i, 0, h == 1);
-        let b = single(w, i, 1, h == 1);
-        let c = single(w, i, 2, h == 1);
-        // A plain loop: a closure handed to a library function would miss the wide instructions.
-        for l in 0..64 {
-            out[l] = f(a[l], b[l], c[l]).to_bits();
+        let mut tmp = [[0u32; 16]; 3];
+        let [ta, tb, tc] = &mut tmp;
+        let a = single(w, i, 0, h == 1, ta);
+        let b = single(w, i, 1, h == 1, tb);
+        let c = single(w, i, 2, h == 1, tc);
+        for (block, out) in out.chunks_exact_mut(16).enumerate() {
+            // SAFETY: each pointer is to 64 lanes, or to 16 with no step.
+            let read = |x: (*const u32, usize, u32)| unsafe {
+                x.0.add(x.1 * block).cast::<[u32; 16]>().read()
+            };
+            let (va, vb, vc) = (read(a), read(b), read(c));
+            // A plain loop: a closure handed to a library function would miss the wide
+            // instructions.
+            for l in 0..16 {
+                let value = |x: u32, sign: u32| f32::from_bits(x ^ sign);
+                out[l] = f(value(va[l], a.2), value(vb[l], b.2), value(vc[l], c.2)).to_bits();
+            }
         }
     }
     let [lo, hi] = out;

@@ -47,8 +47,8 @@ struct Acc {
   float v[ACC_VALUES];
 };
 
-/// Where chunk `chunk` (8 values) of row `row` stands in the row of a swizzled matrix in LDS, so that
-/// neither writing chunks of many rows nor reading them transposed collides.
+/// Where chunk `chunk` (8 values) of row `row` stands in the row of a swizzled matrix in LDS, so
+/// that neither writing chunks of many rows nor reading them transposed collides.
 __device__ inline u32 swizzled(u32 row, u32 chunk) { return chunk ^ (row % 8 | row % 2 * 8); }
 
 #if defined(__gfx950__)

@@ -1,5 +1,5 @@
-//! The `moonrock` command: `serve` a model over HTTP, `inspect` or `quantize` a checkpoint, `bench` a
-//! server.
+//! The `moonrock` command: `serve` a model over HTTP, `inspect` or `quantize` a checkpoint, `bench`
+//! a server.
 //!
 //! This package alone knows the backends and picks one; everything else is in the crates.
 

@@ -124,7 +124,9 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
 }
 
 /// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
-__device__ inline u32 transposed_place(u32 row) { return row % 16 / 4 * 8 + row / 16 * 4 + row % 4; }
+__device__ inline u32 transposed_place(u32 row) {
+  return row % 16 / 4 * 8 + row / 16 * 4 + row % 4;
+}
 
 typedef __attribute__((ext_vector_type(4))) short i16x4;
 typedef __attribute__((address_space(3))) i16x4 *LdsI16x4;

@@ -201,8 +201,8 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
 constexpr u32 PLACES = 16 * 36;
 __device__ inline u32 place(u32 row, u32 column) { return row * 36 + column; }
 
-/// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. Read
-/// LDS after `sync_copies`.
+/// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane.
+/// Read LDS after `sync_copies`.
 __device__ inline void copy_to_lds(void *to, const void *from) {
   u32 address = (u32)(u64)(__attribute__((address_space(3))) void *)to + 16 * lane();
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n\tcp.async.commit_group;" ::"r"(address),

@@ -278,6 +278,7 @@ impl Segments {
         }
     }
 
+    #[inline]
     fn is_mine(&self, r: Record) -> bool {
         let number = r.number();
         let one = !r.is_groups() && !r.in_table() && number != 0;

@@ -338,7 +338,8 @@ fn mark_poll(insts: &mut [Inst], first: usize, last: usize) {
         let constant = !i.src.iter().any(|o| matches!(o, Operand::V { .. }));
         to.start < address.end && address.start < to.end && !constant
     };
-    if !read || body.iter().any(computes) {
+    let meets = |i: &Inst| i.class == Class::Barrier;
+    if !read || body.iter().any(|i| computes(i) || meets(i)) {
         return;
     }
     // The compiler also peels the first read off such a loop.

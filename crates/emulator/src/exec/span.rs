@@ -121,6 +121,12 @@ impl Span {
             }
             return;
         }
+        if words == 1 && self.step == 4 {
+            let row = &mut w.v[first].0[self.lane..self.lane + self.lanes];
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(p, row.as_mut_ptr().cast(), 4 * row.len()) };
+            return;
+        }
         for k in 0..words {
             let row = &mut w.v[first + k].0[self.lane..self.lane + self.lanes];
             for (j, to) in row.iter_mut().enumerate() {
@@ -146,6 +152,12 @@ impl Span {
                     }
                 }
             }
+            return;
+        }
+        if let (4, Some(row)) = (m.bytes, d.data.first()) {
+            let from = &row[lanes];
+            // SAFETY: as for loads.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().cast(), p, 4 * from.len()) };
             return;
         }
         for (k, row) in d.data.iter().enumerate().take(usize::from(m.bytes) / 4) {

@@ -1,6 +1,6 @@
 //! Speed of the interpreter on one thread, with checks off and on: wave-instructions a second, time
-//! of a matrix instruction, whole kernels, launches, loading. Times are of the processor, so that they
-//! mean the same on a busy machine.
+//! of a matrix instruction, whole kernels, launches, loading. Times are of the processor, so that
+//! they mean the same on a busy machine.
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;

@@ -1,8 +1,9 @@
-//! Sparse matrix instructions (gfx950's): of each four k of A two are kept, and an index tells which.
+//! Sparse matrix instructions (gfx950's): of each four k of A two are kept, and an index tells
+//! which.
 //!
-//! D = C + A·B with A as m × K/2 values. Element e of a lane belongs to four k, of which two bits of
-//! the lane's index register pick one. Layouts are those that others measured on an MI350 for the
-//! float forms; the integer forms are taken to be as the 8-bit floats.
+//! D = C + A·B with A as m × K/2 values. Element e of a lane belongs to four k, of which two bits
+//! of the lane's index register pick one. Layouts are those that others measured on an MI350 for
+//! the float forms; the integer forms are taken to be as the 8-bit floats.
 
 use super::map::vdst;
 use super::mfma::{Elem, Shape, place};

@@ -8,6 +8,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// clang that knows gfx950's scaled matrix instructions.
 const OLDEST_CLANG: u32 = 20;
@@ -128,20 +129,33 @@ fn compile_all(clang: &str, kernels: &Path, target: &Target, out: &Path) -> Stri
         .map(|source| {
             let stem = source.file_stem().expect("a file has a name").to_string_lossy();
             let object = out.join(format!("{stem}.{}", target.extension));
-            let mut command = Command::new(clang);
-            command.args(target.flags).args(COMMON).arg("-I").arg(kernels);
-            command.arg(source).arg("-o").arg(&object);
-            (source, stem.into_owned(), object, command)
+            (source, stem.into_owned(), object)
         })
         .collect();
-    let mut entries = String::new();
-    for (source, stem, object, mut command) in jobs {
-        let output = command.output().unwrap_or_else(|e| panic!("{clang}: {e}"));
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            panic!("{} does not compile for {}:\n{errors}", source.display(), target.name);
+    let at_once = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some((source, _, object)) = jobs.get(next.fetch_add(1, Relaxed)) {
+                    compile(clang, kernels, target, source, object);
+                }
+            });
         }
-        entries += &format!("    ({stem:?}, include_bytes!({:?})),\n", object.display());
+    });
+    let entry = |(_, stem, object): &(_, String, PathBuf)| {
+        format!("    ({stem:?}, include_bytes!({:?})),\n", object.display())
+    };
+    jobs.iter().map(entry).collect()
+}
+
+fn compile(clang: &str, kernels: &Path, target: &Target, source: &Path, object: &Path) {
+    let mut command = Command::new(clang);
+    command.args(target.flags).args(COMMON).arg("-I").arg(kernels);
+    let output = command.arg(source).arg("-o").arg(object).output();
+    let output = output.unwrap_or_else(|e| panic!("{clang}: {e}"));
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        panic!("{} does not compile for {}:\n{errors}", source.display(), target.name);
     }
-    entries
 }

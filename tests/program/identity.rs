@@ -64,6 +64,7 @@ fn random_request(random: &mut Random) -> Request {
         // One in 32 tokens ends an answer, so that some end before their length.
         stop_ids: if random.below(2) == 0 { (0..32).collect() } else { Vec::new() },
         sampling: Arc::new(sampling),
+        constraint: None,
         logprobs: Some(3),
         prompt_logprobs: random.one_of(&[None, Some(2)]),
         priority: random.below(2) as i32,

@@ -68,6 +68,7 @@ fn host_times(config: EngineConfig, penalties: bool) -> Vec<Duration> {
         max_tokens: ANSWER,
         stop_ids: Vec::new(),
         sampling: sampling.clone(),
+        constraint: None,
         logprobs: None,
         prompt_logprobs: None,
         priority: 0,

@@ -5,12 +5,14 @@
 //! `scheduler` (a pure state machine: no clock, no I/O, no threads) and the executor, which hands
 //! each planned [`model::Batch`] to every rank and reads rank 0's results back. In the overlapped
 //! loop ([`Engine::start_overlapped`]) a batch is planned and launched while the one before it
-//! runs; the answers are the same. Sequences that begin alike share KV blocks (`block_pool`), which
+//! runs; the answers are the same. What a sequence may draw ([`Constraint`]) is computed on other
+//! threads, while the row in question is. Sequences that begin alike share KV blocks (`block_pool`), which
 //! relies on a row's result being the same bits in any batch and for any chunking; so does
 //! preemption, which computes a sequence again. Text never appears here: stop strings are the
 //! caller's, who drops the stream when one was seen.
 
 mod block_pool;
+mod constraint;
 mod limits;
 mod request;
 mod scheduler;
@@ -29,6 +31,7 @@ use crate::scheduler::Scheduler;
 use crate::sequence::{Place, Sequence};
 use crate::step_loop::{Caller, Command, Executor, Shared, StepLoop};
 
+pub use constraint::{Constraint, NextMask};
 pub use request::{Event, FinishReason, Request, Stream, SubmitError, TokenInfo};
 
 /// Limits the engine keeps. All fixed at start. `max_num_seqs`, `max_num_batched_tokens` and
@@ -141,11 +144,11 @@ impl Engine {
         });
         let started = config.check().and_then(|()| {
             let scheduler = Scheduler::new(&config);
-            let step_loop = StepLoop::new(received, scheduler, executor, shared.clone());
-            std::thread::Builder::new()
-                .name("engine".into())
-                .spawn(|| step_loop.run())
-                .map_err(|error| format!("the engine's thread did not start: {error}"))
+            let name_failure = |error| format!("the engine's threads did not start: {error}");
+            let masks = constraint::start_threads().map_err(name_failure)?;
+            let step_loop = StepLoop::new(received, scheduler, executor, masks, shared.clone());
+            let thread = std::thread::Builder::new().name("engine".into());
+            thread.spawn(|| step_loop.run()).map_err(name_failure)
         });
         if let Err(reason) = started {
             // Nobody else holds it yet, so it is not set.

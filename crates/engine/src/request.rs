@@ -7,11 +7,12 @@ use std::sync::mpsc::Sender;
 use model::SamplingParams;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::constraint::Constraint;
 use crate::sequence::Place;
 use crate::step_loop::Command;
 
 /// One sequence to continue. Token ids only.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
     /// Prompt, at least one token, every id below the vocabulary's size.
     pub prompt: Vec<u32>,
@@ -21,6 +22,8 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// How tokens are drawn.
     pub sampling: Arc<SamplingParams>,
+    /// What its tokens must be like, if not any.
+    pub constraint: Option<Constraint>,
     /// `Some(n)`: each generated token's log-probability and the n most likely ones.
     pub logprobs: Option<usize>,
     /// `Some(n)`: the same for every prompt token but the first.
@@ -51,8 +54,7 @@ pub enum FinishReason {
     Length,
 }
 
-/// What a stream tells, in this order: `Prompt` (if asked for), `Token`s, then `Finished` or
-/// `Failed`.
+/// What a stream tells, in this order: `Prompt` (if asked for), `Token`s, then one of the others.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Log-probabilities of prompt tokens 1, 2, … (token 0 has none), once the prompt is computed.
@@ -61,8 +63,17 @@ pub enum Event {
     Token(TokenInfo),
     /// The sequence is complete; nothing follows.
     Finished(FinishReason),
+    /// The sequence's constraint had no next mask, for this reason; nothing follows.
+    ConstraintFailed(String),
     /// The sequence could not be completed; nothing follows.
     Failed(String),
+}
+
+impl Event {
+    /// Whether nothing follows.
+    pub(crate) fn is_last(&self) -> bool {
+        !matches!(self, Event::Prompt(_) | Event::Token(_))
+    }
 }
 
 /// Why a request was not taken. The display text is fit for an API user.
@@ -121,7 +132,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next event; `None` after `Finished` or `Failed`, or if the engine died.
+    /// The next event; `None` after the last one, or if the engine died.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }

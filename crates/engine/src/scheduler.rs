@@ -11,6 +11,7 @@ use model::{Batch, RowOutput};
 
 use crate::EngineConfig;
 use crate::block_pool::BlockPool;
+use crate::constraint::MaskWork;
 use crate::request::Event;
 use crate::sequence::{Place, Sequence};
 
@@ -51,6 +52,15 @@ pub(crate) struct Started {
     pub(crate) prompt_tokens: usize,
     /// Those of them that need not be computed.
     pub(crate) cached_tokens: usize,
+}
+
+/// What a batch's results bring.
+#[derive(Default)]
+pub(crate) struct Landed {
+    /// What callers are to be told, in order.
+    pub(crate) news: Vec<(Place, Event)>,
+    /// Masks to be computed at once: batches that were planned already wait for them.
+    pub(crate) masks: Vec<MaskWork>,
 }
 
 /// One sequence's part of a batch.
@@ -205,8 +215,8 @@ impl Scheduler {
         Some((place, sequence))
     }
 
-    /// Takes a batch's results, in the order of its outputs. Returns each caller's news; sequences
-    /// that ended are forgotten and their blocks free. Results of sequences that were cancelled or
+    /// Takes a batch's results, in the order of its outputs. Sequences that ended are forgotten and
+    /// their blocks free. Results of sequences that were cancelled or
     /// preempted since, or ended with the batch before, are dropped: nobody heard of them, and what
     /// they wrote is in no published block.
     ///
@@ -216,7 +226,7 @@ impl Scheduler {
         &mut self,
         chunks: &[Chunk],
         results: Vec<RowOutput>,
-    ) -> Result<Vec<(Place, Event)>, String> {
+    ) -> Result<Landed, String> {
         let wanted: usize = chunks.iter().map(|chunk| chunk.outputs).sum();
         if results.len() != wanted {
             return Err(format!("a batch asked for {wanted} results and got {}", results.len()));
@@ -229,23 +239,24 @@ impl Scheduler {
             ));
         }
         let mut results = results.into_iter();
-        let mut news = Vec::with_capacity(chunks.len());
+        let mut landed = Landed::default();
         for chunk in chunks {
             let own = results.by_ref().take(chunk.outputs);
             let Some(sequence) = self.running.get_mut(&chunk.place) else {
                 own.for_each(drop);
                 continue;
             };
-            let events = sequence.land(chunk.rows, chunk.last, own);
+            let (events, mask) = sequence.land(chunk.rows, chunk.last, own);
+            landed.masks.extend(mask);
             if self.prefix_caching {
                 sequence.publish_full_blocks(&mut self.pool, self.block_size);
             }
-            if let Some(Event::Finished(_)) = events.last() {
+            if events.last().is_some_and(Event::is_last) {
                 self.end(chunk.place);
             }
-            news.extend(events.into_iter().map(|event| (chunk.place, event)));
+            landed.news.extend(events.into_iter().map(|event| (chunk.place, event)));
         }
-        Ok(news)
+        Ok(landed)
     }
 
     /// Whether there is nothing to plan.

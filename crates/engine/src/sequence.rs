@@ -5,6 +5,7 @@ use std::sync::Arc;
 use model::{Batch, Carried, Draw, OutputRow, RowOutput, Span, TokenCounts, Want};
 
 use crate::block_pool::BlockPool;
+use crate::constraint::{MaskWork, Masks};
 use crate::request::{Event, FinishReason, Request, TokenInfo};
 
 /// A sequence's place in line. The lower one is served first: by priority, then by arrival.
@@ -41,6 +42,7 @@ pub(crate) struct Sequence {
     /// How many of `blocks`, from the first, are published in the pool.
     published: usize,
     counts: Option<Arc<TokenCounts>>,
+    masks: Option<Masks>,
     /// Scores of prompt tokens 1, 2, … that the caller was not told yet.
     prompt_scores: Vec<TokenInfo>,
     /// How many prompt tokens were scored.
@@ -56,6 +58,7 @@ impl Sequence {
             Arc::new(TokenCounts { prompt, ..TokenCounts::default() })
         });
         Sequence {
+            masks: request.constraint.take().map(Masks::new),
             request,
             prompt_len: tokens.len(),
             tokens,
@@ -128,6 +131,9 @@ impl Sequence {
     /// tokens and scores stay.
     pub(crate) fn stop(&mut self, pool: &mut BlockPool) {
         pool.release(&std::mem::take(&mut self.blocks));
+        if let Some(masks) = &mut self.masks {
+            masks.forget_promised();
+        }
         self.drawing = 0;
         self.launched = 0;
         self.landed = 0;
@@ -186,7 +192,7 @@ impl Sequence {
                 params: self.request.sampling.clone(),
                 index: self.generated() as u64,
                 counts: self.counts.clone(),
-                mask: None,
+                mask: self.masks.as_ref().map(|masks| masks.of(self.drawing)),
             };
             (self.request.max_tokens > 0).then_some((Want::Sample(draw), self.request.logprobs))
         } else {
@@ -197,35 +203,39 @@ impl Sequence {
     }
 
     /// Takes the results of the oldest rows under way. `last` is what `launch` said of them.
-    /// Returns what the caller is to be told.
+    /// Returns what the caller is to be told, and the mask that is to be computed.
     pub(crate) fn land(
         &mut self,
         rows: usize,
         last: bool,
         results: impl Iterator<Item = RowOutput>,
-    ) -> Vec<Event> {
+    ) -> (Vec<Event>, Option<MaskWork>) {
         self.landed += rows;
         let mut infos: Vec<TokenInfo> = results.map(TokenInfo::from).collect();
         let sampled = if last && self.request.max_tokens > 0 { infos.pop() } else { None };
         self.scored += infos.len();
         self.prompt_scores.append(&mut infos);
-        if !last {
-            return Vec::new();
-        }
         let mut events = Vec::new();
+        if !last {
+            return (events, None);
+        }
         if self.tokens.len() == self.prompt_len && self.request.prompt_logprobs.is_some() {
             events.push(Event::Prompt(std::mem::take(&mut self.prompt_scores)));
         }
-        let finish = match sampled {
-            Some(info) => {
-                let id = info.id;
-                events.push(Event::Token(info));
-                self.push_token(id)
-            }
-            None => Some(FinishReason::Length),
+        let Some(info) = sampled else {
+            events.push(Event::Finished(FinishReason::Length));
+            return (events, None);
         };
+        if let Some(reason) = self.masks.as_ref().and_then(Masks::failure) {
+            events.push(Event::ConstraintFailed(reason.clone()));
+            return (events, None);
+        }
+        let id = info.id;
+        events.push(Event::Token(info));
+        let finish = self.push_token(id);
         events.extend(finish.map(Event::Finished));
-        events
+        let masks = self.masks.as_mut().filter(|_| finish.is_none());
+        (events, masks.map(|masks| masks.advance(id)))
     }
 
     fn push_token(&mut self, id: u32) -> Option<FinishReason> {

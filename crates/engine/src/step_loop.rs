@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use model::RowOutput;
 
+use crate::constraint::MaskWork;
 use crate::request::Event;
-use crate::scheduler::{Chunk, Plan, Scheduler, Started};
+use crate::scheduler::{Chunk, Landed, Plan, Scheduler, Started};
 use crate::sequence::{Place, Sequence};
 use crate::{Device, Execute};
 
@@ -65,6 +66,7 @@ pub(crate) struct StepLoop {
     commands: Receiver<Command>,
     scheduler: Scheduler,
     executor: Executor,
+    masks: Sender<MaskWork>,
     /// The chunks of the batch that was launched last, until it lands.
     under_way: Option<Vec<Chunk>>,
     callers: HashMap<Place, Caller>,
@@ -78,12 +80,14 @@ impl StepLoop {
         commands: Receiver<Command>,
         scheduler: Scheduler,
         executor: Executor,
+        masks: Sender<MaskWork>,
         shared: Arc<Shared>,
     ) -> StepLoop {
         StepLoop {
             commands,
             scheduler,
             executor,
+            masks,
             under_way: None,
             callers: HashMap::new(),
             shared,
@@ -188,11 +192,14 @@ impl StepLoop {
     }
 
     fn land(&mut self, chunks: &[Chunk], results: Vec<RowOutput>) -> Result<(), String> {
-        let news = self.scheduler.apply(chunks, results)?;
+        let Landed { news, masks } = self.scheduler.apply(chunks, results)?;
+        for work in masks {
+            self.masks.send(work).map_err(|_| "the mask threads have ended")?;
+        }
         // First the figures, then the events: whoever sees an end also sees its blocks free.
         self.publish_load();
         for (place, event) in news {
-            let last = matches!(event, Event::Finished(_));
+            let last = event.is_last();
             if let Some(caller) = self.callers.get(&place) {
                 caller.tell(event);
             }

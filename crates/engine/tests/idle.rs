@@ -39,6 +39,7 @@ fn an_idle_engine_does_not_wake_up() {
         max_tokens: 3,
         stop_ids: vec![],
         sampling: Default::default(),
+        constraint: None,
         logprobs: None,
         prompt_logprobs: None,
         priority: 0,

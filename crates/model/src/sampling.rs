@@ -112,6 +112,11 @@ impl TokenMask {
         &self.0
     }
 
+    /// Whether no token at all may be drawn.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
     /// Whether the token `id` may be drawn; one behind the last word may not.
     pub fn allows(&self, id: u32) -> bool {
         self.0.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)

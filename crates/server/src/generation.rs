@@ -114,6 +114,7 @@ impl Generation {
             max_tokens,
             stop_ids: self.params.stop.ids.clone(),
             sampling: Arc::new(sampling),
+            constraint: None,
             logprobs: self.logprobs,
             prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
             priority: self.params.priority,

@@ -3,14 +3,17 @@
 //!
 //! In: a model directory ([`Tokenizer::from_dir`], [`ChatTemplate::from_dir`]), then OpenAI-shaped
 //! messages and tools. Out: token ids for the engine ([`ChatTemplate::encode`]). Back: sampled ids
-//! become text ([`Detokenizer`]) or typed pieces of an answer ([`OutputParser`]). Everything here
-//! is a function of its arguments; only the constructors read files.
+//! become text ([`Detokenizer`]) or typed pieces of an answer ([`OutputParser`]), and a [`Guide`]
+//! tells which may be sampled, for tools and structured output. Everything here is a function of its arguments; only the constructors read files.
 //!
 //! What a user writes never becomes a control token, wherever the template puts it.
 
 mod byte_level;
 mod detokenizer;
 mod error;
+mod grammar;
+mod guide;
+mod multiple_of;
 mod output_parser;
 mod protect;
 mod python;
@@ -25,6 +28,8 @@ mod tool_declaration;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
+pub use grammar::{Grammar, GrammarCompiler, GrammarError, GrammarSource};
+pub use guide::{AnswerRules, Guide, ToolRules};
 pub use output_parser::{Delta, OutputParser, ParserOptions};
 pub use template::{ChatPrompt, ChatTemplate};
 pub use tokenizer::Tokenizer;

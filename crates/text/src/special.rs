@@ -59,6 +59,10 @@ impl SpecialTokens {
         self.by_name.get(name).copied()
     }
 
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.by_id.get(&id).is_some_and(|&index| self.tokens[index].special)
     }

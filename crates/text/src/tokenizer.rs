@@ -184,6 +184,11 @@ impl Tokenizer {
         self.specials.is_special(id)
     }
 
+    /// Whether the token is outside the BPE vocabulary: no text encodes to it.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        self.specials.contains(id)
+    }
+
     /// The first and last characters of special tokens' names.
     pub(crate) fn delimiters(&self) -> HashSet<char> {
         self.specials

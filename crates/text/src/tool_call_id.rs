@@ -8,7 +8,12 @@ use serde_json::Value;
 
 /// The id of a conversation's call number `index`.
 pub(crate) fn format_id(name: &str, index: usize) -> String {
-    format!("functions.{name}:{index}")
+    format!("{}{index}", id_prefix(name))
+}
+
+/// The ids of the function's calls but for their numbers.
+pub(crate) fn id_prefix(name: &str) -> String {
+    format!("functions.{name}:")
 }
 
 /// The function's name in a header that the model wrote, and whether the header is complete, that

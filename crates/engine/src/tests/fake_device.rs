@@ -3,10 +3,11 @@
 //! answers or is an error.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
-use model::{Batch, DeviceError, Draw, OutputRow, RowOutput, Span, Want};
+use model::{Batch, DeviceError, Draw, LateMask, OutputRow, RowOutput, Span, TokenMask, Want};
 
-use crate::{Device, Event, FinishReason, Request, TokenInfo};
+use crate::{Constraint, Device, Event, FinishReason, Request, TokenInfo};
 
 /// Answers batches like a model on a paged cache.
 pub(super) struct FakeDevice {
@@ -102,7 +103,8 @@ impl FakeDevice {
             Want::Score(token) => *token,
             Want::Sample(draw) => {
                 check_draw(&history, draw)?;
-                next_token(&history, draw.params.seed, draw.index, self.vocab_size)
+                let mask = draw.mask.as_ref().and_then(LateMask::wait);
+                next_token(&history, draw.params.seed, draw.index, self.vocab_size, mask)
             }
         };
         Ok(row_output(&history, token, output.logprobs))
@@ -134,7 +136,17 @@ pub(super) fn expected_events(request: &Request, vocab: usize) -> Vec<Event> {
         events.push(Event::Prompt((1..tokens.len()).map(score).map(TokenInfo::from).collect()));
     }
     for index in 0..request.max_tokens {
-        let token = next_token(&tokens, request.sampling.seed, index as u64, vocab as u32);
+        let output = &tokens[request.prompt.len()..];
+        let mask = match request.constraint.as_ref().map(|_| fake_mask(output, vocab)) {
+            Some(Err(reason)) => {
+                events.push(Event::ConstraintFailed(reason));
+                return events;
+            }
+            Some(Ok(mask)) => mask,
+            None => None,
+        };
+        let (seed, mask) = (request.sampling.seed, mask.as_deref());
+        let token = next_token(&tokens, seed, index as u64, vocab as u32, mask);
         events.push(Event::Token(row_output(&tokens, token, request.logprobs).into()));
         tokens.push(token);
         if request.stop_ids.contains(&token) {
@@ -146,8 +158,36 @@ pub(super) fn expected_events(request: &Request, vocab: usize) -> Vec<Event> {
     events
 }
 
-fn next_token(history: &[u32], seed: u64, index: u64, vocab: u32) -> u32 {
-    (mix(hash(history) ^ mix(seed) ^ index) % u64::from(vocab)) as u32
+/// The first allowed token from a random one on.
+fn next_token(history: &[u32], seed: u64, index: u64, vocab: u32, mask: Option<&TokenMask>) -> u32 {
+    let first = (mix(hash(history) ^ mix(seed) ^ index) % u64::from(vocab)) as u32;
+    let mut tokens = (first..vocab).chain(0..first);
+    tokens.find(|id| mask.is_none_or(|mask| mask.allows(*id))).expect("a mask that allows some")
+}
+
+/// A constraint of which each mask depends on the whole output before it, and which fails at times.
+pub(super) fn fake_constraint(vocab: usize) -> Constraint {
+    let mut output = Vec::new();
+    Constraint {
+        first: fake_mask(&output, vocab).expect("the first mask"),
+        next: Box::new(move |token| {
+            output.push(token);
+            fake_mask(&output, vocab)
+        }),
+    }
+}
+
+fn fake_mask(output: &[u32], vocab: usize) -> Result<Option<Arc<TokenMask>>, String> {
+    let hash = mix(hash(output));
+    if output.len() > 2 && hash.is_multiple_of(50) {
+        return Err(format!("nothing may follow {output:?}"));
+    }
+    let mut words = vec![0; vocab.div_ceil(32)];
+    let some = (0..vocab as u32).filter(|token| mix(hash ^ u64::from(*token)).is_multiple_of(2));
+    for token in some.chain([(hash % vocab as u64) as u32]) {
+        words[token as usize / 32] |= 1 << (token % 32);
+    }
+    Ok((!hash.is_multiple_of(4)).then(|| Arc::new(TokenMask::new(words))))
 }
 
 /// "Log-probabilities" that depend on the whole history as well.

@@ -7,9 +7,10 @@ use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use model::{Batch, SamplingParams, uniform};
+use model::{Batch, Draw, SamplingParams, Want, uniform};
 
-use super::fake_device::{FakeDevice, expected_events};
+use super::fake_device::{FakeDevice, expected_events, fake_constraint};
+use crate::constraint::MaskWork;
 use crate::scheduler::{Chunk, Plan, Scheduler};
 use crate::sequence::{Place, Sequence};
 use crate::{EngineConfig, Event, FinishReason, Request};
@@ -61,6 +62,8 @@ fn run_worlds(first_seed: u64) {
         seen.carried_rows,
         seen.late_stops,
         seen.preempted_under_way,
+        seen.promised_masks,
+        seen.failed_constraints,
     ];
     assert!(each.iter().all(|count| *count > 1000), "{seen:?}");
 }
@@ -89,6 +92,10 @@ struct Seen {
     late_stops: usize,
     /// Sequences that were preempted while rows of theirs were under way.
     preempted_under_way: usize,
+    /// Draws that were planned before their mask could be known.
+    promised_masks: usize,
+    /// Sequences that ended because no token could follow.
+    failed_constraints: usize,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -106,6 +113,8 @@ impl std::ops::AddAssign for Seen {
         self.carried_rows += other.carried_rows;
         self.late_stops += other.late_stops;
         self.preempted_under_way += other.preempted_under_way;
+        self.promised_masks += other.promised_masks;
+        self.failed_constraints += other.failed_constraints;
     }
 }
 
@@ -123,6 +132,8 @@ struct World {
     /// Whether a batch is planned before the results of the last one are there.
     overlapped: bool,
     under_way: Option<Plan>,
+    /// Masks that nobody has computed yet.
+    works: Vec<MaskWork>,
     callers: BTreeMap<Place, Caller>,
     arrivals: u64,
     seen: Seen,
@@ -149,7 +160,7 @@ impl World {
         );
         let scheduler = Scheduler::new(&config);
         let (callers, seen) = (BTreeMap::new(), Seen::default());
-        let (overlapped, under_way) = (random.percent(60), None);
+        let (overlapped, under_way, works) = (random.percent(60), None, Vec::new());
         World {
             random,
             config,
@@ -157,6 +168,7 @@ impl World {
             device,
             overlapped,
             under_way,
+            works,
             callers,
             arrivals: 0,
             seen,
@@ -225,6 +237,7 @@ impl World {
             return Ok(had_plan);
         };
         let mut cancelled = None;
+        self.works.drain(..).for_each(MaskWork::run);
         let results = self.device.execute(plan.batch).map_err(|error| error.to_string())?;
         if self.random.percent(2) {
             // Someone who goes while the device works.
@@ -232,7 +245,9 @@ impl World {
             self.cancel_someone();
             cancelled = before.into_iter().find(|place| !self.callers.contains_key(place));
         }
-        for (place, event) in self.scheduler.apply(&plan.chunks, results)? {
+        let landed = self.scheduler.apply(&plan.chunks, results)?;
+        self.works = landed.masks;
+        for (place, event) in landed.news {
             ensure(Some(place) != cancelled, "news of a cancelled sequence")?;
             self.hear(place, event)?;
         }
@@ -256,6 +271,17 @@ impl World {
         let preempted = (self.scheduler.preemptions - preempted_before) as usize;
         self.seen.preempted += preempted;
         self.seen.carried_rows += plan.batch.carried.len();
+        let carried: BTreeSet<usize> =
+            plan.batch.carried.iter().map(|carried| carried.row).collect();
+        self.seen.promised_masks += plan
+            .batch
+            .outputs
+            .iter()
+            .filter(|output| {
+                matches!(output.want, Want::Sample(Draw { mask: Some(_), .. }))
+                    && carried.contains(&output.row)
+            })
+            .count();
         let ours = |chunk: &&Chunk| self.scheduler.waiting.contains_key(&chunk.place);
         let chunks = self.under_way.iter().flat_map(|plan| &plan.chunks);
         self.seen.preempted_under_way += chunks.filter(ours).count();
@@ -269,12 +295,14 @@ impl World {
         let caller = self.callers.get_mut(&place).ok_or("news for nobody")?;
         let expected = caller.expected.next();
         ensure(expected.as_ref() == Some(&event), &format!("{event:?}, not {expected:?}"))?;
-        if let Event::Finished(reason) = event {
+        if event.is_last() {
             let ours = |chunk: &Chunk| chunk.place == place;
             let goes_on = self.under_way.iter().any(|plan| plan.chunks.iter().any(ours));
-            // Only a stop id comes unforeseen.
-            ensure(!goes_on || reason == FinishReason::Stop, "ran beyond its length")?;
+            // Only a stop id and the end of a constraint come unforeseen.
+            let foreseen = event == Event::Finished(FinishReason::Length);
+            ensure(!goes_on || !foreseen, "ran beyond its length")?;
             self.seen.late_stops += usize::from(goes_on);
+            self.seen.failed_constraints += usize::from(!matches!(event, Event::Finished(_)));
             ensure(caller.expected.len() == 0, "ended early")?;
             self.callers.remove(&place);
             self.seen.finished += 1;
@@ -385,6 +413,7 @@ fn random_request(random: &mut Random, config: &EngineConfig) -> Request {
             seed: random.below(1000) as u64,
             ..SamplingParams::default()
         }),
+        constraint: random.percent(40).then(|| fake_constraint(vocab)),
         logprobs: logprobs(random),
         prompt_logprobs: logprobs(random),
         priority: if random.percent(20) { random.below(5) as i32 - 2 } else { 0 },

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use model::{Batch, DeviceError, RowOutput};
 
-use super::fake_device::{FakeDevice, expected_events};
-use crate::{Device, Engine, EngineConfig, Event, Execute, Load, Request, Stream, SubmitError};
+use super::fake_device::{FakeDevice, expected_events, fake_constraint};
+use crate::{
+    Constraint, Device, Engine, EngineConfig, Event, Execute, Load, Request, Stream, SubmitError,
+};
 
 const CONFIG: EngineConfig = EngineConfig {
     max_model_len: 64,
@@ -41,6 +43,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> Request {
         max_tokens,
         stop_ids: vec![49],
         sampling: Default::default(),
+        constraint: None,
         logprobs: None,
         prompt_logprobs: None,
         priority: 0,
@@ -98,6 +101,8 @@ fn serve_many_callers(engine: Engine) {
                     let mut request = request(&prompt, (turn as usize * 5) % 34);
                     request.prompt_logprobs = (turn % 3 == 0).then_some(2);
                     request.logprobs = (turn % 2 == 0).then_some(1);
+                    request.constraint =
+                        (turn % 2 == 1).then(|| fake_constraint(CONFIG.vocab_size));
                     let expected = expected_events(&request, CONFIG.vocab_size);
                     let stream = engine.submit(request).expect("a request within the limits");
                     if turn % 5 != 4 {
@@ -147,6 +152,21 @@ fn a_prompt_that_begins_like_an_earlier_one_takes_its_blocks() {
     assert_eq!(cached_tokens(&document, Some("tenant")), 16);
     let Load { prompt_tokens, cached_prompt_tokens, .. } = engine.load();
     assert_eq!((prompt_tokens, cached_prompt_tokens), (20 + 20 + 11 + 29 + 19 + 20 + 20, 48));
+}
+
+#[test]
+fn a_constraint_that_panics_ends_its_own_sequence() {
+    let mut device = device();
+    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    let mut first = request(&[1, 2, 3], 20);
+    first.constraint =
+        Some(Constraint { first: None, next: Box::new(|token| panic!("no {token}")) });
+    let first = events(engine.submit(first).expect("a request within the limits"));
+    assert_eq!(first.len(), 2, "a token, and no mask for the next one");
+    assert_eq!(first[1], Event::ConstraintFailed("the constraint panicked".into()));
+    let other = request(&[1, 2, 3], 20);
+    let expected = expected_events(&other, CONFIG.vocab_size);
+    assert_eq!(events(engine.submit(other).expect("a request within the limits")), expected);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use text::{ChatTemplate, Tokenizer};
 
 mod errors;
 mod golden;
+mod grammar;
 mod injection;
 mod parser;
 mod speed;

@@ -65,6 +65,8 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let activations = args.expert_activations.map_or(config.activations, Activations::from);
     let config = server_config(args, name, plan.limits.max_model_len, eos_ids)?;
     let app = Arc::new(App::new(config, Arc::new(tokenizer), Arc::new(template)));
+    let grammars = app.clone();
+    drop(tokio::task::spawn_blocking(move || grammars.prepare_grammars()));
     let (limits, owned) = (plan.limits, args.clone());
     let loaded =
         tokio::task::spawn_blocking(move || place.load(checkpoint, limits, activations, &owned));

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
-use engine::{Engine, EngineConfig, Event, FinishReason, Load, Request, Stream, TokenInfo};
-use model::{Limits, Model, Ranks, SamplingParams, uniform};
+use engine::{
+    Constraint, Engine, EngineConfig, Event, FinishReason, Load, Request, Stream, TokenInfo,
+};
+use model::{Limits, Model, Ranks, SamplingParams, TokenMask, uniform};
 
 use crate::server::path;
 
@@ -72,6 +74,35 @@ fn random_request(random: &mut Random) -> Request {
     }
 }
 
+/// The same request once more. Every other one may draw only half of the tokens, and which ones
+/// depends on those before.
+fn again(request: &Request) -> Request {
+    Request {
+        prompt: request.prompt.clone(),
+        max_tokens: request.max_tokens,
+        stop_ids: request.stop_ids.clone(),
+        sampling: request.sampling.clone(),
+        constraint: request.sampling.seed.is_multiple_of(2).then(half_of_the_tokens),
+        logprobs: request.logprobs,
+        prompt_logprobs: request.prompt_logprobs,
+        priority: request.priority,
+        cache_salt: request.cache_salt.clone(),
+    }
+}
+
+fn half_of_the_tokens() -> Constraint {
+    let mask = |state: u64| {
+        let word = |index| uniform(state, index).to_bits() << 9 ^ uniform(!state, index).to_bits();
+        Some(Arc::new(TokenMask::new((0..VOCAB as u64 / 32).map(word).collect())))
+    };
+    let mut state = 0;
+    let next = move |token| {
+        state = (state << 5) ^ (state >> 27) ^ u64::from(token);
+        Ok(mask(state))
+    };
+    Constraint { first: mask(0), next: Box::new(next) }
+}
+
 /// What a caller hears, with every float as its bits.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
@@ -93,7 +124,7 @@ fn hear(mut stream: Stream) -> Vec<Heard> {
         Event::Prompt(scores) => Heard::Prompt(scores.into_iter().map(bits).collect()),
         Event::Token(info) => Heard::Token(bits(info)),
         Event::Finished(reason) => Heard::Finished(reason),
-        Event::Failed(reason) => panic!("{reason}"),
+        Event::Failed(reason) | Event::ConstraintFailed(reason) => panic!("{reason}"),
     });
     heard.collect()
 }
@@ -157,7 +188,7 @@ fn together(random: &mut Random, pool: usize, block_sizes: &[usize]) -> EngineCo
 /// All requests at once, `turns` times; every answer must be the expected one.
 fn check(engine: &Engine, requests: &[Request], turns: usize, expected: &[Vec<Heard>]) -> Load {
     for _ in 0..turns {
-        let submit = |request: &Request| engine.submit(request.clone()).unwrap();
+        let submit = |request: &Request| engine.submit(again(request)).unwrap();
         let streams: Vec<Stream> = requests.iter().map(submit).collect();
         for (i, stream) in streams.into_iter().enumerate() {
             let heard = hear(stream);
@@ -176,7 +207,7 @@ fn check_workload(seed: u64) {
     let (mut cached, mut preempted) = (0, 0);
     let setup = Setup { ranks: random.one_of(&[1, 2]), activations };
     let engine = start(setup, &alone(), false);
-    let submit = |request: &Request| hear(engine.submit(request.clone()).unwrap());
+    let submit = |request: &Request| hear(engine.submit(again(request)).unwrap());
     let expected: Vec<Vec<Heard>> = requests.iter().map(submit).collect();
     for overlapped in [false, true] {
         let config = together(random, REQUESTS * MAX_MODEL_LEN, &[1, 3, 8, 16]);

@@ -1,10 +1,12 @@
 """Chats with the demo model through the official OpenAI SDK: plain, streaming, tools, reasoning,
-errors. Argument: the base URL."""
+structured output, log-probabilities, responses, errors. Argument: the base URL."""
 
 import json
+import re
 import sys
 
 import openai
+import pydantic
 
 client = openai.OpenAI(base_url=sys.argv[1], api_key="none")
 INSTANT = {"chat_template_kwargs": {"thinking": False}}
@@ -85,8 +87,81 @@ def tools():
     assert "21" in answer.choices[0].message.content, answer
 
 
+def forced_tools():
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ["required", named]:
+        answer = ask([user("Hello!")], tools=[WEATHER], tool_choice=choice)
+        assert answer.choices[0].finish_reason == "tool_calls", answer
+        for call in answer.choices[0].message.tool_calls:
+            assert isinstance(json.loads(call.function.arguments)["city"], str), call
+    answer = ask([user("What is the weather in Lisbon?")], tools=[WEATHER], tool_choice="none")
+    assert answer.choices[0].message.tool_calls is None, answer
+
+
+class Capital(pydantic.BaseModel):
+    capital: str = pydantic.Field(max_length=20)
+    known: bool
+
+
+def structured_output():
+    question = [user("What is the capital of France?")]
+    answer = client.chat.completions.parse(
+        model="demo", messages=question, temperature=0, response_format=Capital)
+    assert isinstance(answer.choices[0].message.parsed, Capital), answer
+    assert answer.choices[0].message.reasoning_content, "thinking is free"
+    kind = {"type": "json_object"}
+    answer = ask(question, response_format=kind, extra_body=INSTANT, max_tokens=500)
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict), answer
+    for field, pattern in [
+        ({"guided_choice": ["Berlin", "Paris"]}, "^Paris$"),
+        ({"guided_regex": "[a-z]{3,6}"}, "^[a-z]{3,6}$"),
+        ({"guided_grammar": 'start: "a"~3 "b"'}, "^aaab$"),
+        ({"structured_outputs": {"choice": ["x", "y"]}}, "^[xy]$"),
+    ]:
+        text = ask(question, extra_body=INSTANT | field).choices[0].message.content
+        assert re.search(pattern, text), (field, text)
+    text = client.completions.create(
+        model="demo", prompt="x", extra_body={"guided_regex": "[0-9]{4}"}).choices[0].text
+    assert re.search("^[0-9]{4}$", text), text
+    long = ask([user("hi")], extra_body=INSTANT | {"min_tokens": 60}, max_tokens=70)
+    assert long.usage.completion_tokens >= 60, long
+
+
+def logprobs():
+    answer = ask([user("hi")], extra_body=INSTANT | {"prompt_logprobs": 1}, logprobs=True,
+                 top_logprobs=2, max_tokens=5)
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) == answer.usage.completion_tokens and len(tokens[0].top_logprobs) == 2
+    assert len(answer.prompt_logprobs) == answer.usage.prompt_tokens
+
+
+def responses():
+    off = {"effort": "none"}
+    first = client.responses.create(model="demo", temperature=0, reasoning=off,
+                                    input="What is the capital of France?")
+    assert "Paris" in first.output_text, first
+    second = client.responses.create(model="demo", temperature=0, reasoning=off,
+                                     input="Thank you!", previous_response_id=first.id)
+    assert second.output_text and second.usage.input_tokens > first.usage.input_tokens
+    with client.responses.stream(model="demo", temperature=0, reasoning=off,
+                                 input="What is the capital of France?") as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert text == first.output_text == stream.get_final_response().output_text
+    tool = {"type": "function", "strict": True, **WEATHER["function"]}
+    called = client.responses.create(model="demo", temperature=0, reasoning=off, tools=[tool],
+                                     tool_choice="required", input="Weather in Lisbon?")
+    assert called.output[0].type == "function_call", called
+    parsed = client.responses.parse(model="demo", temperature=0, reasoning=off, input="Paris?",
+                                    text_format=Capital)
+    assert isinstance(parsed.output_parsed, Capital), parsed
+
+
 def errors():
     for options, kind in [
+        ({"response_format": {"type": "json_schema", "json_schema":
+            {"name": "x", "schema": {"type": "objekt"}}}}, openai.BadRequestError),
+        ({"tool_choice": "required"}, openai.BadRequestError),
         ({"model": "other"}, openai.NotFoundError),
         ({"temperature": 3}, openai.BadRequestError),
         ({"max_tokens": 10**6}, openai.BadRequestError),
@@ -103,5 +178,9 @@ def errors():
 streaming(plain())
 reasoning()
 tools()
+forced_tools()
+structured_output()
+logprobs()
+responses()
 errors()
 print("ok")

@@ -1,6 +1,7 @@
 //! A tensor-parallel group: every rank's model on a thread of its own.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -48,7 +49,10 @@ impl Ranks {
                 // A receiver that is gone means that the group is being dropped.
                 let _ = loaded_tx.send(Ok(()));
                 for batch in batch_rx {
-                    if result_tx.send((rank, model.forward(&batch))).is_err() {
+                    // Others wait for this rank: they must hear of its end.
+                    let result = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
+                    let result = result.unwrap_or_else(|_| Err(DeviceError("it panicked".into())));
+                    if result_tx.send((rank, result)).is_err() {
                         return;
                     }
                 }

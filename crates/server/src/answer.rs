@@ -10,6 +10,7 @@ use crate::App;
 use crate::app::unix_seconds;
 use crate::error::ApiError;
 use crate::generation::{Generation, Pieces};
+use crate::logprobs::PromptLogprobs;
 use crate::transcript::Piece;
 use crate::usage::Usage;
 
@@ -34,6 +35,9 @@ pub(crate) struct Completion<'a, C> {
     created: u64,
     model: &'a str,
     choices: Vec<C>,
+    /// Scores of the prompt, where the choices have no place for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
     /// In a stream, left out if not asked for, and `null` before the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<&'a Usage>>,
@@ -45,6 +49,10 @@ pub(crate) trait Choice: Serialize {
     fn new(index: usize, logprobs: bool) -> Self;
     /// Appends a piece.
     fn add(&mut self, piece: Piece, tokenizer: &Tokenizer);
+    /// Scores of the prompt that stand beside the choices.
+    fn take_prompt(&mut self) -> Option<PromptLogprobs> {
+        None
+    }
 }
 
 impl Answer {
@@ -76,7 +84,9 @@ impl Answer {
                 choice.add(piece, &self.app.tokenizer);
             }
         }
-        Ok(Json(self.completion(object, choices, Some(Some(&self.usage)))).into_response())
+        let prompt_logprobs = choices.first_mut().and_then(C::take_prompt);
+        let whole = self.completion(object, choices, Some(Some(&self.usage)));
+        Ok(Json(Completion { prompt_logprobs, ..whole }).into_response())
     }
 
     /// A chunk with one choice.
@@ -97,6 +107,7 @@ impl Answer {
         usage: Option<Option<&'a Usage>>,
     ) -> Completion<'a, C> {
         let model = &self.app.config.served_model_name;
-        Completion { id: &self.id, object, created: self.created, model, choices, usage }
+        let (id, created, prompt_logprobs) = (&self.id, self.created, None);
+        Completion { id, object, created, model, choices, prompt_logprobs, usage }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use engine::Engine;
-use text::{ChatTemplate, Tokenizer};
+use text::{ChatTemplate, GrammarCompiler, GrammarError, Tokenizer};
 use tokio::sync::watch;
 
 use crate::error::ApiError;
@@ -64,6 +64,7 @@ pub struct App {
     /// Seconds since 1970 at start.
     pub(crate) started: u64,
     engine: OnceLock<Engine>,
+    grammars: OnceLock<Result<Arc<GrammarCompiler>, GrammarError>>,
     draining: AtomicBool,
     /// Requests that are being answered by the engine.
     active: watch::Sender<usize>,
@@ -93,6 +94,7 @@ impl App {
             started: unix_seconds(),
             responses: Store::default(),
             engine: OnceLock::new(),
+            grammars: OnceLock::new(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
             seeds: AtomicU64::new(config.seed),
@@ -107,6 +109,22 @@ impl App {
     /// first call has an effect.
     pub fn start(&self, engine: Engine) {
         let _ = self.engine.set(engine);
+    }
+
+    /// Does what would hold up the first request with a grammar. Takes a second.
+    pub fn prepare_grammars(&self) {
+        // A model that takes none is served all the same.
+        let _ = self.grammar_compiler();
+    }
+
+    /// What compiles grammars for the model's vocabulary.
+    pub(crate) fn grammar_compiler(&self) -> Result<Arc<GrammarCompiler>, ApiError> {
+        let compiler = self.grammars.get_or_init(|| {
+            GrammarCompiler::new(&self.tokenizer, &self.config.eos_ids).map(Arc::new)
+        });
+        compiler.clone().map_err(|error| {
+            ApiError::bad_request(format!("this model's answers cannot be constrained: {error}"))
+        })
     }
 
     /// The engine, once there is one.

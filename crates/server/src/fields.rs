@@ -52,6 +52,11 @@ impl Fields {
         ApiError::field(self.path(name), complaint)
     }
 
+    /// A field that will be taken later.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.entries.get(name)
+    }
+
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         // Order matters to nobody after this, so the quick removal will do.
         self.entries.swap_remove(name)

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::App;
 use crate::error::ApiError;
+use crate::guidance::Guidance;
 use crate::metrics::Meter;
 use crate::params::Params;
 use crate::transcript::{Form, Piece, Transcript};
@@ -30,6 +31,7 @@ pub(crate) struct Generation {
     /// Answers begin with their prompt.
     pub(crate) echo: bool,
     pub(crate) form: Form,
+    pub(crate) guidance: Option<Guidance>,
 }
 
 const TOO_SLOW: &str = "the answer was not complete within the server's --request-timeout";
@@ -69,12 +71,14 @@ impl Generation {
                     logprobs: self.logprobs,
                     prompt_logprobs: self.prompt_logprobs,
                     first: prompt.first().copied(),
+                    guided_by: self.guidance.as_ref().map(|guidance| guidance.param.clone()),
                     meter: Meter::new(app.metrics.clone()),
                     transcript: Transcript::new(
                         streams.len(),
                         app.tokenizer.clone(),
                         self.form,
                         self.params.stop.clone(),
+                        self.params.min_tokens,
                         self.logprobs.is_some(),
                     ),
                 };
@@ -114,7 +118,7 @@ impl Generation {
             max_tokens,
             stop_ids: self.params.stop.ids.clone(),
             sampling: Arc::new(sampling),
-            constraint: None,
+            constraint: self.guidance.as_ref().map(Guidance::constraint),
             logprobs: self.logprobs,
             prompt_logprobs: self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs),
             priority: self.params.priority,
@@ -136,6 +140,8 @@ struct Choice {
     prompt_logprobs: Option<usize>,
     /// The prompt's first token, which has no log-probability: nothing comes before it.
     first: Option<u32>,
+    /// The field that demands something of the answer.
+    guided_by: Option<String>,
     meter: Meter,
     transcript: Transcript,
 }
@@ -182,6 +188,10 @@ impl Choice {
                 Ok(self.transcript.token(info))
             }
             Ok(Some(Event::Finished(reason))) => Ok(self.transcript.finish(reason)),
+            Ok(Some(Event::ConstraintFailed(reason))) => {
+                let param = self.guided_by.take().unwrap_or_default();
+                Err(ApiError::field(param, format!("cannot be met any further: {reason}")))
+            }
             Ok(Some(Event::Failed(reason))) => Err(ApiError::internal(reason)),
             Ok(None) => Err(ApiError::internal("the engine has ended")),
         };

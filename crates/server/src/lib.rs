@@ -19,16 +19,19 @@ mod cors;
 mod error;
 mod fields;
 mod generation;
+mod guidance;
 mod listen;
 mod logprobs;
 mod messages;
 mod metrics;
 mod models;
 mod observe;
+mod openapi;
 mod params;
 mod responses;
 mod sse;
 mod stop;
+mod structure;
 #[cfg(test)]
 mod tests;
 mod tokenize;
@@ -61,6 +64,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/load", get(models::load))
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(models::version))
+        .route("/openapi.json", get(openapi::document))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/tokenizer_info", get(tokenize::info))
         .route("/detokenize", post(tokenize::detokenize))

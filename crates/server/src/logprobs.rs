@@ -77,10 +77,9 @@ impl TextLogprobs {
 /// vLLM's `prompt_logprobs`: for each token of the prompt, it and the most likely ones by their
 /// ids; `null` for the first, which nothing comes before. The rank of a token that is not among
 /// the most likely ones is `null`, too.
-pub(crate) fn prompt_logprobs(
-    tokens: Vec<TokenInfo>,
-    tokenizer: &Tokenizer,
-) -> Vec<Option<Map<String, Value>>> {
+pub(crate) type PromptLogprobs = Vec<Option<Map<String, Value>>>;
+
+pub(crate) fn prompt_logprobs(tokens: Vec<TokenInfo>, tokenizer: &Tokenizer) -> PromptLogprobs {
     let scored = |id: u32, logprob: f32, rank: Option<usize>| {
         let decoded = tokenizer.decode(&[id], false);
         json!({"logprob": finite(logprob), "rank": rank, "decoded_token": decoded})

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use model::SamplingParams;
 use serde_json::{Value, json};
+use text::AnswerRules;
 
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, integer, number, wrong_type};
+use crate::structure::Structure;
 
 /// Most log-probabilities a request may ask for at one place.
 pub(crate) const MAX_LOGPROBS: i64 = 20;
@@ -28,6 +30,8 @@ pub(crate) struct Params {
     /// Choices for each prompt.
     pub(crate) n: u64,
     pub(crate) max_tokens: Option<usize>,
+    /// Tokens before which nothing ends the answer.
+    pub(crate) min_tokens: usize,
     pub(crate) stop: Stop,
     pub(crate) skip_special: bool,
     pub(crate) stream: bool,
@@ -55,10 +59,12 @@ impl Params {
         fields.neutral("best_of", &[json!(n)])?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned);
+        let max_tokens = take_max_tokens(fields)?;
         Ok(Self {
             sampling: take_sampling(fields, app, seed.unwrap_or_else(|| app.next_seed(n)))?,
             n,
-            max_tokens: take_max_tokens(fields)?,
+            max_tokens,
+            min_tokens: take_min_tokens(fields, max_tokens)?,
             stop: take_stop(fields, app)?,
             skip_special: fields.boolean("skip_special_tokens")?.unwrap_or(true),
             stream,
@@ -66,6 +72,28 @@ impl Params {
             priority: take_priority(fields)?,
             cache_salt: fields.string("cache_salt")?.map(Arc::from),
         })
+    }
+}
+
+impl Params {
+    /// What is demanded of the answer, tools aside, and the field to name where that fails.
+    pub(crate) fn rules(
+        &self,
+        structure: Option<Structure>,
+        app: &App,
+    ) -> Result<(AnswerRules, String), ApiError> {
+        let ends = self.stop.ids.iter().any(|id| app.config.eos_ids.contains(id));
+        let (content, param) = match structure {
+            Some(structure) if !ends => {
+                let complaint =
+                    format!("contradicts {}: such an answer has an end", structure.param);
+                return Err(ApiError::field("ignore_eos", complaint));
+            }
+            Some(structure) => (Some(structure.grammar), structure.param),
+            None => (None, "min_tokens".to_owned()),
+        };
+        let (min_tokens, stop_ids) = (self.min_tokens, self.stop.ids.clone());
+        Ok((AnswerRules { content, min_tokens, stop_ids, ..AnswerRules::default() }, param))
     }
 }
 
@@ -147,6 +175,29 @@ fn take_max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
         return Err(fields.error("max_completion_tokens", complaint));
     }
     Ok(new.or(old).map(|tokens| tokens as usize))
+}
+
+/// Takes `prompt_logprobs`, which a stream has no place for.
+pub(crate) fn take_prompt_logprobs(
+    fields: &mut Fields,
+    stream: bool,
+) -> Result<Option<usize>, ApiError> {
+    let count = fields.integer("prompt_logprobs", 0..=MAX_LOGPROBS)?;
+    if count.is_some() && stream {
+        return Err(fields.error("prompt_logprobs", "is not available with stream: true"));
+    }
+    Ok(count.map(|count| count as usize))
+}
+
+fn take_min_tokens(fields: &mut Fields, max_tokens: Option<usize>) -> Result<usize, ApiError> {
+    let min_tokens = fields.integer("min_tokens", 0..=i64::from(u32::MAX))?.unwrap_or(0) as usize;
+    match max_tokens {
+        Some(max_tokens) if min_tokens > max_tokens => {
+            let complaint = format!("is {min_tokens}, but max_tokens is {max_tokens}");
+            Err(fields.error("min_tokens", complaint))
+        }
+        _ => Ok(min_tokens),
+    }
 }
 
 fn take_stop(fields: &mut Fields, app: &App) -> Result<Stop, ApiError> {

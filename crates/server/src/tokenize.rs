@@ -38,6 +38,8 @@ pub(crate) struct TokenizerInfo {
     pad_token: Option<&'static str>,
     vocab_size: u32,
     model_max_length: usize,
+    /// The template's source.
+    chat_template: String,
 }
 
 pub(crate) async fn info(State(app): State<Arc<App>>) -> Json<TokenizerInfo> {
@@ -48,6 +50,7 @@ pub(crate) async fn info(State(app): State<Arc<App>>) -> Json<TokenizerInfo> {
         pad_token: known("[PAD]"),
         vocab_size: app.tokenizer.vocab_size(),
         model_max_length: app.config.max_model_len,
+        chat_template: app.template.source(),
     })
 }
 

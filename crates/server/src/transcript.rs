@@ -73,6 +73,9 @@ pub(crate) struct Transcript {
     stop: StopMatcher,
     stop_ids: Vec<u32>,
     include_stop: bool,
+    /// Tokens before which no stop string counts, and those that were generated.
+    min_tokens: usize,
+    generated: usize,
     report_tokens: bool,
     /// Characters of text so far.
     characters: usize,
@@ -84,6 +87,7 @@ impl Transcript {
         tokenizer: Arc<Tokenizer>,
         form: Form,
         stop: Stop,
+        min_tokens: usize,
         report_tokens: bool,
     ) -> Self {
         let renderer = match form {
@@ -99,6 +103,8 @@ impl Transcript {
             stop: StopMatcher::new(stop.strings, stop.include),
             stop_ids: stop.ids,
             include_stop: stop.include,
+            min_tokens,
+            generated: 0,
             report_tokens,
             characters: 0,
         }
@@ -122,7 +128,11 @@ impl Transcript {
         let offset = self.characters;
         let hidden = !self.include_stop && self.stop_ids.contains(&info.id);
         let rendered = if hidden { Vec::new() } else { self.render(info.id) };
-        let (deltas, stopped) = self.stop_at_string(rendered);
+        self.generated += 1;
+        let (deltas, stopped) = match self.generated < self.min_tokens {
+            true => (rendered, None),
+            false => self.stop_at_string(rendered),
+        };
         let tokens = if self.report_tokens { vec![Token { info, offset }] } else { Vec::new() };
         let end = stopped.map(|string| self.end(FinishReason::Stop, Some(string)));
         Piece { choice: self.choice, deltas, tokens, generated: 1, end, ..Piece::default() }

@@ -141,7 +141,7 @@ impl Guide {
             self.state = State::End;
             return Ok(());
         }
-        let has_tools = self.rules.tools.is_some();
+        let (has_tools, required) = (self.rules.tools.is_some(), self.required());
         let next = match &mut self.state {
             State::Thinking(_) if Some(id) == self.markers.end_think => State::Start,
             State::Thinking(_) | State::Start | State::Content
@@ -150,6 +150,7 @@ impl Guide {
                 State::Section
             }
             State::Thinking(count) => State::Thinking(*count + 1),
+            State::Start if required => return Err(GrammarError("expected a call".into())),
             State::Start | State::Content => {
                 if let Some(grammar) = &mut self.rules.content {
                     grammar.push(id)?;

@@ -77,6 +77,12 @@ impl ChatTemplate {
         Ok(Self { environment })
     }
 
+    /// The template as the model's files have it.
+    pub fn source(&self) -> String {
+        let template = self.environment.get_template(TEMPLATE_FILE);
+        template.map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
     /// Renders `prompt` to text. To tokenize it use [`ChatTemplate::encode`]: in the text alone, a
     /// control token cannot be told from a user who spells one.
     ///

@@ -1,65 +1,77 @@
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use text::{ChatPrompt, ParserOptions, TextError, repair_tool_call_ids};
 
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Generation;
+use crate::guidance::Guidance;
 use crate::params::Params;
+use crate::structure::Structure;
 use crate::transcript::Form;
 
+use super::tools::Tools;
 use super::{messages, tools};
 
 /// What the chat template is given: checked messages, tools and switches.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     messages: Vec<Value>,
-    tools: Vec<Value>,
+    tools: Tools,
     kwargs: Map<String, Value>,
+    /// Most tokens of thinking, if there is a limit.
+    thinking_budget: Option<usize>,
     /// Number of tool calls in the messages.
     tool_calls: usize,
 }
 
 impl Conversation {
-    /// Takes `messages`, `tools`, `tool_choice` and the template's switches.
+    /// Takes `messages`, tools and what is said of them, and the template's switches.
     pub(crate) fn take(fields: &mut Fields, app: &App) -> Result<Self, ApiError> {
         let items = fields.array("messages")?;
         let items = fields.required("messages", items)?;
         let mut messages = messages::check(items)?;
-        let mut tools = match fields.array("tools")? {
-            Some(items) => tools::check(items)?,
-            None => Vec::new(),
-        };
-        let choice = fields.take("tool_choice").unwrap_or(json!("auto"));
-        match choice.as_str() {
-            Some("auto") => {}
-            // A tool that is not declared is not called.
-            Some("none") => tools.clear(),
-            _ => {
-                let complaint = r#"is not supported yet, except as "auto" or "none""#;
-                return Err(fields.error("tool_choice", complaint));
-            }
-        }
+        let tools = tools::take(fields)?;
         let kwargs = take_switches(fields, app)?;
         let tool_calls = repair_tool_call_ids(&mut messages);
-        Ok(Self { messages, tools, kwargs, tool_calls })
+        Ok(Self { messages, tools, kwargs, thinking_budget: None, tool_calls })
     }
 
-    /// Of messages and tools that are as the chat template wants them.
-    pub(crate) fn new(mut messages: Vec<Value>, tools: Vec<Value>, thinking: bool) -> Self {
+    /// Of messages that are as the chat template wants them.
+    pub(crate) fn new(mut messages: Vec<Value>, tools: Tools, thinking: bool) -> Self {
         let kwargs = Map::from_iter([("thinking".to_owned(), thinking.into())]);
         let tool_calls = repair_tool_call_ids(&mut messages);
-        Self { messages, tools, kwargs, tool_calls }
+        Self { messages, tools, kwargs, thinking_budget: None, tool_calls }
+    }
+
+    /// With at most this many tokens of thinking.
+    pub(crate) fn with_thinking_budget(mut self, budget: Option<usize>) -> Self {
+        self.thinking_budget = budget;
+        self
+    }
+
+    pub(crate) fn thinking_budget(&self) -> Option<usize> {
+        self.thinking_budget
     }
 
     /// The request for the assistant's next message; the conversation came from the field `param`.
     pub(crate) fn generation(
         &self,
         params: Params,
-        logprobs: Option<usize>,
+        structure: Option<Structure>,
         param: &'static str,
         app: &App,
     ) -> Result<Generation, ApiError> {
+        let (mut rules, mut demand) = params.rules(structure, app)?;
+        if rules.content.is_some() && self.tools.required() {
+            let complaint = format!("contradicts {demand}: an answer is either content or a call");
+            return Err(ApiError::field("tool_choice", complaint));
+        }
+        rules.tools = self.tools.rules(app)?;
+        rules.thinking_budget = self.thinking_budget;
+        if rules.tools.is_some() && rules.content.is_none() {
+            demand = "tools".to_owned();
+        }
         let prompt = encode(self, true, app)?;
         let parser = ParserOptions {
             thinking: prompt.last().copied() == app.tokenizer.special_id("<think>"),
@@ -67,11 +79,12 @@ impl Conversation {
             first_tool_index: self.tool_calls,
         };
         Ok(Generation {
+            guidance: Guidance::new(rules, parser, demand, app)?,
             prompts: vec![prompt],
             prompt_param: param,
             params,
             default_max_tokens: None,
-            logprobs,
+            logprobs: None,
             prompt_logprobs: None,
             echo: false,
             form: Form::Chat(parser),
@@ -137,7 +150,7 @@ pub(crate) fn encode(
 ) -> Result<Vec<u32>, ApiError> {
     let prompt = ChatPrompt {
         messages: &conversation.messages,
-        tools: Some(&conversation.tools),
+        tools: Some(&conversation.tools.definitions()),
         kwargs: conversation.kwargs.clone(),
         add_generation_prompt,
     };

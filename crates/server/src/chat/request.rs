@@ -4,7 +4,8 @@ use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Generation;
-use crate::params::{MAX_LOGPROBS, Params};
+use crate::params::{MAX_LOGPROBS, Params, take_prompt_logprobs};
+use crate::structure;
 
 use super::conversation::Conversation;
 
@@ -19,11 +20,14 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
         return Err(fields.error("skip_special_tokens", complaint));
     }
     let logprobs = take_logprobs(&mut fields)?;
+    let prompt_logprobs = take_prompt_logprobs(&mut fields, params.stream)?;
+    let structure = structure::take(&mut fields, app)?;
     take_neutral(&mut fields)?;
     let conversation = Conversation::take(&mut fields, app)?;
     // Before the work of tokenizing.
     fields.finish()?;
-    conversation.generation(params, logprobs, "messages", app)
+    let generation = conversation.generation(params, structure, "messages", app)?;
+    Ok(Generation { logprobs, prompt_logprobs, ..generation })
 }
 
 fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -40,8 +44,6 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 
 /// Fields that change nothing here, as long as they ask for what is done anyway.
 fn take_neutral(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.neutral("response_format", &[json!({"type": "text"})])?;
-    fields.neutral("parallel_tool_calls", &[json!(true)])?;
     fields.neutral("modalities", &[json!(["text"])])?;
     fields.neutral("echo", &[json!(false)])?;
     fields.neutral("add_generation_prompt", &[json!(true)])

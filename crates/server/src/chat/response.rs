@@ -5,7 +5,7 @@ use text::{Delta, Tokenizer};
 
 use crate::answer::{self, Answer};
 use crate::error::ApiError;
-use crate::logprobs::ChatLogprobs;
+use crate::logprobs::{ChatLogprobs, PromptLogprobs, prompt_logprobs};
 use crate::sse::{Chunks, data, done};
 use crate::transcript::{End, Piece};
 
@@ -16,6 +16,8 @@ pub(super) struct Choice {
     message: Message,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip)]
+    prompt: Option<PromptLogprobs>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -84,10 +86,17 @@ impl answer::Choice for Choice {
     fn new(index: usize, logprobs: bool) -> Self {
         let message = Message { role: "assistant", ..Message::default() };
         let logprobs = logprobs.then(ChatLogprobs::default);
-        Self { index, message, logprobs, finish_reason: None }
+        Self { index, message, logprobs, finish_reason: None, prompt: None }
+    }
+
+    fn take_prompt(&mut self) -> Option<PromptLogprobs> {
+        self.prompt.take()
     }
 
     fn add(&mut self, piece: Piece, tokenizer: &Tokenizer) {
+        if let Some(tokens) = piece.prompt {
+            self.prompt = Some(prompt_logprobs(tokens, tokenizer));
+        }
         for delta in piece.deltas {
             self.message.add(delta);
         }

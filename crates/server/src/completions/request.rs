@@ -1,10 +1,13 @@
 use serde_json::{Value, json};
+use text::ParserOptions;
 
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
 use crate::generation::Generation;
-use crate::params::{MAX_LOGPROBS, Params, token_id};
+use crate::guidance::Guidance;
+use crate::params::{MAX_LOGPROBS, Params, take_prompt_logprobs, token_id};
+use crate::structure;
 use crate::transcript::Form;
 
 /// OpenAI's default length of a text completion.
@@ -18,24 +21,23 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
     let params = Params::take(&mut fields, app)?;
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|count| count as usize);
-    let prompt_logprobs = fields.integer("prompt_logprobs", 0..=MAX_LOGPROBS)?;
-    if prompt_logprobs.is_some() && params.stream {
-        return Err(fields.error("prompt_logprobs", "is not available with stream: true"));
-    }
+    let prompt_logprobs = take_prompt_logprobs(&mut fields, params.stream)?;
     fields.neutral("suffix", &[json!("")])?;
-    fields.neutral("response_format", &[json!({"type": "text"})])?;
+    let structure = structure::take(&mut fields, app)?;
     let prompt = fields.take("prompt");
     let prompt = fields.required("prompt", prompt)?;
     // Before the work of tokenizing.
     fields.finish()?;
+    let (rules, param) = params.rules(structure, app)?;
     Ok(Generation {
+        guidance: Guidance::new(rules, ParserOptions::default(), param, app)?,
         prompts: prompts(prompt, app)?,
         prompt_param: "prompt",
         form: Form::Text { skip_special: params.skip_special },
         params,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
         logprobs,
-        prompt_logprobs: prompt_logprobs.map(|count| count as usize),
+        prompt_logprobs,
         echo,
     })
 }

@@ -1,13 +1,11 @@
 use axum::response::sse::Event;
 use engine::FinishReason;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use text::{Delta, Tokenizer};
 
 use crate::answer::{self, Answer};
 use crate::error::ApiError;
-use crate::logprobs::TextLogprobs;
-use crate::logprobs::prompt_logprobs;
+use crate::logprobs::{PromptLogprobs, TextLogprobs, prompt_logprobs};
 use crate::sse::{Chunks, data, done};
 use crate::transcript::Piece;
 
@@ -22,7 +20,7 @@ pub(super) struct Choice {
     logprobs: Option<TextLogprobs>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<Vec<Option<Map<String, Value>>>>,
+    prompt_logprobs: Option<PromptLogprobs>,
 }
 
 impl answer::Choice for Choice {

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::chat::{Conversation, definition};
+use crate::chat::{Conversation, ToolChoice, Tools, definition};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
 
@@ -24,29 +24,32 @@ pub(super) fn take(fields: &mut Fields) -> Result<Conversation, ApiError> {
     if role != "user" {
         return Err(fields.error("messages", "must end with a message of the user"));
     }
-    let mut tools = take_tools(fields)?;
-    if let Some(mut choice) = fields.object("tool_choice")? {
-        let kind = choice.string("type")?;
-        match choice.required("type", kind)?.as_str() {
-            "auto" => {}
-            // A tool that is not declared is not called.
-            "none" => tools.clear(),
-            _ => {
-                let complaint = r#"is not supported yet, except as "auto" or "none""#;
-                return Err(choice.error("type", complaint));
-            }
-        }
-        choice.neutral("disable_parallel_tool_use", &[json!(false)])?;
-        choice.finish()?;
-    }
-    let thinking = take_thinking(fields)?;
-    Ok(Conversation::new(messages, tools, thinking))
+    let tools = take_tools(fields)?;
+    let (thinking, budget) = take_thinking(fields)?;
+    Ok(Conversation::new(messages, tools, thinking).with_thinking_budget(budget))
 }
 
-fn take_tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
+fn take_choice(fields: &mut Fields) -> Result<(ToolChoice, bool), ApiError> {
+    let Some(mut choice) = fields.object("tool_choice")? else {
+        return Ok((ToolChoice::Auto, true));
+    };
+    let kind = choice.string("type")?;
+    let chosen = match choice.required("type", kind)?.as_str() {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required,
+        "tool" => ToolChoice::Named(text(&mut choice, "name")?),
+        _ => return Err(choice.error("type", "must be auto, any, tool or none")),
+    };
+    let parallel = !choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
+    choice.finish()?;
+    Ok((chosen, parallel))
+}
+
+fn take_tools(fields: &mut Fields) -> Result<Tools, ApiError> {
     let mut names = HashSet::new();
     let items = fields.array("tools")?.unwrap_or_default().into_iter().enumerate();
-    items
+    let tools = items
         .map(|(index, item)| {
             let mut tool = Fields::of(item, &format!("tools[{index}]"))?;
             tool.neutral("type", &[json!("custom")])?;
@@ -56,24 +59,28 @@ fn take_tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
             tool.finish()?;
             Ok(definition)
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let (choice, parallel) = take_choice(fields)?;
+    Tools::new(tools, choice, parallel, "tool_choice")
 }
 
-/// Off unless it is switched on, as Anthropic has it.
-fn take_thinking(fields: &mut Fields) -> Result<bool, ApiError> {
-    let Some(mut thinking) = fields.object("thinking")? else { return Ok(false) };
+/// Whether to think, and for how many tokens at most. Off unless it is switched on, as Anthropic
+/// has it.
+fn take_thinking(fields: &mut Fields) -> Result<(bool, Option<usize>), ApiError> {
+    let Some(mut thinking) = fields.object("thinking")? else { return Ok((false, None)) };
     let kind = thinking.string("type")?;
-    let enabled = match thinking.required("type", kind)?.as_str() {
+    let kind = thinking.required("type", kind)?;
+    let enabled = match kind.as_str() {
         "enabled" | "adaptive" => true,
         "disabled" => false,
         _ => return Err(thinking.error("type", "must be enabled, adaptive or disabled")),
     };
-    if thinking.take("budget_tokens").is_some() {
-        let complaint = r#"is not supported yet: leave it out, or use the type "adaptive""#;
-        return Err(thinking.error("budget_tokens", complaint));
+    let budget = thinking.integer("budget_tokens", 1..=i64::from(u32::MAX))?;
+    if budget.is_some() && kind != "enabled" {
+        return Err(thinking.error("budget_tokens", r#"is allowed only with the type "enabled""#));
     }
     thinking.finish()?;
-    Ok(enabled)
+    Ok((enabled, budget.map(|tokens| tokens as usize)))
 }
 
 /// Appends what the chat template makes of one message; returns its role. `calls` are the ids of

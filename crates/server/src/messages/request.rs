@@ -23,6 +23,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
         sampling: take_sampling(&mut fields, app, app.next_seed(1))?,
         n: 1,
         max_tokens: Some(max_tokens),
+        min_tokens: 0,
         stop: Stop {
             strings: take_stop_strings(&mut fields, "stop_sequences")?,
             ids: app.config.eos_ids.clone(),
@@ -37,6 +38,10 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Generation, ApiEr
     let conversation = conversation::take(&mut fields)?;
     // Before the work of tokenizing.
     fields.finish()?;
+    if conversation.thinking_budget().is_some_and(|budget| budget >= max_tokens) {
+        let complaint = format!("must be less than max_tokens, {max_tokens}");
+        return Err(ApiError::field("thinking.budget_tokens", complaint));
+    }
     conversation.generation(params, None, "messages", app)
 }
 

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::chat::{Conversation, definition, thinks};
+use crate::chat::{Conversation, Tool, Tools, definition, take_choice, thinks};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
 
@@ -18,9 +18,10 @@ pub(super) struct Input {
     pub(super) tool_choice: Value,
     /// As the request has them.
     pub(super) declared_tools: Value,
+    pub(super) parallel: bool,
 }
 
-/// Takes `input`, `instructions`, `previous_response_id`, `tools`, `tool_choice` and `reasoning`.
+/// Takes `input`, `instructions`, `previous_response_id`, `reasoning`, and all about tools.
 pub(super) fn take(fields: &mut Fields, app: &App) -> Result<Input, ApiError> {
     let previous = fields.string("previous_response_id")?;
     let mut history = match &previous {
@@ -42,17 +43,11 @@ pub(super) fn take(fields: &mut Fields, app: &App) -> Result<Input, ApiError> {
         Value::Array(_) => return Err(fields.error("input", "is an empty array")),
         other => return Err(wrong_type("input", "a string or an array of items", &other)),
     }
-    let (declared_tools, mut tools) = take_tools(fields)?;
-    let tool_choice = fields.take("tool_choice").unwrap_or_else(|| "auto".into());
-    match tool_choice.as_str() {
-        Some("auto") => {}
-        // A tool that is not declared is not called.
-        Some("none") => tools.clear(),
-        _ => {
-            let complaint = r#"is not supported yet, except as "auto" or "none""#;
-            return Err(fields.error("tool_choice", complaint));
-        }
-    }
+    let (declared_tools, tools) = take_tools(fields)?;
+    let tool_choice = fields.get("tool_choice").cloned().unwrap_or_else(|| "auto".into());
+    let choice = take_choice(fields, |choice| required(choice, "name"))?;
+    let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
+    let tools = Tools::new(tools, choice, parallel, "tool_choice")?;
     let effort = take_effort(fields)?;
     let thinking = match &effort {
         Some(effort) => thinks(effort).ok_or_else(|| {
@@ -65,7 +60,16 @@ pub(super) fn take(fields: &mut Fields, app: &App) -> Result<Input, ApiError> {
     let system = instructions.iter().map(|text| json!({"role": "system", "content": text}));
     let messages = system.chain(history.iter().cloned()).collect();
     let conversation = Conversation::new(messages, tools, thinking);
-    Ok(Input { conversation, history, instructions, previous, effort, tool_choice, declared_tools })
+    Ok(Input {
+        conversation,
+        history,
+        instructions,
+        previous,
+        effort,
+        tool_choice,
+        declared_tools,
+        parallel,
+    })
 }
 
 fn take_effort(fields: &mut Fields) -> Result<Option<String>, ApiError> {
@@ -75,8 +79,8 @@ fn take_effort(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     Ok(effort)
 }
 
-/// The tools as they are, and as the chat template wants them.
-fn take_tools(fields: &mut Fields) -> Result<(Value, Vec<Value>), ApiError> {
+/// The tools as the request has them, and checked.
+fn take_tools(fields: &mut Fields) -> Result<(Value, Vec<Tool>), ApiError> {
     let items = fields.array("tools")?.unwrap_or_default();
     let declared = Value::from(items.clone());
     let mut names = HashSet::new();

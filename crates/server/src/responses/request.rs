@@ -5,6 +5,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::Generation;
 use crate::params::{Params, Stop, check_model, take_sampling};
+use crate::structure::{self, Structure};
 
 use super::conversation;
 
@@ -26,6 +27,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Request, ApiError
         sampling: take_sampling(&mut fields, app, app.next_seed(1))?,
         n: 1,
         max_tokens: max_tokens.map(|tokens| tokens as usize),
+        min_tokens: 0,
         stop: Stop { strings: Vec::new(), ids: app.config.eos_ids.clone(), include: false },
         skip_special: true,
         stream: fields.boolean("stream")?.unwrap_or(false),
@@ -37,6 +39,7 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Request, ApiError
         options.neutral("include_obfuscation", &[json!(false)])?;
         options.finish()?;
     }
+    let (format, structure) = take_text(&mut fields, app)?;
     let store = fields.boolean("store")?.unwrap_or(true);
     let input = conversation::take(&mut fields, app)?;
     // Before the work of tokenizing.
@@ -45,15 +48,17 @@ pub(super) fn convert(mut fields: Fields, app: &App) -> Result<Request, ApiError
         "instructions": input.instructions,
         "max_output_tokens": max_tokens,
         "metadata": metadata,
+        "parallel_tool_calls": input.parallel,
         "previous_response_id": input.previous,
         "reasoning": {"effort": input.effort, "summary": null},
         "store": store,
+        "text": {"format": format},
         "temperature": params.sampling.temperature,
         "tool_choice": input.tool_choice,
         "tools": input.declared_tools,
         "top_p": params.sampling.top_p,
     });
-    let generation = input.conversation.generation(params, None, "input", app)?;
+    let generation = input.conversation.generation(params, structure, "input", app)?;
     Ok(Request { generation, history: store.then_some(input.history), echo })
 }
 
@@ -64,14 +69,19 @@ fn take_neutral(fields: &mut Fields) -> Result<(), ApiError> {
     }
     fields.neutral("include", &[json!([])])?;
     fields.neutral("background", &[json!(false)])?;
-    fields.neutral("parallel_tool_calls", &[json!(true)])?;
     fields.neutral("service_tier", &[json!("auto"), json!("default")])?;
     fields.neutral("top_logprobs", &[json!(0)])?;
     fields.neutral("truncation", &[json!("disabled")])?;
-    if let Some(mut text) = fields.object("text")? {
-        text.neutral("format", &[json!({"type": "text"})])?;
-        text.neutral("verbosity", &[json!("medium")])?;
-        text.finish()?;
-    }
     Ok(())
+}
+
+/// Takes `text`: the format as the request has it, and what it demands.
+fn take_text(fields: &mut Fields, app: &App) -> Result<(Value, Option<Structure>), ApiError> {
+    let plain = json!({"type": "text"});
+    let Some(mut text) = fields.object("text")? else { return Ok((plain, None)) };
+    let format = text.get("format").cloned().unwrap_or(plain);
+    let structure = structure::take_text_format(&mut text, app)?;
+    text.neutral("verbosity", &[json!("medium")])?;
+    text.finish()?;
+    Ok((format, structure))
 }

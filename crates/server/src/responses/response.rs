@@ -103,8 +103,6 @@ impl Answer {
                 self.incomplete().then(|| json!({"reason": "max_output_tokens"})),
             "model": self.app.config.served_model_name,
             "output": output,
-            "parallel_tool_calls": true,
-            "text": {"format": {"type": "text"}},
             "truncation": "disabled",
             "usage": self.end.map(|_| self.usage()),
         });

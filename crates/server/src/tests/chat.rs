@@ -217,7 +217,8 @@ async fn tool_call_ids_go_on_counting_from_history() {
             "function": {"name": "get-weather", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sun"}]},
     ]}));
-    let whole = answer(&app(&[&format!("</think>{CALL}")]), URI, &body).await;
+    let call = format!("</think>{}", CALL.replace("get-weather:0", "get-weather:1"));
+    let whole = answer(&app(&[&call]), URI, &body).await;
     assert_eq!(whole["choices"][0]["message"]["tool_calls"][0]["id"], "functions.get-weather:1");
     assert_eq!(whole["choices"][0]["message"]["content"], Value::Null);
 }

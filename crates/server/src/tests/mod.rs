@@ -8,6 +8,7 @@ mod messages;
 mod operations;
 mod responses;
 mod routes;
+mod structure;
 mod usage;
 
 use std::path::Path;
@@ -18,7 +19,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use engine::{Engine, EngineConfig, Execute};
-use model::{Batch, RowOutput, Want};
+use model::{Batch, LateMask, RowOutput, Want};
 use serde_json::Value;
 use text::{ChatTemplate, Tokenizer};
 use tower::ServiceExt;
@@ -80,6 +81,8 @@ fn player(answers: Vec<Vec<u32>>) -> Execute {
             let token = match &output.want {
                 Want::Score(id) => *id,
                 Want::Sample(draw) => {
+                    // As a device does; what it allows is not heeded.
+                    let _ = draw.mask.as_ref().and_then(LateMask::wait);
                     let answer = &answers[draw.params.seed as usize % answers.len()];
                     answer.get(draw.index as usize).copied().unwrap_or(eos())
                 }

@@ -113,7 +113,8 @@ async fn streamed_responses_add_up_to_whole_ones() {
 
 #[tokio::test]
 async fn a_response_goes_on_with_an_earlier_one() {
-    let app = app(&[CALL]);
+    // One for each request.
+    let app = app(&[CALL, "It rains.", "It rains.", "hi"]);
     let body = json!({"tools": tools(), "instructions": "Be kind.", "input": "Weather?"});
     let first = answer(&app, URI, &with(&body)).await;
     let result = json!([{"type": "function_call_output", "call_id": "functions.get-weather:0",
@@ -167,7 +168,7 @@ async fn bad_fields_are_named() {
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"reasoning": {"effort": "very"}}), "reasoning.effort"),
         (json!({"reasoning": {"summary": "auto"}}), "reasoning.summary"),
-        (json!({"text": {"format": {"type": "json_object"}}}), "text.format"),
+        (json!({"text": {"format": {"type": "json_schema"}}}), "text.format.schema"),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"background": true}), "background"),

@@ -1,0 +1,89 @@
+"""Talks to the demo model through the official Anthropic SDK: plain, streaming, tools, thinking,
+errors. Argument: the base URL, with /v1."""
+
+import sys
+
+import anthropic
+
+client = anthropic.Anthropic(base_url=sys.argv[1].removesuffix("/v1"), api_key="none")
+WEATHER = {
+    "name": "get_weather",
+    "description": "Get the weather in a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "description": "Name of the city"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+def ask(text, **options):
+    messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
+    options = {"model": "demo", "max_tokens": 400, "temperature": 0, "messages": messages} | options
+    return client.messages.create(**options)
+
+
+def plain_and_streamed():
+    question = "What is the capital of France?"
+    answer = ask(question)
+    assert "Paris" in answer.content[0].text and answer.stop_reason == "end_turn", answer
+    with client.messages.stream(model="demo", max_tokens=400, temperature=0,
+                                messages=[{"role": "user", "content": question}]) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == answer.content[0].text == final.content[0].text, (text, answer)
+    counted = client.messages.count_tokens(
+        model="demo", messages=[{"role": "user", "content": question}])
+    usage = answer.usage
+    assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens, usage
+
+
+def tools():
+    question = {"role": "user", "content": "What is the weather in Lisbon?"}
+    answer = ask([question], tools=[WEATHER])
+    assert answer.stop_reason == "tool_use", answer
+    call = next(block for block in answer.content if block.type == "tool_use")
+    assert (call.name, call.input) == ("get_weather", {"city": "Lisbon"}), call
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": '{"temperature": 21}'}
+    answer = ask([question, {"role": "assistant", "content": answer.content},
+                  {"role": "user", "content": [result]}], tools=[WEATHER])
+    assert "21" in answer.content[0].text, answer
+    for choice in [{"type": "any"}, {"type": "tool", "name": "get_weather"}]:
+        choice["disable_parallel_tool_use"] = True
+        answer = ask("Hello!", tools=[WEATHER], tool_choice=choice)
+        assert [block.type for block in answer.content] == ["tool_use"], answer
+        assert isinstance(answer.content[0].input["city"], str)
+
+
+def thinking():
+    question = "What is 17 plus 25?"
+    answer = ask(question, max_tokens=1200, thinking={"type": "enabled", "budget_tokens": 1024})
+    assert [block.type for block in answer.content] == ["thinking", "text"], answer
+    assert "42" in answer.content[1].text, answer
+    short = ask(question, thinking={"type": "enabled", "budget_tokens": 3})
+    assert len(short.content[0].thinking.split()) <= 3 and short.content[-1].type == "text", short
+
+
+def errors():
+    for options, kind in [
+        ({"model": "other"}, anthropic.NotFoundError),
+        ({"temperature": 1.0, "top_p": 3}, anthropic.BadRequestError),
+        ({"max_tokens": 10**6}, anthropic.BadRequestError),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9999}}, anthropic.BadRequestError),
+        ({"tools": [{"name": "x", "input_schema": {"type": "objekt"}}]},
+         anthropic.BadRequestError),
+    ]:
+        try:
+            ask("hi", **options)
+        except kind as error:
+            assert error.body["type"] == "error" and error.body["error"]["message"], error.body
+        else:
+            raise AssertionError(f"{options} was accepted")
+
+
+plain_and_streamed()
+tools()
+thinking()
+errors()
+print("ok")

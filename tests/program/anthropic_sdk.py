@@ -6,6 +6,8 @@ import sys
 import anthropic
 
 client = anthropic.Anthropic(base_url=sys.argv[1].removesuffix("/v1"), api_key="none")
+# The SDK has no argument for it.
+GREEDY = {"temperature": 0}
 WEATHER = {
     "name": "get_weather",
     "description": "Get the weather in a city.",
@@ -20,15 +22,15 @@ WEATHER = {
 
 def ask(text, **options):
     messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
-    options = {"model": "demo", "max_tokens": 400, "temperature": 0, "messages": messages} | options
-    return client.messages.create(**options)
+    options = {"model": "demo", "max_tokens": 400, "messages": messages} | options
+    return client.messages.create(**options, extra_body=GREEDY)
 
 
 def plain_and_streamed():
     question = "What is the capital of France?"
     answer = ask(question)
     assert "Paris" in answer.content[0].text and answer.stop_reason == "end_turn", answer
-    with client.messages.stream(model="demo", max_tokens=400, temperature=0,
+    with client.messages.stream(model="demo", max_tokens=400, extra_body=GREEDY,
                                 messages=[{"role": "user", "content": question}]) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
@@ -68,8 +70,8 @@ def thinking():
 def errors():
     for options, kind in [
         ({"model": "other"}, anthropic.NotFoundError),
-        ({"temperature": 1.0, "top_p": 3}, anthropic.BadRequestError),
-        ({"max_tokens": 10**6}, anthropic.BadRequestError),
+        ({"stop_sequences": [""]}, anthropic.BadRequestError),
+        ({"max_tokens": 20_000}, anthropic.BadRequestError),
         ({"thinking": {"type": "enabled", "budget_tokens": 9999}}, anthropic.BadRequestError),
         ({"tools": [{"name": "x", "input_schema": {"type": "objekt"}}]},
          anthropic.BadRequestError),

@@ -52,18 +52,13 @@ fn openai_node() {
     run(Command::new("node").arg(script).arg(format!("{}/v1", server.url)));
 }
 
-/// Random weights write random JSON, as fast as 500 calls need it.
+/// Random weights write random JSON. `MOONROCK_FULL`: 500 calls of the demo model.
 #[test]
 fn tool_calls_keep_to_their_schemas() {
+    let full = std::env::var_os("MOONROCK_FULL").is_some();
+    let (model, calls) =
+        if full { ("models/demo", "500") } else { ("tests/data/tiny-k2/mxfp4", "64") };
     let args = ["--served-model-name", "demo", "--max-model-len", "2048"];
-    let server = Server::start("tests/data/tiny-k2/mxfp4", &args);
-    python("tool_schemas.py", &server, &["500"]);
-}
-
-#[test]
-fn tool_calls_of_the_demo_model_keep_to_their_schemas() {
-    let count = if std::env::var_os("MOONROCK_FULL").is_some() { "500" } else { "32" };
-    let args = ["--served-model-name", "demo", "--max-model-len", "2048"];
-    let server = Server::start("models/demo", &args);
-    python("tool_schemas.py", &server, &[count]);
+    let server = Server::start(model, &args);
+    python("tool_schemas.py", &server, &[calls]);
 }

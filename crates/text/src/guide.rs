@@ -142,6 +142,7 @@ impl Guide {
             return Ok(());
         }
         let (has_tools, required) = (self.rules.tools.is_some(), self.required());
+        let may_call = self.may_call();
         let next = match &mut self.state {
             State::Thinking(_) if Some(id) == self.markers.end_think => State::Start,
             State::Thinking(_) | State::Start | State::Content
@@ -157,7 +158,9 @@ impl Guide {
                 }
                 State::Content
             }
-            State::Section if id == call_begin => State::Header(self.header()?, Vec::new()),
+            State::Section if id == call_begin && may_call => {
+                State::Header(self.header()?, Vec::new())
+            }
             State::Section if id == section_end => self.behind_section(),
             State::Section => {
                 return Err(GrammarError("expected a call or the section's end".into()));

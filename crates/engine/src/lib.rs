@@ -6,10 +6,10 @@
 //! each planned [`model::Batch`] to every rank and reads rank 0's results back. In the overlapped
 //! loop ([`Engine::start_overlapped`]) a batch is planned and launched while the one before it
 //! runs; the answers are the same. What a sequence may draw ([`Constraint`]) is computed on other
-//! threads, while the row in question is. Sequences that begin alike share KV blocks (`block_pool`), which
-//! relies on a row's result being the same bits in any batch and for any chunking; so does
-//! preemption, which computes a sequence again. Text never appears here: stop strings are the
-//! caller's, who drops the stream when one was seen.
+//! threads, while the row in question is. Sequences that begin alike share KV blocks
+//! (`block_pool`), which relies on a row's result being the same bits in any batch and for any
+//! chunking; so does preemption, which computes a sequence again. Text never appears here: stop
+//! strings are the caller's, who drops the stream when one was seen.
 
 mod block_pool;
 mod constraint;

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 /// How a next token is drawn from a row of logits.
 ///
 /// Order of operations: `logit_bias` and penalties on the raw logits, then the draw's mask, then
-/// temperature, softmax, `min_p`, `top_k`, `top_p`, and one draw. Values are checked by whoever builds the struct.
+/// temperature, softmax, `min_p`, `top_k`, `top_p`, and one draw. Values are checked by whoever
+/// builds the struct.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Divides the logits; 0 takes the largest logit (the lowest id among equals). In 0..=2.

@@ -45,8 +45,8 @@ pub enum GrammarSource<'a> {
 /// Most bytes in the source of a grammar.
 const MAX_SOURCE_BYTES: usize = 256 << 10;
 
-/// Whitespace between two tokens of JSON: as it is printed in one line or indented, no more. A model
-/// may never find an end to it.
+/// Whitespace between two tokens of JSON: as it is printed in one line or indented, no more. A
+/// model may never find an end to it.
 const JSON_WHITESPACE: &str = r"\x20|\x0A[\x20\x09]{0,40}";
 
 /// A grammar's bounds: a compilation takes under a second, a mask a few milliseconds, the lexer's

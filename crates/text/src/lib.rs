@@ -4,7 +4,8 @@
 //! In: a model directory ([`Tokenizer::from_dir`], [`ChatTemplate::from_dir`]), then OpenAI-shaped
 //! messages and tools. Out: token ids for the engine ([`ChatTemplate::encode`]). Back: sampled ids
 //! become text ([`Detokenizer`]) or typed pieces of an answer ([`OutputParser`]), and a [`Guide`]
-//! tells which may be sampled, for tools and structured output. Everything here is a function of its arguments; only the constructors read files.
+//! tells which may be sampled, for tools and structured output. Everything here is a function of
+//! its arguments; only the constructors read files.
 //!
 //! What a user writes never becomes a control token, wherever the template puts it.
 

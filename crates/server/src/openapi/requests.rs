@@ -65,8 +65,9 @@ fn structures() -> Value {
 
 /// Fields that chat and text completions share.
 pub(super) fn shared(app: &App) -> Value {
-    let usage = json!({"include_usage": boolean(), "include_obfuscation": one_of_these(json!([false])),
-        "continuous_usage_stats": one_of_these(json!([false]))});
+    let off = || one_of_these(json!([false]));
+    let usage = json!({"include_usage": boolean(), "include_obfuscation": off(),
+        "continuous_usage_stats": off()});
     let fields = json!({
         "model": one_of_these(json!([app.config.served_model_name])),
         "user": string(),

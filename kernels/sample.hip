@@ -6,8 +6,10 @@
 // id / 32 is set if id may be drawn. tokens [rows] u32 and results [rows] receive what came out.
 // One workgroup a row.
 //
-// Tokens are ordered by logit, the lower id first among equals: `key` is 32 bits of how far a logit
-// is below the largest, counted in representable numbers, and 18 bits of id. A token's weight is
+// Tokens are ordered by logit, the lower id first among equals: `key` is 10 bits of how much less
+// likely than the largest a token is (in steps of 1/23 of an octave, so that the tokens of a
+// histogram's bins are few), 32 bits of how far its logit is below the largest, counted in
+// representable numbers, and 18 bits of id. A token's weight is
 // e^((logit - largest) / temperature) as an integer, 2^44 for the largest: sums of integers do not
 // depend on the order in which threads add them. Tokens of weight below 2^-44 are never drawn (all
 // of them together have less than 2^-26 of the probability).
@@ -69,7 +71,7 @@ constexpr u32 THREADS = 1024;
 constexpr u32 WAVES = THREADS / WAVE;
 constexpr u32 BINS = THREADS;
 constexpr u32 ID_BITS = 18;
-constexpr u32 KEY_BITS = 50; // five times 10
+constexpr u32 KEY_BITS = 60; // six times 10
 constexpr u32 LISTED = 2048;
 
 typedef __attribute__((ext_vector_type(4))) float float4;
@@ -112,7 +114,9 @@ struct Row {
   u32 top; // `ordered(largest)`
 
   __device__ u64 key(float logit, u32 id) const {
-    return (u64)(top - ordered(logit)) << ID_BITS | id;
+    float octaves = (largest - logit) * scale;
+    u64 bin = (u32)__builtin_fminf(octaves * 23.0f, BINS - 1);
+    return bin << (KEY_BITS - 10) | (u64)(top - ordered(logit)) << ID_BITS | id;
   }
   /// The logit of a key, exactly.
   __device__ float logit(u64 key) const { return from_ordered(top - (u32)(key >> ID_BITS)); }
@@ -123,25 +127,36 @@ struct Row {
     return (u64)(exp2((logit - largest) * scale) * 17592186044416.0f);
   }
 
-  /// Calls `use(id, logit)` for every token; each thread takes 16 in a turn, in fours.
+  /// The four tokens from `id` on, whose words of the mask are one.
+  struct Four {
+    float4 x;
+    u32 allowed;
+  };
+  __device__ Four four(u32 id) const {
+    return {*(const float4 *)(logits + id), mask ? mask[id / 32] >> id % 32 : ~0u};
+  }
+  template <class Use>
+  __device__ static void use_four(u32 id, const Four &four, Use use) {
+    for (u32 j = 0; j < 4; ++j) {
+      use(id + j, four.allowed >> j & 1 ? four.x[j] : -__builtin_inff());
+    }
+  }
+
+  /// Calls `use(id, logit)` for every token; each thread reads four times four ahead.
   template <class Use>
   __device__ void each(Use use) const {
-    constexpr u32 FOURS = 4;
-    for (u32 first = thread() * 4; first < vocab; first += FOURS * THREADS * 4) {
-      float4 x[FOURS];
-      u32 allowed[FOURS];
-      for (u32 i = 0; i < FOURS; ++i) {
-        u32 id = first + i * THREADS * 4;
-        u32 inside = id < vocab ? id : first;
-        x[i] = *(const float4 *)(logits + inside);
-        allowed[i] = mask ? mask[inside / 32] >> inside % 32 : ~0u;
+    constexpr u32 STEP = 4 * THREADS;
+    for (u32 first = thread() * 4; first < vocab; first += 4 * STEP) {
+      Four fours[4];
+      for (u32 i = 0; i < 4; ++i) {
+        u32 id = first + i * STEP;
+        fours[i] = four(id < vocab ? id : first);
       }
-      for (u32 i = 0; i < FOURS; ++i) {
-        u32 id = first + i * THREADS * 4;
-        if (id >= vocab) break;
-        for (u32 j = 0; j < 4; ++j) {
-          use(id + j, allowed[i] >> j & 1 ? x[i][j] : -__builtin_inff());
-        }
+      // All of them are on their way before the first is used.
+      asm volatile("" ::: "memory");
+      for (u32 i = 0; i < 4; ++i) {
+        u32 id = first + i * STEP;
+        if (id < vocab) use_four(id, fours[i], use);
       }
     }
   }

@@ -71,6 +71,7 @@ template <u32 M, u32 N> struct Tiles {
         for (u32 c = 0; c < CHUNKS; ++c)
           a[s][m][c] = *(const bf16x8 *)(x[m][c] + (u64)(begin + s) * 32);
     }
+    loads_first();
     for (u32 s = 0; s < STEPS; ++s)
       for (u32 m = 0; m < M; ++m)
         for (u32 n = 0; n < N; ++n) mma_bf16(acc[m][n], a[s][m], b[s][n]);

@@ -49,6 +49,9 @@ __device__ inline u64 ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
 
+/// Loads that stand before this are under way before what stands after it begins.
+__device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
+
 __device__ inline float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ inline float log2(float x) { return __builtin_amdgcn_logf(x); }
 __device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }

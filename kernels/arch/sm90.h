@@ -37,11 +37,15 @@ __device__ inline u64 ballot(bool x) { return (u32)__nvvm_vote_ballot_sync(~0u, 
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) {
   u32 x, y, z, w;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
                : "l"(p));
   return u32x4{x, y, z, w};
 }
+
+/// Loads that stand before this are under way before what stands after it begins: the assembler
+/// would rather save registers.
+__device__ inline void loads_first() { asm volatile("bar.warp.sync -1;" ::: "memory"); }
 
 __device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float log2(float x) { return __nvvm_lg2_approx_f(x); }

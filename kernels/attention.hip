@@ -83,6 +83,8 @@ struct Task {
   u32 key_tile, part;
   bf16x8 query[SLABS][CHUNKS];
   bf16x8 keys[SLABS][CHUNKS];
+  /// Blocks of the keys that are loaded next.
+  u32 blocks[CHUNKS];
 
   __device__ Task(const AttentionArgs &args, Shared &lds, u32 row)
       : args(args), lds(lds), row(row), first_head(16 * block_y()),
@@ -92,21 +94,35 @@ struct Task {
       head = head < args.heads ? head : args.heads - 1;
       const __bf16 *q = args.queries + ((u64)row * args.heads + head) * ENTRY + 8 * chunk_group();
       for (u32 s = 0; s < SLABS; ++s)
-        if (part * SLABS + s < ENTRY / 32)
+        if (exists(s))
           query[s][c] = *(const bf16x8 *)(q + 32 * (part * SLABS + s));
     }
   }
 
-  /// Loads the wave's part of the keys from `first` on; the last key again for those beyond it.
-  __device__ void load(u32 first) {
+  /// Whether the wave's slab `s` is one of the entry's.
+  __device__ bool exists(u32 s) {
+    return PARTS * SLABS == ENTRY / 32 || part * SLABS + s < ENTRY / 32;
+  }
+
+  /// The lane's key of the tile from `first` on; the last key again for those beyond it.
+  __device__ u32 key(u32 first, u32 c) {
+    u32 k = first + 16 * key_tile + chunk_row(c);
+    return k < len ? k : len - 1;
+  }
+
+  /// Finds the blocks of the keys from `first` on.
+  __device__ void look_up(u32 first) {
     const u32 *table = args.tables + args.table_starts[row];
+    for (u32 c = 0; c < CHUNKS; ++c) blocks[c] = table[key(first, c) / args.block_size];
+  }
+
+  /// Loads the wave's part of the keys from `first` on, whose blocks have been found.
+  __device__ void load(u32 first) {
     for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 key = first + 16 * key_tile + chunk_row(c);
-      key = key < len ? key : len - 1;
-      u64 slot = (u64)table[key / args.block_size] * args.block_size + key % args.block_size;
+      u64 slot = (u64)blocks[c] * args.block_size + key(first, c) % args.block_size;
       const __bf16 *entry = args.cache + slot * ENTRY + 8 * chunk_group();
       for (u32 s = 0; s < SLABS; ++s)
-        if (part * SLABS + s < ENTRY / 32)
+        if (exists(s))
           keys[s][c] = *(const bf16x8 *)(entry + 32 * (part * SLABS + s));
     }
   }
@@ -116,7 +132,7 @@ struct Task {
     Acc acc = {};
     for (u32 s = 0; s < SLABS; ++s) {
       u32 slab = part * SLABS + s;
-      if (slab < ENTRY / 32) mma_bf16(acc, query[s], keys[s]);
+      if (exists(s)) mma_bf16(acc, query[s], keys[s]);
       if (slab < LATENT / 32)
         for (u32 c = 0; c < CHUNKS; ++c)
           *(bf16x8 *)&lds.values[16 * key_tile + chunk_row(c)]
@@ -162,6 +178,7 @@ struct Task {
       for (u32 i = 0; i < ACCUMULATORS; ++i) columns.tile[t].v[i] *= factor[i];
       load_transposed(lds.values[0], LATENT, wave() * COLUMNS + t, b);
       mma_bf16(columns.tile[t], a, b);
+      if (t % 2 == 1) loads_first(); // not all at once: registers are few
     }
   }
 
@@ -169,10 +186,16 @@ struct Task {
   __device__ void sum(u32 begin, u32 end, Softmax &softmax, Columns &columns) {
     softmax = Softmax{};
     columns = Columns{};
+    look_up(begin);
     load(begin);
+    look_up(begin + TILE);
     for (u32 first = begin; first < end; first += TILE) {
       score();
-      if (first + TILE < end) load(first + TILE);
+      loads_first();
+      if (first + TILE < end) {
+        load(first + TILE);
+        look_up(first + 2 * TILE);
+      }
       sync();
       weigh(first, softmax);
       sync();
@@ -212,7 +235,7 @@ __device__ inline void join(float &max, float &sum, float other_max, float other
   sum = __builtin_fmaf(sum, own, other_sum * other);
 }
 
-KERNEL(256) void attention_split(AttentionArgs args) {
+PACKED_KERNEL void attention_split(AttentionArgs args) {
   __shared__ Shared lds;
   u32 row = block_x(), split = block_z();
   if (row >= *args.rows) return;

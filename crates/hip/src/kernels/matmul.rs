@@ -3,9 +3,9 @@
 use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
 
-/// Rows of `matmul_16` and `matmul_64`.
+/// Rows up to which `matmul_16` and `matmul_64` are taken.
 const FEW: usize = 16;
-const SOME: usize = 64;
+const SOME: usize = 256;
 /// Waves that a matrix's tiles are spread over at least, by cutting k into segments.
 const TARGET_WAVES: usize = 640;
 /// Slabs in the shortest segment: what the kernel for few rows loads at once.
@@ -27,6 +27,7 @@ struct Args {
     n: u32,
     slabs: u32,
     segment: u32,
+    row_blocks: u32,
 }
 
 /// A bf16 matrix in the kernels' order: rows padded to 16 and columns to 32 with zeros, tiles of
@@ -86,10 +87,12 @@ pub struct Workspace {
 /// Bytes of partial sums: with several segments, tiles * segments < TARGET_WAVES + tiles and tiles
 /// < TARGET_WAVES.
 const PARTIALS: usize = 2 * TARGET_WAVES * 16 * SOME * 4;
+/// Bytes of counters: for each block of 64 rows at most one a tile.
+const COUNTERS: usize = TARGET_WAVES * SOME / 64 * 4;
 
 impl Workspace {
     /// Bytes that one takes.
-    pub const BYTES: usize = PARTIALS + TARGET_WAVES * 4;
+    pub const BYTES: usize = PARTIALS + COUNTERS;
 
     /// Room for any product.
     ///
@@ -97,7 +100,7 @@ impl Workspace {
     /// Too little memory.
     pub fn new(device: &Device, stream: &Stream) -> Result<Workspace, Error> {
         let partials = device.allocate(PARTIALS)?;
-        let counters = device.allocate(TARGET_WAVES * 4)?;
+        let counters = device.allocate(COUNTERS)?;
         stream.fill(&counters, 0)?;
         Ok(Workspace { partials, counters })
     }
@@ -138,10 +141,10 @@ pub fn matmul(
     let (tiles, slabs, segment) = (n.div_ceil(16), k / 32, segment(n, k, batch));
     let segments = slabs.div_ceil(segment);
     let waves = 256 / stream.device().wave();
-    let [form, tiles_each, groups] = match rows.bound {
-        bound if bound <= FEW => [0, waves, segments],
-        bound if bound <= SOME => [1, 2 * waves, segments],
-        bound => [2, 8, bound.div_ceil(128)],
+    let [form, tiles_each, row_blocks, parts] = match rows.bound {
+        bound if bound <= FEW => [0, waves, 1, segments],
+        bound if bound <= SOME => [1, 4, bound.div_ceil(64), segments],
+        bound => [2, 8, bound.div_ceil(128), 1],
     };
     let name = match output {
         Output::F32 => ["matmul_16", "matmul_64", "matmul_rows"][form],
@@ -161,8 +164,9 @@ pub fn matmul(
         n: n as u32,
         slabs: slabs as u32,
         segment: segment as u32,
+        row_blocks: row_blocks as u32,
     };
-    let grid = [tiles.div_ceil(tiles_each) as u32, groups as u32, batch as u32];
+    let grid = [tiles.div_ceil(tiles_each), row_blocks * parts, batch].map(|size| size as u32);
     // SAFETY: the parameter is the kernels', the buffers have room.
     unsafe { stream.launch(kernels.get(name), grid, 256, &args) }
 }

@@ -72,8 +72,8 @@ macro_rules! table {
         $(#[$doc])*
         pub(crate) struct $table {
             $(pub(crate) $field: unsafe extern "C" fn($($parameter),*) -> c_int,)*
-            #[allow(dead_code, reason = "it keeps the functions where they are")]
-            library: Library,
+            // It keeps the functions where they are.
+            _library: Library,
         }
 
         impl $table {
@@ -92,7 +92,7 @@ macro_rules! table {
                         // SAFETY: the signature is that of the library's public header.
                         unsafe { symbol(&library, name)? }
                     },)*
-                    library,
+                    _library: library,
                 })
             }
         }
@@ -174,7 +174,7 @@ pub(crate) enum Special {
 
 impl Special {
     pub(crate) fn open(platform: Platform, driver: &Driver) -> Result<Special, Error> {
-        let library = &driver.library;
+        let library = &driver._library;
         // SAFETY: the signatures are those of the libraries' public headers.
         unsafe {
             Ok(match platform {

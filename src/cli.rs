@@ -6,6 +6,7 @@ use checkpoint::Activations;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchCommand;
+use crate::eval::EvalCommand;
 use crate::quantize::QuantizeArgs;
 
 /// Serves Kimi-K2 models in MXFP4.
@@ -24,6 +25,9 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a checkpoint's weights as MXFP4, file to file
     Quantize(QuantizeArgs),
+    /// Measure how often a model is right
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Measure a running server
     #[command(subcommand)]
     Bench(BenchCommand),

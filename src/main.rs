@@ -1,10 +1,11 @@
-//! The `moonrock` command: `serve` a model over HTTP, `inspect` or `quantize` a checkpoint, `bench`
-//! a server.
+//! The `moonrock` command: `serve` a model, `inspect` or `quantize` a checkpoint, `bench` a server,
+//! `eval` a model's answers.
 //!
 //! This package alone knows the backends and picks one; everything else is in the crates.
 
 mod bench;
 mod cli;
+mod eval;
 mod inspect;
 mod memory;
 mod place;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Quantize(args) => quantize::run(args),
+        cli::Command::Eval(command) => eval::run(command),
         cli::Command::Bench(command) => bench::run(command),
     };
     match result {

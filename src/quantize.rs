@@ -134,7 +134,7 @@ fn verified(errors: &[ClassError]) -> String {
     for ClassError { class, tensors, max, rms } in errors {
         out += &format!("{class:<16}{tensors:>9}{max:>12.4}{rms:>12.4}\n");
     }
-    out + "max: of a block, relative to its largest magnitude; RMS: relative to the input's RMS\n"
+    out + "max: in a block, relative to its largest magnitude; RMS: relative to the input's RMS\n"
 }
 
 fn progress_bar(what: &str, bytes: usize) -> ProgressBar {

@@ -33,6 +33,11 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(&address)
         .await
         .with_context(|| format!("--host {} --port {}", args.host, args.port))?;
+    on(listener, args).await
+}
+
+/// Answers on `listener` with the model of `args`, until a signal asks for the end.
+pub(crate) async fn on(listener: TcpListener, args: &ServeArgs) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.model)?;
     let tokenizer = Tokenizer::from_dir(&args.model)?;
     let template = ChatTemplate::from_dir(&args.model)?;

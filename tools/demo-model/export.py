@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from compressed_tensors import compressed_tensors_config
 from kimi_format import SPECIAL_OFFSETS
 from model import YARN, Config
 from quantization import int4_dequantize, int4_pack, int4_quantize, mxfp4_pack
@@ -150,41 +151,6 @@ def quark_config(excluded):
             "weight_format": "real_quantized",
             "weight_merge_groups": None,
         },
-    }
-
-
-def compressed_tensors_config():
-    """The official INT4 checkpoints' quantization_config."""
-    weights = {
-        "num_bits": 4,
-        "type": "int",
-        "symmetric": True,
-        "strategy": "group",
-        "group_size": 32,
-        "dynamic": False,
-        "actorder": None,
-        "block_structure": None,
-        "observer": "minmax",
-        "observer_kwargs": {},
-    }
-    group = {
-        "targets": ["Linear"],
-        "input_activations": None,
-        "output_activations": None,
-        "weights": weights,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "kv_cache_scheme": None,
-        "config_groups": {"group_0": group},
-        "ignore": [
-            "lm_head",
-            "re:.*self_attn.*",
-            "re:.*shared_experts.*",
-            "re:.*mlp\\.(gate|up|gate_up|down)_proj.*",
-        ],
     }
 
 

@@ -35,7 +35,7 @@ pub fn encode(value: f32, ties: Ties) -> u8 {
     code | ((value.to_bits() >> 28) as u8 & 8 & (0u8.wrapping_sub(code) >> 4))
 }
 
-/// The code of the magnitude, without branches and checks, so that loops over it become vector code.
+/// The code of the magnitude, without branches and checks: loops over it become vector code.
 #[inline]
 fn nearest_even(value: f32) -> u8 {
     let magnitude = value.abs().min(6.0);

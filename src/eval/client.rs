@@ -133,8 +133,8 @@ impl Client {
         Ok(choice.context("the server's answer has no choice")?.logprobs)
     }
 
-    /// The log-probability of `token`, whose text is `text`, behind a prompt: it is generated, forced
-    /// by a bias. `None` if the server did not generate it.
+    /// The log-probability of `token`, whose text is `text`, behind a prompt: it is generated,
+    /// forced by a bias. `None` if the server did not generate it.
     pub(super) async fn forced(
         &self,
         prompt: &[u32],
@@ -147,7 +147,8 @@ impl Client {
         Ok(found.token_logprobs.first().copied().flatten().filter(|_| generated))
     }
 
-    /// Log-probabilities of a prompt's tokens from `from` (at least 1) on, as lm-eval asks for them.
+    /// Log-probabilities of a prompt's tokens from `from` (at least 1) on, as lm-eval asks for
+    /// them.
     pub(super) async fn score(&self, prompt: &[u32], from: usize) -> anyhow::Result<Vec<f64>> {
         let found = self.completion(json!({"echo": true}), prompt).await?.token_logprobs;
         ensure!(found.len() == prompt.len() + 1, "{} log-probabilities came back", found.len());

@@ -16,15 +16,15 @@
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
-/// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL: registers are
-/// so few that several workgroups of 256 threads fit a compute unit: three on gfx950, two on sm_90.
+/// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL: of 256, with
+/// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
 #if defined(__gfx950__)
 #define PACKED_KERNEL \
   KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
 #define KERNEL(threads) \
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
 #else
-#define PACKED_KERNEL extern "C" __global__ __attribute__((launch_bounds(256, 2)))
+#define PACKED_KERNEL KERNEL(256)
 #define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
 #endif
 

@@ -141,9 +141,13 @@ pub fn matmul(
     let (tiles, slabs, segment) = (n.div_ceil(16), k / 32, segment(n, k, batch));
     let segments = slabs.div_ceil(segment);
     let waves = 256 / stream.device().wave();
+    // Whether the form for many rows would leave most of a GPU without work.
+    let idle = |bound: usize| tiles.div_ceil(8) * bound.div_ceil(128) * batch < 64;
     let [form, tiles_each, row_blocks, parts] = match rows.bound {
         bound if bound <= FEW => [0, waves, 1, segments],
-        bound if bound <= SOME => [1, 4, bound.div_ceil(64), segments],
+        bound if bound <= 64 || bound <= SOME && idle(bound) => {
+            [1, 4, bound.div_ceil(64), segments]
+        }
         bound => [2, 8, bound.div_ceil(128), 1],
     };
     let name = match output {

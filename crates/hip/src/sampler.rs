@@ -6,6 +6,7 @@ use std::f64::consts::LOG2_E;
 use model::{DeviceError, Draw, Limits, OutputRow, RowOutput, SamplingParams, TokenCounts, Want};
 
 use crate::kernels::sample::{Adjustment, Buffers, Drawn, MAX_TOP, NONE, Request, sample};
+use crate::weights::{Plain, bytes_of};
 use crate::{Device, Kernels, Memory, Pinned, Stream};
 
 /// Rows that there is room for.
@@ -105,7 +106,8 @@ impl Sampler {
         launch: &Launch,
     ) -> Result<(), DeviceError> {
         let mut at = [0; 4];
-        let parts = [bytes(&launch.requests), bytes(&launch.masks), bytes(&launch.adjustments)];
+        let parts =
+            [bytes_of(&launch.requests), bytes_of(&launch.masks), bytes_of(&launch.adjustments)];
         for (i, part) in parts.into_iter().enumerate() {
             self.staged.as_mut_slice()[at[i]..at[i] + part.len()].copy_from_slice(part);
             at[i + 1] = (at[i] + part.len()).next_multiple_of(16);
@@ -249,13 +251,5 @@ fn request(output: &OutputRow, vocab: usize) -> Result<Request, DeviceError> {
     })
 }
 
-/// Numbers that travel to the device as they are.
-trait Plain: Copy {}
-impl Plain for u32 {}
 impl Plain for Request {}
 impl Plain for Adjustment {}
-
-fn bytes<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: `Plain` types have no padding.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}

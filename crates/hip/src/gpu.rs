@@ -102,6 +102,8 @@ pub struct Gpu {
     /// Rounds of logits taken since the batch began.
     pub(crate) round: usize,
     pub(crate) mode: Mode,
+    /// Sizes of decode graphs, ascending.
+    buckets: Vec<usize>,
     pub(crate) graphs: HashMap<usize, Graph>,
     /// Whether work was queued that nobody has waited for.
     pub(crate) queued: bool,
@@ -148,6 +150,7 @@ impl Gpu {
             input: Input::new(device, rows, blocks)?,
             round: 0,
             mode: Mode::Run,
+            buckets: decode_buckets(limits, options.max_num_seqs),
             graphs: HashMap::new(),
             queued: false,
             cache: None,
@@ -166,8 +169,8 @@ impl Gpu {
     pub(crate) fn bucket(&self, batch: &Batch) -> Option<usize> {
         let rows = batch.tokens.len();
         let decode = batch.spans.len() == rows && batch.outputs.len() == rows;
-        let buckets = decode_buckets(self.options.max_num_seqs);
-        (self.options.graphs && decode).then(|| buckets.into_iter().find(|&size| size >= rows))?
+        let mut buckets = self.buckets.iter().copied();
+        (self.options.graphs && decode).then(|| buckets.find(|&size| size >= rows))?
     }
 
     /// Waits for the stream; gives up when the group fails or the watchdog's time is over.
@@ -240,11 +243,33 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
         + 4 * (gathered + blocks + 8 * rows)
 }
 
-/// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.
-pub fn decode_buckets(max_num_seqs: usize) -> Vec<usize> {
-    let most = max_num_seqs.min(Limits::LOGIT_ROWS);
+/// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it. None
+/// has more rows than buffers have.
+pub fn decode_buckets(limits: &Limits, max_num_seqs: usize) -> Vec<usize> {
+    let most = max_num_seqs.min(limits.max_num_batched_tokens).min(Limits::LOGIT_ROWS);
     let sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256];
     let mut buckets: Vec<usize> = sizes.into_iter().filter(|&size| size < most).collect();
     buckets.push(most);
     buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_graph_has_more_rows_than_a_batch() {
+        let buckets = |max_num_batched_tokens, max_num_seqs| {
+            let limits = Limits {
+                max_model_len: 64,
+                max_num_batched_tokens,
+                block_size: 16,
+                num_blocks: 1000,
+            };
+            decode_buckets(&limits, max_num_seqs)
+        };
+        assert_eq!(buckets(100, 256), [1, 2, 4, 8, 16, 32, 48, 64, 96, 100]);
+        assert_eq!(buckets(8192, 5), [1, 2, 4, 5]);
+        assert_eq!(buckets(8192, 1000).last(), Some(&Limits::LOGIT_ROWS));
+    }
 }

@@ -10,7 +10,6 @@ use crate::gpu::decode_buckets;
 /// collectives are ready, then, with `graphs`, one for each decode graph. They write to KV blocks
 /// that no sequence has yet.
 pub fn warm_up_batches(limits: &Limits, max_num_seqs: usize, graphs: bool) -> Vec<Batch> {
-    let most = max_num_seqs.min(limits.num_blocks).min(limits.max_num_batched_tokens);
     let mut batches = Vec::new();
     if limits.block_size.min(limits.max_model_len).min(limits.max_num_batched_tokens) > 1 {
         batches.push(Batch {
@@ -21,7 +20,9 @@ pub fn warm_up_batches(limits: &Limits, max_num_seqs: usize, graphs: bool) -> Ve
         });
     }
     if graphs {
-        let buckets = decode_buckets(max_num_seqs).into_iter().map(|size| size.min(most));
+        let buckets = decode_buckets(limits, max_num_seqs)
+            .into_iter()
+            .map(|size| size.min(limits.num_blocks));
         batches.extend(buckets.map(|rows| {
             Batch {
                 tokens: vec![0; rows],

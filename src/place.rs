@@ -50,8 +50,12 @@ impl Place {
         // A build without kernels says so before any library is looked for.
         hip::code_objects(platform)?;
         let runtime = Runtime::open(platform, None)?;
-        for rank in 0..ranks {
-            hip::Device::open(&runtime, rank)?;
+        let open = |rank| hip::Device::open(&runtime, rank);
+        let devices = (0..ranks).map(open).collect::<Result<Vec<_>, _>>()?;
+        for (a, b) in devices.iter().flat_map(|a| devices.iter().map(move |b| (a, b))) {
+            if !std::ptr::eq(a, b) {
+                a.check_peer(b)?;
+            }
         }
         Ok(Place::Gpus(runtime))
     }

@@ -243,33 +243,22 @@ impl Device {
         Ok((free, total))
     }
 
-    /// Lets this device read and write `peer`'s memory.
+    /// Refuses a `peer` whose memory this device cannot reach.
     ///
     /// # Errors
     /// Devices without a path between them, or the runtime's failure.
-    pub fn enable_peer(&self, peer: &Device) -> Result<(), Error> {
+    pub fn check_peer(&self, peer: &Device) -> Result<(), Error> {
         let mut can = 0;
         // SAFETY: `can` outlives the call.
         let code =
             unsafe { (self.runtime.driver.can_access_peer)(&mut can, self.ordinal, peer.ordinal) };
         self.check("asking for peer access", code)?;
-        if can == 0 {
-            return Err(Error::Unfit(format!(
+        match can {
+            0 => Err(Error::Unfit(format!(
                 "device {} cannot reach the memory of device {}, which tensor parallelism needs",
                 self.ordinal, peer.ordinal
-            )));
-        }
-        // SAFETY: both devices are open, this one is current on its thread.
-        let code = unsafe {
-            match &self.runtime.special {
-                Special::Hip { enable_peer, .. } => enable_peer(peer.ordinal, 0),
-                Special::Cuda { enable_peer, .. } => enable_peer(peer.context.0, 0),
-            }
-        };
-        // Enabled already: 704 in both runtimes.
-        match code {
-            704 => Ok(()),
-            code => self.check("enabling peer access", code),
+            ))),
+            _ => Ok(()),
         }
     }
 

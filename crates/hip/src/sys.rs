@@ -158,7 +158,6 @@ pub(crate) enum Special {
     /// HIP's current device is a number.
     Hip {
         set_device: unsafe extern "C" fn(c_int) -> c_int,
-        enable_peer: unsafe extern "C" fn(c_int, c_uint) -> c_int,
         /// `hipGetDevicePropertiesR0600`: a struct of 1,472 bytes (HIP 6 and 7).
         properties: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
         error_name: unsafe extern "C" fn(c_int) -> *const c_char,
@@ -167,7 +166,6 @@ pub(crate) enum Special {
     Cuda {
         retain_context: unsafe extern "C" fn(*mut Handle, c_int) -> c_int,
         set_context: unsafe extern "C" fn(Handle) -> c_int,
-        enable_peer: unsafe extern "C" fn(Handle, c_uint) -> c_int,
         error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
     },
 }
@@ -180,14 +178,12 @@ impl Special {
             Ok(match platform {
                 Platform::Hip => Special::Hip {
                     set_device: symbol(library, "hipSetDevice")?,
-                    enable_peer: symbol(library, "hipDeviceEnablePeerAccess")?,
                     properties: symbol(library, "hipGetDevicePropertiesR0600")?,
                     error_name: symbol(library, "hipGetErrorName")?,
                 },
                 Platform::Cuda => Special::Cuda {
                     retain_context: symbol(library, "cuDevicePrimaryCtxRetain")?,
                     set_context: symbol(library, "cuCtxSetCurrent")?,
-                    enable_peer: symbol(library, "cuCtxEnablePeerAccess")?,
                     error_name: symbol(library, "cuGetErrorName")?,
                 },
             })

@@ -243,8 +243,8 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
         + 4 * (gathered + blocks + 8 * rows)
 }
 
-/// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it. None
-/// has more rows than buffers have.
+/// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.
+/// None has more rows than buffers have.
 pub fn decode_buckets(limits: &Limits, max_num_seqs: usize) -> Vec<usize> {
     let most = max_num_seqs.min(limits.max_num_batched_tokens).min(Limits::LOGIT_ROWS);
     let sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256];

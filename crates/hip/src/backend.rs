@@ -22,12 +22,13 @@ impl Backend for Gpu {
     type Routing = Routing;
 
     fn matrix(&mut self, weights: Matrix) -> Result<Weights, DeviceError> {
+        let Gpu { stream, staging, .. } = self;
         match weights.data {
             Encoded::Mxfp4 { .. } => {
-                Ok(Weights::Quantized(Quantized::upload(&self.stream, &weights)?))
+                Ok(Weights::Quantized(Quantized::upload(stream, staging, &weights)?))
             }
             Encoded::Bf16(_) | Encoded::F32(_) => {
-                Ok(Weights::Dense(Dense::upload(&self.stream, &weights)?))
+                Ok(Weights::Dense(Dense::upload(stream, staging, &weights)?))
             }
             Encoded::Int4 { .. } => Err(DeviceError(
                 "INT4 weights run on the CPU alone; `moonrock quantize` makes MXFP4 of them".into(),
@@ -44,7 +45,7 @@ impl Backend for Gpu {
         kv_b: Matrix,
         shape: HeadShape,
     ) -> Result<LatentProjection, DeviceError> {
-        LatentProjection::upload(&self.stream, &kv_b, shape)
+        LatentProjection::upload(&self.stream, &mut self.staging, &kv_b, shape)
     }
 
     fn new_experts(&mut self, count: usize) -> Result<Experts, DeviceError> {
@@ -57,7 +58,7 @@ impl Backend for Gpu {
         gate_up: Matrix,
         down: Matrix,
     ) -> Result<(), DeviceError> {
-        experts.add(&self.stream, &gate_up, &down)
+        experts.add(&self.stream, &mut self.staging, &gate_up, &down)
     }
 
     fn buffer(&mut self, rows: usize, width: usize) -> Result<Buffer, DeviceError> {

@@ -15,8 +15,12 @@ use crate::kernels::{self, Rows, attention};
 use crate::modules::Kernels;
 use crate::moe::{Moe, Quantized};
 use crate::sampler::Sampler;
+use crate::staging::Staging;
 use crate::stream::{Graph, Stream};
 use crate::weights::Dense;
+
+/// Bytes of pinned memory that are filled at once while weights are loaded: several experts.
+const STAGING: usize = 16 << 20;
 
 /// How a rank runs.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +119,7 @@ pub struct Gpu {
     /// All ranks' parts of what is summed or gathered.
     pub(crate) gathered: Option<Memory>,
     pub(crate) kernels: Kernels,
+    pub(crate) staging: Staging,
     pub(crate) stream: Stream,
 }
 
@@ -161,6 +166,7 @@ impl Gpu {
             gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
             group,
             kernels: Kernels::load(device)?,
+            staging: Staging::new(device, STAGING)?,
             stream,
         })
     }

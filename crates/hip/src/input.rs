@@ -102,7 +102,7 @@ impl Input {
             put(self.layout.list(OUTPUTS) + i, output.row);
         }
         // SAFETY: `staged` is next written when the batch has ended, and lives as long as this.
-        unsafe { stream.send(&self.staged, &self.memory, 4 * words)? };
+        unsafe { stream.send(&self.staged, &self.memory, 0, 4 * words)? };
         Ok(())
     }
 

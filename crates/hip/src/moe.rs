@@ -12,8 +12,8 @@ use crate::kernels::route::Choice;
 use crate::kernels::sort::{Sorted, slots};
 use crate::kernels::{Rows, experts_down, experts_gate_up, matmul_mxfp4, quantize, sort};
 use crate::modules::Kernels;
+use crate::staging::Staging;
 use crate::stream::Stream;
-use crate::weights::bytes_of;
 
 /// Matrices of one shape, one after another.
 pub struct Quantized {
@@ -39,6 +39,7 @@ impl Quantized {
     fn put(
         &self,
         stream: &Stream,
+        staging: &mut Staging,
         matrix: &Matrix,
         order: RowOrder,
         index: usize,
@@ -48,14 +49,25 @@ impl Quantized {
         }
         let (codes, scales) = weight_bytes(self.rows, self.cols);
         let tiles = Tiles::new(matrix, order)?;
-        stream.upload(&tiles.codes, &self.codes, index * codes)?;
-        Ok(stream.upload(bytes_of(&tiles.scales), &self.scales, index * scales)?)
+        let (count, (code_bytes, scale_bytes)) = (tiles.count(), tiles.bytes());
+        let (all_codes, all_scales) = (&self.codes, &self.scales);
+        staging.upload(stream, all_codes, index * codes, count, code_bytes, |tile, out| {
+            tiles.codes(tile, out);
+        })?;
+        staging.upload(stream, all_scales, index * scales, count, scale_bytes, |tile, out| {
+            tiles.scales(tile, out);
+        })?;
+        Ok(())
     }
 
     /// Uploads a single matrix.
-    pub(crate) fn upload(stream: &Stream, matrix: &Matrix) -> Result<Quantized, DeviceError> {
+    pub(crate) fn upload(
+        stream: &Stream,
+        staging: &mut Staging,
+        matrix: &Matrix,
+    ) -> Result<Quantized, DeviceError> {
         let quantized = Quantized::allocate(stream.device(), matrix, 1)?;
-        quantized.put(stream, matrix, RowOrder::Plain, 0)?;
+        quantized.put(stream, staging, matrix, RowOrder::Plain, 0)?;
         Ok(quantized)
     }
 
@@ -81,6 +93,7 @@ impl Experts {
     pub(crate) fn add(
         &mut self,
         stream: &Stream,
+        staging: &mut Staging,
         gate_up: &Matrix,
         down: &Matrix,
     ) -> Result<(), DeviceError> {
@@ -93,8 +106,8 @@ impl Experts {
         let Some((all_gate_up, all_down)) = self.matrices.as_ref().filter(|_| !full) else {
             return Err(DeviceError(format!("more than {} experts in a layer", self.count)));
         };
-        all_gate_up.put(stream, gate_up, RowOrder::GateUp, self.added)?;
-        all_down.put(stream, down, RowOrder::Plain, self.added)?;
+        all_gate_up.put(stream, staging, gate_up, RowOrder::GateUp, self.added)?;
+        all_down.put(stream, staging, down, RowOrder::Plain, self.added)?;
         self.added += 1;
         Ok(())
     }

@@ -113,7 +113,7 @@ impl Sampler {
             at[i + 1] = (at[i] + part.len()).next_multiple_of(16);
         }
         // SAFETY: `staged` is written again after the stream has been waited for.
-        unsafe { stream.send(&self.staged, &self.memory, at[3])? };
+        unsafe { stream.send(&self.staged, &self.memory, 0, at[3])? };
         let buffers = Buffers {
             logits,
             first,

@@ -141,7 +141,7 @@ impl Stream {
         self.synchronize()
     }
 
-    /// Queues a copy of the first `bytes` of pinned memory to the device.
+    /// Queues a copy of the first `bytes` of pinned memory to the device, to `offset`.
     ///
     /// # Safety
     /// `from` is neither written nor dropped before the copy has ended.
@@ -151,12 +151,18 @@ impl Stream {
     ///
     /// # Errors
     /// The runtime's failure.
-    pub unsafe fn send(&self, from: &Pinned, to: &Memory, bytes: usize) -> Result<(), Error> {
-        assert!(bytes <= to.bytes() && bytes <= from.as_slice().len());
-        let driver = &self.device.runtime.driver;
+    pub unsafe fn send(
+        &self,
+        from: &Pinned,
+        to: &Memory,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        assert!(offset + bytes <= to.bytes() && bytes <= from.as_slice().len());
+        let (driver, to) = (&self.device.runtime.driver, to.ptr() + offset as u64);
         let source = from.as_slice().as_ptr().cast();
         // SAFETY: both sides have so many bytes, and the caller keeps the source.
-        let code = unsafe { (driver.copy_to_device)(to.ptr(), source, bytes, self.handle) };
+        let code = unsafe { (driver.copy_to_device)(to, source, bytes, self.handle) };
         self.device.check("copying to the device", code)
     }
 
@@ -290,19 +296,26 @@ impl Event {
         self.device.check("recording an event", code)
     }
 
+    /// Waits for it; not at all if it was never recorded.
+    ///
+    /// # Errors
+    /// Failed work before it.
+    pub fn wait(&self) -> Result<(), Error> {
+        // SAFETY: the event is alive.
+        let code = unsafe { (self.device.runtime.driver.event_synchronize)(self.handle) };
+        self.device.check("waiting for an event", code)
+    }
+
     /// Milliseconds from `start` to this event; waits for it.
     ///
     /// # Errors
     /// Events that were not recorded, or failed work before them.
     pub fn milliseconds_since(&self, start: &Event) -> Result<f32, Error> {
+        self.wait()?;
         let driver = &self.device.runtime.driver;
         let mut time = 0.0;
         // SAFETY: both are alive, `time` outlives the call.
-        let (waited, code) = unsafe {
-            let waited = (driver.event_synchronize)(self.handle);
-            (waited, (driver.event_elapsed)(&mut time, start.handle, self.handle))
-        };
-        self.device.check("waiting for an event", waited)?;
+        let code = unsafe { (driver.event_elapsed)(&mut time, start.handle, self.handle) };
         self.device.check("measuring between events", code)?;
         Ok(time)
     }

@@ -4,7 +4,8 @@ use checkpoint::{Checkpoint, Encoded, Matrix};
 use model::{DeviceError, HeadShape};
 
 use crate::device::Memory;
-use crate::kernels::matmul::{self, preshuffle};
+use crate::kernels::matmul::{self, preshuffle, tile_bytes};
+use crate::staging::Staging;
 use crate::stream::Stream;
 
 /// Plain numbers, which may be seen as bytes.
@@ -36,23 +37,32 @@ pub struct Dense {
 
 impl Dense {
     /// Uploads one matrix; F32 values are rounded to BF16, half to even.
-    pub(crate) fn upload(stream: &Stream, matrix: &Matrix) -> Result<Dense, DeviceError> {
-        let values = match &matrix.data {
-            Encoded::Bf16(values) => preshuffle(values, matrix.rows, matrix.cols),
-            _ => preshuffle(&rounded(matrix), matrix.rows, matrix.cols),
-        };
-        let memory = upload(stream, &values)?;
-        Ok(Dense { memory, n: matrix.rows, k: matrix.cols, batch: 1 })
+    pub(crate) fn upload(
+        stream: &Stream,
+        staging: &mut Staging,
+        matrix: &Matrix,
+    ) -> Result<Dense, DeviceError> {
+        let (n, k) = (matrix.rows, matrix.cols);
+        match &matrix.data {
+            Encoded::Bf16(values) => Dense::upload_all(stream, staging, &[values], n, k),
+            _ => Dense::upload_all(stream, staging, &[&rounded(matrix)], n, k),
+        }
     }
 
-    fn upload_heads(
+    /// Uploads matrices `[n, k]`, one after another.
+    fn upload_all(
         stream: &Stream,
-        heads: impl Iterator<Item = Vec<u16>>,
+        staging: &mut Staging,
+        matrices: &[&[u16]],
         n: usize,
         k: usize,
     ) -> Result<Dense, DeviceError> {
-        let all: Vec<Vec<u16>> = heads.map(|head| preshuffle(&head, n, k)).collect();
-        Ok(Dense { memory: upload(stream, &all.concat())?, n, k, batch: all.len() })
+        let (tiles, bytes, batch) = (n.div_ceil(16), tile_bytes(k), matrices.len());
+        let memory = stream.device().allocate(batch * tiles * bytes)?;
+        staging.upload(stream, &memory, 0, batch * tiles, bytes, |i, out| {
+            preshuffle(matrices[i / tiles], k, i % tiles, out);
+        })?;
+        Ok(Dense { memory, n, k, batch })
     }
 
     pub(crate) fn view(&self) -> matmul::Weights<'_> {
@@ -87,6 +97,7 @@ pub struct LatentProjection {
 impl LatentProjection {
     pub(crate) fn upload(
         stream: &Stream,
+        staging: &mut Staging,
         kv_b: &Matrix,
         shape: HeadShape,
     ) -> Result<LatentProjection, DeviceError> {
@@ -96,11 +107,14 @@ impl LatentProjection {
         let row = |h: usize, i: usize| &values[(h * (nope + v) + i) * latent..][..latent];
         let keys = (0..heads).map(|h| {
             let transposed = (0..latent).flat_map(|l| (0..nope).map(move |i| (l, i)));
-            transposed.map(|(l, i)| row(h, i)[l]).collect()
+            transposed.map(|(l, i)| row(h, i)[l]).collect::<Vec<u16>>()
         });
-        let into = Dense::upload_heads(stream, keys, latent, nope)?;
-        let rows = |h: usize| (0..v).flat_map(|i| row(h, nope + i)).copied().collect();
-        let out_of = Dense::upload_heads(stream, (0..heads).map(rows), v, latent)?;
+        let keys: Vec<_> = keys.collect();
+        let keys: Vec<_> = keys.iter().map(Vec::as_slice).collect();
+        let into = Dense::upload_all(stream, staging, &keys, latent, nope)?;
+        let values: Vec<_> =
+            (0..heads).map(|h| &values[(h * (nope + v) + nope) * latent..][..v * latent]).collect();
+        let out_of = Dense::upload_all(stream, staging, &values, v, latent)?;
         Ok(LatentProjection { into, out_of, shape })
     }
 }

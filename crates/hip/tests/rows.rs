@@ -7,7 +7,6 @@ mod random;
 
 use hip::kernels::Rows;
 use hip::kernels::embed::embed;
-use hip::kernels::matmul::preshuffle;
 use hip::kernels::ranks::{Parts, gather_columns, sum_ranks};
 use hip::kernels::select::select;
 use hip::kernels::swiglu::swiglu;
@@ -21,7 +20,7 @@ fn embeddings_are_the_tables_rows() {
     for (rows, vocab, width) in [(0, 5, 32), (1, 1, 32), (7, 50, 2080), (3, 33, 384)] {
         let table = random.bf16s(vocab * width, 2.0);
         let tokens: Vec<u32> = (0..rows).map(|_| random.below(vocab) as u32).collect();
-        let memory = gpu.upload(&preshuffle(&table, vocab, width));
+        let memory = gpu.upload_dense(&table, vocab, width);
         let ids = gpu.upload_into(&tokens, rows + 1);
         let count = gpu.upload(&[rows as u32]);
         let out = gpu.poisoned((rows + 1) * width);

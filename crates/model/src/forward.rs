@@ -3,7 +3,7 @@
 use checkpoint::{Checkpoint, Config, LATENT_NORM_EPS};
 
 use crate::limits::Widths;
-use crate::weights::{Ffn, Layer, Loader, Mlp, Weights};
+use crate::weights::{Ffn, Layer, Loader, Mlp, Source, Weights};
 use crate::{
     Backend, Batch, DeviceError, HeadShape, Limits, LoadError, RouterShape, RowOutput, rope,
 };
@@ -85,7 +85,7 @@ impl<B: Backend> Model<B> {
         rank: usize,
         ranks: usize,
         limits: &Limits,
-        progress: &dyn Fn(usize),
+        progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Model<B>, LoadError> {
         let config = checkpoint.config();
         config.check_parallel(ranks)?;
@@ -96,7 +96,8 @@ impl<B: Backend> Model<B> {
             v: config.v_head_dim,
             latent: config.kv_lora_rank,
         };
-        let mut loader = Loader { backend: &mut backend, checkpoint, rank, ranks, progress };
+        let source = Source { checkpoint, rank, ranks, progress };
+        let mut loader = Loader { backend: &mut backend, source };
         let weights = loader.weights(heads, limits.max_model_len)?;
         let work = Workspace::allocate(&mut backend, config, limits, ranks)?;
         backend.allocate_cache(limits.cache(config))?;

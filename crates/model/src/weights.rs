@@ -1,6 +1,10 @@
-//! One rank's weights, read from the checkpoint part by part and uploaded at once.
+//! One rank's weights, read from the checkpoint part by part and uploaded at once. Experts, which
+//! are nearly all of them, are read by all cores while those before them are uploaded.
+
+use std::sync::mpsc;
 
 use checkpoint::{Checkpoint, CheckpointError, Matrix};
+use rayon::prelude::*;
 
 use crate::{Backend, DeviceError, HeadShape, rope};
 
@@ -46,13 +50,47 @@ pub(crate) enum Ffn<B: Backend> {
     Moe { gate: B::Matrix, bias: B::Vector, shared: Option<Mlp<B>>, experts: B::Experts },
 }
 
-/// Reads one rank's parts and hands them to its backend.
-pub(crate) struct Loader<'a, B: Backend> {
-    pub(crate) backend: &'a mut B,
+/// Experts that are read together, from as many places of the files at once. Three such groups are
+/// in memory: one being read, one waiting, one being uploaded.
+const GROUP: usize = 16;
+
+/// Where one rank's parts are read from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) rank: usize,
     pub(crate) ranks: usize,
-    pub(crate) progress: &'a dyn Fn(usize),
+    /// Hears the bytes of every matrix read.
+    pub(crate) progress: &'a (dyn Fn(usize) + Sync),
+}
+
+impl Source<'_> {
+    fn matrix(&self, module: &str) -> Result<Matrix, LoadError> {
+        let matrix = self.checkpoint.matrix(module, self.rank, self.ranks)?;
+        (self.progress)(matrix.bytes());
+        Ok(matrix)
+    }
+
+    fn gate_up(&self, module: &str) -> Result<Matrix, LoadError> {
+        let gate = self.matrix(&format!("{module}.gate_proj"))?;
+        let up = self.matrix(&format!("{module}.up_proj"))?;
+        gate.stack(up).ok_or_else(|| {
+            let problem = "gate_proj and up_proj are stored in different formats".into();
+            let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
+            CheckpointError::Tensor { path, tensor, problem }.into()
+        })
+    }
+
+    /// `[gate | up]`, and down.
+    fn expert(&self, module: &str) -> Result<(Matrix, Matrix), LoadError> {
+        Ok((self.gate_up(module)?, self.matrix(&format!("{module}.down_proj"))?))
+    }
+}
+
+/// Hands one rank's parts to its backend.
+pub(crate) struct Loader<'a, B: Backend> {
+    pub(crate) backend: &'a mut B,
+    pub(crate) source: Source<'a>,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -61,8 +99,8 @@ impl<B: Backend> Loader<'_, B> {
         heads: HeadShape,
         positions: usize,
     ) -> Result<Weights<B>, LoadError> {
-        let layers = 0..self.checkpoint.config().num_hidden_layers;
-        let table = rope::table(self.checkpoint.config(), positions);
+        let layers = 0..self.source.checkpoint.config().num_hidden_layers;
+        let table = rope::table(self.source.checkpoint.config(), positions);
         Ok(Weights {
             embed: self.matrix("model.embed_tokens")?,
             layers: layers.map(|i| self.layer(i, heads)).collect::<Result<_, _>>()?,
@@ -74,7 +112,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn layer(&mut self, layer: usize, heads: HeadShape) -> Result<Layer<B>, LoadError> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
-        let kv_b = self.read(&at("self_attn.kv_b_proj"))?;
+        let kv_b = self.source.matrix(&at("self_attn.kv_b_proj"))?;
         Ok(Layer {
             input_norm: self.vector(&at("input_layernorm.weight"))?,
             q_a: self.matrix(&at("self_attn.q_a_proj"))?,
@@ -91,17 +129,11 @@ impl<B: Backend> Loader<'_, B> {
 
     fn ffn(&mut self, layer: usize) -> Result<Ffn<B>, LoadError> {
         let at = |name: &str| format!("model.layers.{layer}.mlp{name}");
-        let config = self.checkpoint.config();
+        let config = self.source.checkpoint.config();
         if !config.is_moe(layer) {
             return Ok(Ffn::Dense(self.mlp(&at(""))?));
         }
-        let mut experts = self.backend.new_experts(config.n_routed_experts)?;
-        for expert in 0..config.n_routed_experts {
-            let module = at(&format!(".experts.{expert}"));
-            let gate_up = self.gate_up(&module)?;
-            let down = self.read(&format!("{module}.down_proj"))?;
-            self.backend.add_expert(&mut experts, gate_up, down)?;
-        }
+        let experts = self.experts(config.n_routed_experts, &at(".experts"))?;
         let shared = match config.n_shared_experts {
             0 => None,
             _ => Some(self.mlp(&at(".shared_experts"))?),
@@ -114,37 +146,43 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn mlp(&mut self, module: &str) -> Result<Mlp<B>, LoadError> {
-        let gate_up = self.gate_up(module)?;
-        Ok(Mlp {
-            gate_up: self.backend.matrix(gate_up)?,
-            down: self.matrix(&format!("{module}.down_proj"))?,
-        })
+    fn experts(&mut self, count: usize, module: &str) -> Result<B::Experts, LoadError> {
+        let mut experts = self.backend.new_experts(count)?;
+        let source = self.source;
+        std::thread::scope(|scope| -> Result<(), LoadError> {
+            let (send, receive) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                for first in (0..count).step_by(GROUP) {
+                    let group = (first..count.min(first + GROUP)).into_par_iter();
+                    let read = group.map(|expert| source.expert(&format!("{module}.{expert}")));
+                    // Nobody listens any more after a failure.
+                    if send.send(read.collect::<Result<Vec<_>, _>>()).is_err() {
+                        return;
+                    }
+                }
+            });
+            for group in receive {
+                for (gate_up, down) in group? {
+                    self.backend.add_expert(&mut experts, gate_up, down)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(experts)
     }
 
-    fn gate_up(&mut self, module: &str) -> Result<Matrix, LoadError> {
-        let gate = self.read(&format!("{module}.gate_proj"))?;
-        let up = self.read(&format!("{module}.up_proj"))?;
-        gate.stack(up).ok_or_else(|| {
-            let problem = "gate_proj and up_proj are stored in different formats".into();
-            let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
-            CheckpointError::Tensor { path, tensor, problem }.into()
-        })
+    fn mlp(&mut self, module: &str) -> Result<Mlp<B>, LoadError> {
+        let (gate_up, down) = self.source.expert(module)?;
+        Ok(Mlp { gate_up: self.backend.matrix(gate_up)?, down: self.backend.matrix(down)? })
     }
 
     fn matrix(&mut self, module: &str) -> Result<B::Matrix, LoadError> {
-        let matrix = self.read(module)?;
+        let matrix = self.source.matrix(module)?;
         Ok(self.backend.matrix(matrix)?)
     }
 
     fn vector(&mut self, name: &str) -> Result<B::Vector, LoadError> {
-        let values = self.checkpoint.vector(name)?;
+        let values = self.source.checkpoint.vector(name)?;
         Ok(self.backend.vector(values)?)
-    }
-
-    fn read(&self, module: &str) -> Result<Matrix, LoadError> {
-        let matrix = self.checkpoint.matrix(module, self.rank, self.ranks)?;
-        (self.progress)(matrix.bytes());
-        Ok(matrix)
     }
 }

@@ -1,6 +1,7 @@
 //! Matrix products in BF16.
 
 use super::{Rows, check_room, check_shape};
+use crate::weights::bytes_of;
 use crate::{Device, Error, Kernels, Memory, Stream};
 
 /// Rows up to which `matmul_16` and `matmul_64` are taken.
@@ -30,25 +31,29 @@ struct Args {
     row_blocks: u32,
 }
 
-/// A bf16 matrix in the kernels' order: rows padded to 16 and columns to 32 with zeros, tiles of
-/// 16 rows, in each the slabs of 32 columns, in each 64 chunks of 8 values: chunk `16 * group +
-/// row` has columns `8 * group ..` of row `row`.
-pub fn preshuffle(values: &[u16], n: usize, k: usize) -> Vec<u16> {
-    let (tiles, slabs) = (n.div_ceil(16), k.div_ceil(32));
-    let mut out = vec![0; tiles * slabs * 512];
-    for (row, values) in values.chunks_exact(k.max(1)).take(n).enumerate() {
+/// Bytes of a tile of a bf16 matrix of `k` columns in the kernels' order.
+pub fn tile_bytes(k: usize) -> usize {
+    k.div_ceil(32) * 1024
+}
+
+/// Writes tile `tile` of a bf16 matrix `[.., k]` in the kernels' order: rows padded to 16 and
+/// columns to 32 with zeros, tiles of 16 rows, in each the slabs of 32 columns, in each 64 chunks
+/// of 8 values: chunk `16 * group + row` has columns `8 * group ..` of row `row`.
+pub fn preshuffle(values: &[u16], k: usize, tile: usize, out: &mut [u8]) {
+    out.fill(0);
+    let rows = values.chunks_exact(k.max(1)).skip(16 * tile).take(16);
+    for (row, values) in rows.enumerate() {
         for (i, chunk) in values.chunks(8).enumerate() {
-            let at = ((row / 16 * slabs * 4 + i) * 16 + row % 16) * 8;
-            out[at..at + chunk.len()].copy_from_slice(chunk);
+            let chunk = bytes_of(chunk);
+            out[(i * 16 + row) * 16..][..chunk.len()].copy_from_slice(chunk);
         }
     }
-    out
 }
 
 /// Matrices of one shape on the device, in the kernels' order, one after the other.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
-    /// `batch` results of [`preshuffle`].
+    /// `batch` times all tiles as [`preshuffle`] makes them.
     pub memory: &'a Memory,
     /// Rows of each: the product's columns.
     pub n: usize,

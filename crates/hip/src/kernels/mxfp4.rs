@@ -2,7 +2,6 @@
 
 use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
-use rayon::prelude::*;
 
 use super::{check_room, check_shape};
 use crate::{Error, Memory};
@@ -16,12 +15,14 @@ const SLAB: usize = 128;
 /// Values of a row that a word of scales of each of its 4 groups covers.
 const QUAD: usize = 512;
 
-/// An MXFP4 matrix in the kernels' order of tiles.
-pub struct Tiles {
-    /// For each tile of 16 rows and slab of 128 columns, 64 chunks of 16 bytes.
-    pub codes: Vec<u8>,
-    /// For each tile and 512 columns, 64 words of 4 scale bytes.
-    pub scales: Vec<u32>,
+/// An MXFP4 matrix seen as tiles of 16 rows, in the kernels' order. Its rows are filled up to a
+/// multiple of 64 and its columns to one of 128 (scales: 512) with zeros.
+pub struct Tiles<'a> {
+    rows: usize,
+    cols: usize,
+    packed: &'a [u8],
+    scales: &'a [u8],
+    order: RowOrder,
 }
 
 /// Which row of the file stands where.
@@ -47,13 +48,12 @@ impl RowOrder {
     }
 }
 
-impl Tiles {
-    /// Puts a matrix into tiles. Its rows are filled up to a multiple of 64 and its columns to one
-    /// of 128 (scales: 512) with zeros.
+impl Tiles<'_> {
+    /// Sees `matrix` as tiles.
     ///
     /// # Errors
     /// A matrix that is not MXFP4, or gate and up rows that are not whole blocks of 32.
-    pub fn new(matrix: &Matrix, order: RowOrder) -> Result<Tiles, Error> {
+    pub fn new(matrix: &Matrix, order: RowOrder) -> Result<Tiles<'_>, Error> {
         let &Matrix { rows, cols, .. } = matrix;
         let Encoded::Mxfp4 { packed, scales } = &matrix.data else {
             return Err(Error::Unfit(format!("a matrix [{rows}, {cols}] is not MXFP4")));
@@ -64,30 +64,49 @@ impl Tiles {
                 rows / 2
             )));
         }
-        let tiles = rows.div_ceil(WAVE_ROWS) * 4;
-        let (slabs, quads) = (cols.div_ceil(SLAB), cols.div_ceil(QUAD));
-        let mut out = Tiles {
-            codes: vec![0; tiles * slabs * TILE * SLAB / 2],
-            scales: vec![u32::from_ne_bytes([127; 4]); tiles * quads * WAVE_ROWS],
-        };
-        let code_tiles = out.codes.par_chunks_exact_mut(slabs * TILE * SLAB / 2);
-        let scale_tiles = out.scales.par_chunks_exact_mut(quads * WAVE_ROWS);
-        code_tiles.zip(scale_tiles).enumerate().for_each(|(tile, (codes, words))| {
-            for place in 0..TILE.min(rows.saturating_sub(tile * TILE)) {
-                let row = order.source(tile * TILE + place, rows);
-                let chunks = packed[row * cols / 2..(row + 1) * cols / 2].chunks_exact(BLOCK / 2);
-                let scales = &scales[row * cols / BLOCK..(row + 1) * cols / BLOCK];
-                for (block, (chunk, &scale)) in chunks.zip(scales).enumerate() {
-                    let slot = block % 4 * TILE + place;
-                    let at = (block / 4 * 64 + slot) * (BLOCK / 2);
-                    codes[at..at + BLOCK / 2].copy_from_slice(chunk);
-                    let word = &mut words[block / 16 * 64 + slot];
-                    let shift = block % 16 / 4 * 8;
-                    *word = *word & !(0xff << shift) | (scale as u32) << shift;
-                }
+        Ok(Tiles { rows, cols, packed, scales, order })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(WAVE_ROWS) * 4
+    }
+
+    /// Bytes of a tile's codes, and of its scales.
+    pub fn bytes(&self) -> (usize, usize) {
+        let (slabs, quads) = (self.cols.div_ceil(SLAB), self.cols.div_ceil(QUAD));
+        (slabs * TILE * SLAB / 2, quads * WAVE_ROWS * 4)
+    }
+
+    /// The file's rows of tile `tile`, each with its place.
+    fn places(&self, tile: usize) -> impl Iterator<Item = (usize, usize)> {
+        let places = 0..TILE.min(self.rows.saturating_sub(tile * TILE));
+        places.map(move |place| (place, self.order.source(tile * TILE + place, self.rows)))
+    }
+
+    /// Writes a tile's codes: for each slab of 128 columns, 64 chunks of 16 bytes.
+    pub fn codes(&self, tile: usize, out: &mut [u8]) {
+        const CHUNK: usize = BLOCK / 2;
+        out.fill(0);
+        for (place, row) in self.places(tile) {
+            let codes = &self.packed[row * self.cols / 2..(row + 1) * self.cols / 2];
+            for (block, chunk) in codes.chunks_exact(CHUNK).enumerate() {
+                let at = (block / 4 * 64 + block % 4 * TILE + place) * CHUNK;
+                out[at..at + CHUNK].copy_from_slice(chunk);
             }
-        });
-        Ok(out)
+        }
+    }
+
+    /// Writes a tile's scales: for each 512 columns, 64 little-endian words of 4 scale bytes.
+    pub fn scales(&self, tile: usize, out: &mut [u8]) {
+        out.fill(127);
+        for (place, row) in self.places(tile) {
+            let scales = &self.scales[row * self.cols / BLOCK..(row + 1) * self.cols / BLOCK];
+            for (block, &scale) in scales.iter().enumerate() {
+                let word = block / 16 * 64 + block % 4 * TILE + place;
+                out[4 * word + block % 16 / 4] = scale;
+            }
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use hip::{Device, Kernels, Memory, Platform, Runtime, Stream};
+use hip::kernels::matmul::{preshuffle, tile_bytes};
+use hip::{Device, Kernels, Memory, Platform, Runtime, Staging, Stream};
 
 /// Schedules of the emulator that kernels must be right in, as its environment.
 pub const SCHEDULES: [&[(&str, &str)]; 4] = [
@@ -98,6 +99,19 @@ impl Gpu {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
         };
         self.stream.upload(bytes, &memory, 0).unwrap();
+        memory
+    }
+
+    /// Bf16 matrices `[n, k]`, one after another, in the order of the kernel `matmul`, by way of a
+    /// staging memory of a few tiles.
+    pub fn upload_dense(&self, matrices: &[u16], n: usize, k: usize) -> Memory {
+        let (tiles, bytes, count) = (n.div_ceil(16), tile_bytes(k), matrices.len() / (n * k));
+        let memory = self.empty::<u8>(count * tiles * bytes);
+        let mut staging = Staging::new(&self.device, 3 * bytes).unwrap();
+        let fill = |i: usize, out: &mut [u8]| {
+            preshuffle(&matrices[i / tiles * n * k..][..n * k], k, i % tiles, out);
+        };
+        staging.upload(&self.stream, &memory, 0, count * tiles, bytes, fill).unwrap();
         memory
     }
 

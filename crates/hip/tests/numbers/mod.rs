@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use checkpoint::{Activations, Encoded, Matrix};
-use hip::Memory;
 use hip::kernels::mxfp4::{Activated, RowOrder, Tiles, Weights};
+use hip::{Memory, Staging};
 use mx::{BLOCK, ScaleRule, Ties};
 
 use crate::device::Gpu;
@@ -132,15 +132,19 @@ pub fn amax(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |a, x| a.max(x.abs()))
 }
 
-/// Matrices of one shape in device memory.
+/// Matrices of one shape in device memory, by way of a staging memory of a few tiles.
 pub fn upload_matrices(gpu: &Gpu, matrices: &[Matrix], order: RowOrder) -> (Memory, Memory) {
-    let (mut codes, mut scales) = (Vec::new(), Vec::new());
-    for matrix in matrices {
-        let tiles = Tiles::new(matrix, order).unwrap();
-        codes.extend(tiles.codes);
-        scales.extend(tiles.scales);
-    }
-    (gpu.upload(&codes), gpu.upload(&scales))
+    let all: Vec<Tiles<'_>> = matrices.iter().map(|m| Tiles::new(m, order).unwrap()).collect();
+    let (count, (code_bytes, scale_bytes)) = (all[0].count(), all[0].bytes());
+    let mut staging = Staging::new(&gpu.device, 3 * code_bytes.max(scale_bytes)).unwrap();
+    let codes = gpu.empty::<u8>(all.len() * count * code_bytes);
+    let scales = gpu.empty::<u8>(all.len() * count * scale_bytes);
+    let (stream, tiles) = (&gpu.stream, all.len() * count);
+    let write = |i: usize, out: &mut [u8]| all[i / count].codes(i % count, out);
+    staging.upload(stream, &codes, 0, tiles, code_bytes, write).unwrap();
+    let write = |i: usize, out: &mut [u8]| all[i / count].scales(i % count, out);
+    staging.upload(stream, &scales, 0, tiles, scale_bytes, write).unwrap();
+    (codes, scales)
 }
 
 pub fn activated(

@@ -1,5 +1,7 @@
 //! Settings, from environment variables.
 
+use crate::simd::Simd;
+
 /// How long a wave runs before another gets its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantum {
@@ -32,6 +34,8 @@ pub struct Config {
     pub counters_file: Option<String>,
     /// `EMU_HANG_SECONDS`: when a kernel or collective counts as hung.
     pub hang_seconds: u64,
+    /// `EMU_SIMD`: the variant of the loops over lanes; the widest that the processor runs.
+    pub simd: Simd,
     /// `EMU_DEVICES`: number of devices.
     pub devices: usize,
     /// `EMU_MEMORY_GB`: memory of each device.
@@ -70,10 +74,19 @@ impl Config {
             counters: counters_file.is_some(),
             counters_file,
             hang_seconds: number("EMU_HANG_SECONDS", 600),
+            simd: get("EMU_SIMD").map_or_else(Simd::best, |name| simd(&name)),
             devices: number("EMU_DEVICES", 8).clamp(1, crate::MAX_DEVICES as u64) as usize,
             memory: number("EMU_MEMORY_GB", 288).saturating_mul(1 << 30),
         }
     }
+}
+
+fn simd(name: &str) -> Simd {
+    Simd::named(name).unwrap_or_else(|| {
+        let best = Simd::best();
+        eprintln!("emulator: EMU_SIMD={name} is none of portable, avx2, avx512, using {best}");
+        best
+    })
 }
 
 #[cfg(test)]
@@ -89,11 +102,13 @@ mod tests {
                 "EMU_CHECK" => "off",
                 "EMU_QUANTUM" => "3",
                 "EMU_SEED" => "x",
+                "EMU_SIMD" => "portable",
                 _ => return None,
             };
             Some(v.to_owned())
         };
         let c = Config::from(set);
         assert_eq!((c.strict, c.late, c.quantum, c.seed), (false, false, Quantum::Fixed(3), 0));
+        assert_eq!(c.simd, Simd::Portable);
     }
 }

@@ -11,7 +11,7 @@ use crate::wave::Wave;
 pub type ExecFn = unsafe fn(&mut Wave, &Inst, &mut Env);
 
 /// The variants of one instruction's code: plain, and compiled for AVX2 and FMA.
-pub type Exec = [ExecFn; 2];
+pub type Exec = [ExecFn; 3];
 
 /// Index of the first accumulation register in the register file.
 pub const ACC: u16 = 256;

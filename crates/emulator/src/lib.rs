@@ -4,7 +4,7 @@
 //! wave with checks that hardware does not make. See the crate's README for what is modelled.
 //!
 //! * [`elf`], [`decode`], [`code`], [`inst`]: from a file to instructions.
-//! * [`wave`], [`env`], [`exec`]: what an instruction does.
+//! * [`wave`], [`env`], [`exec`], [`simd`]: what an instruction does.
 //! * [`memory`], [`check`], [`strict`]: memory, its shadows, and the checks.
 //! * [`sched`]: workgroups and waves, in a seeded order.
 //! * [`counters`]: what a launch did.
@@ -26,6 +26,7 @@ pub mod memory;
 mod msgpack;
 mod runtime;
 pub mod sched;
+pub mod simd;
 mod strict;
 pub mod wave;
 

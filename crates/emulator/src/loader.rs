@@ -8,6 +8,7 @@ use crate::decode::{self, DecodeError};
 use crate::elf::{self, ElfError, Object};
 use crate::inst::{Extra, MemKind, Space};
 use crate::memory::{Alloc, Memory};
+use crate::simd::Simd;
 
 /// Why a module does not load.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum LoadError {
     /// The file.
     #[error("code object: {0}")]
     Elf(#[from] ElfError),
+    /// A variant of the loops over lanes that this processor does not run.
+    #[error("EMU_SIMD={0}: this processor lacks {1}")]
+    Simd(Simd, String),
     /// The instructions.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -36,11 +40,21 @@ pub struct Module {
     pub memory: Arc<Alloc>,
 }
 
-/// Loads a code object (or an offload bundle with one) onto `device`.
-pub fn load(memory: &Arc<Memory>, device: usize, file: &[u8]) -> Result<Module, LoadError> {
+/// Loads a code object (or an offload bundle with one) onto `device`, to be run by the variant
+/// `simd` of the loops over lanes.
+pub fn load(
+    memory: &Arc<Memory>,
+    device: usize,
+    file: &[u8],
+    simd: Simd,
+) -> Result<Module, LoadError> {
+    let missing = simd.missing();
+    if !missing.is_empty() {
+        return Err(LoadError::Simd(simd, missing.join(", ")));
+    }
     let file = elf::unbundle(file)?;
     let object = elf::parse(file)?;
-    let mut code = decode::decode(file, &object)?;
+    let mut code = decode::decode(file, &object, simd)?;
     let size = object.image.len() as u64;
     let segment = memory.internal(device, size).map_err(|_| LoadError::Memory)?;
     code.base = segment.base;

@@ -5,6 +5,8 @@ mod harness;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use emulator::simd::Simd;
+
 /// Lays out the libraries as `moonrock-emu-report --install` does, from this test's own build.
 fn install() -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its path");
@@ -132,9 +134,17 @@ fn refusals() {
         .end_amdhsa_kernel";
     let image = harness::compile_source(source, "unknown.s");
     let memory = std::sync::Arc::new(emulator::memory::Memory::new(1 << 30, true));
-    let e = emulator::loader::load(&memory, 0, &image).err().expect("refused").to_string();
+    let load = |image: &[u8], simd| match emulator::loader::load(&memory, 0, image, simd) {
+        Ok(_) => String::new(),
+        Err(e) => e.to_string(),
+    };
+    let e = load(&image, Simd::best());
     assert!(e.contains("v_mqsad_u32_u8") && e.contains("unknown opcode"), "{e}");
     for cut in [10, 63, 200, image.len() / 2, image.len() - 40] {
-        assert!(emulator::loader::load(&memory, 0, &image[..cut]).is_err(), "cut at {cut}");
+        assert!(!load(&image[..cut], Simd::best()).is_empty(), "cut at {cut}");
+    }
+    for (simd, missing) in Simd::ALL.map(|s| (s, s.missing())) {
+        let refused = format!("EMU_SIMD={simd}: this processor lacks {}", missing.join(", "));
+        assert_eq!(load(&image, simd) == refused, !missing.is_empty(), "{simd}");
     }
 }

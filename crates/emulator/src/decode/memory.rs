@@ -40,8 +40,8 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
         return scalar(p, i);
     }
     match p.name {
-        "buffer_wbl2" => i.exec = exec::choose(vmem::RELEASE),
-        "buffer_inv" => i.exec = exec::choose(vmem::ACQUIRE),
+        "buffer_wbl2" => i.exec = p.choose(vmem::RELEASE),
+        "buffer_inv" => i.exec = p.choose(vmem::ACQUIRE),
         _ => {
             let (prefix, rest) = p.name.split_once('_').ok_or("unknown opcode")?;
             match prefix {
@@ -75,7 +75,7 @@ fn scalar(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
         }
     };
     i.class = Class::Smem;
-    i.exec = exec::choose(smem::CODE);
+    i.exec = p.choose(smem::CODE);
     i.dst = op(p, 0)?;
     i.src[0] = op(p, 1)?;
     i.src[1] = op(p, 2)?;
@@ -179,7 +179,7 @@ fn vector(p: &Parts<'_>, i: &mut Inst, space: Space, rest: &str) -> Result<(), S
     (m.sc0, m.sc1) = (p.flag("sc0"), p.flag("sc1"));
     m.ret = matches!(kind, MemKind::Atomic(_)) && m.sc0;
     i.class = Class::Vmem;
-    i.exec = exec::choose(vmem::CODE);
+    i.exec = p.choose(vmem::CODE);
     let load = matches!(kind, MemKind::Load { .. } | MemKind::LoadD16 { .. });
     let buffer = space == Space::Buffer;
     // Position of the address operand; data comes before it in loads, buffer accesses and
@@ -313,13 +313,13 @@ fn ds_shape(rest: &str) -> Option<(MemKind, u8, Option<i32>)> {
 
 fn lds(p: &Parts<'_>, i: &mut Inst, rest: &str) -> Result<(), String> {
     i.class = Class::Ds;
-    i.exec = exec::choose(ds::CODE);
+    i.exec = p.choose(ds::CODE);
     let field = p.word(0) & 0xffff;
     let mut m = shape(Space::Lds, MemKind::Load { signed: false }, 4);
     m.offset = field as i32;
     match rest {
         "nop" => {
-            i.exec = exec::choose(exec::lookup("s_nop").ok_or("s_nop")?);
+            i.exec = p.choose(exec::lookup("s_nop").ok_or("s_nop")?);
             return Ok(());
         }
         "swizzle_b32" => return exchange(p, i, m, Space::Scratch, false),
@@ -388,7 +388,7 @@ fn ds_check(i: &Inst, m: &Mem) -> Result<(), String> {
 }
 
 fn exchange(p: &Parts<'_>, i: &mut Inst, m: Mem, space: Space, push: bool) -> Result<(), String> {
-    i.exec = exec::choose(ds::EXCHANGE);
+    i.exec = p.choose(ds::EXCHANGE);
     i.dst = op(p, 0)?;
     i.src[0] = op(p, 1)?;
     if space == Space::Lds {

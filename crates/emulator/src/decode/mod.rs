@@ -15,7 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::code::Code;
 use crate::elf::{Object, Symbol};
-use crate::inst::{Class, Extra, Flow, Halves, Inst, MemKind, Mods, Operand, Simple, Space};
+use crate::inst::{
+    Class, Exec, ExecFn, Extra, Flow, Halves, Inst, MemKind, Mods, Operand, Simple, Space,
+};
+use crate::simd::Simd;
 
 /// Why code cannot be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -158,9 +161,15 @@ pub(crate) struct Parts<'a> {
     pub(crate) ops: Vec<&'a str>,
     pub(crate) mods: Vec<(&'a str, &'a str)>,
     pub(crate) words: &'a [u32],
+    pub(crate) simd: Simd,
 }
 
 impl Parts<'_> {
+    /// The variant of `e` that the code is decoded for.
+    pub(crate) fn choose(&self, e: Exec) -> ExecFn {
+        e[self.simd as usize]
+    }
+
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.mods.iter().any(|(k, _)| *k == name)
     }
@@ -207,8 +216,8 @@ pub(crate) fn blank(line: &Line) -> Inst {
 }
 
 /// Decodes one line.
-pub(crate) fn decode_line(line: &Line, code: &mut Code) -> Result<Inst, String> {
-    let parts = text::split(&line.text, &line.words);
+pub(crate) fn decode_line(line: &Line, simd: Simd, code: &mut Code) -> Result<Inst, String> {
+    let parts = text::split(&line.text, &line.words, simd);
     let mut inst = blank(line);
     let name = parts.name;
     if name.starts_with("v_") {
@@ -241,25 +250,26 @@ fn bounds(i: &Inst) -> Result<(), String> {
     Ok(())
 }
 
-/// Decodes a code object's functions. A file that was decoded before, for another device, is not
+/// Decodes a code object's functions, for the variant `simd` of the loops over lanes, which this
+/// processor must run. A file that was decoded before, for another device, is not
 /// disassembled again.
-pub(crate) fn decode(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
-    static DONE: Mutex<Vec<(Vec<u8>, Code)>> = Mutex::new(Vec::new());
+pub(crate) fn decode(elf: &[u8], object: &Object, simd: Simd) -> Result<Code, DecodeError> {
+    static DONE: Mutex<Vec<(Vec<u8>, Simd, Code)>> = Mutex::new(Vec::new());
     const KEPT: usize = 256;
     let done = || DONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, code)) = done().iter().find(|(file, _)| file == elf) {
+    if let Some((.., code)) = done().iter().find(|d| d.0 == elf && d.1 == simd) {
         return Ok(code.clone());
     }
-    let code = decode_new(elf, object)?;
+    let code = decode_new(elf, object, simd)?;
     let mut done = done();
     if done.len() == KEPT {
         done.clear();
     }
-    done.push((elf.to_vec(), code.clone()));
+    done.push((elf.to_vec(), simd, code.clone()));
     Ok(code)
 }
 
-fn decode_new(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
+fn decode_new(elf: &[u8], object: &Object, simd: Simd) -> Result<Code, DecodeError> {
     let lines = disassemble(elf)?;
     let mut functions: Vec<&Symbol> = object.symbols.iter().filter(|s| s.kind == 2).collect();
     functions.sort_by_key(|s| s.value);
@@ -269,7 +279,7 @@ fn decode_new(elf: &[u8], object: &Object) -> Result<Code, DecodeError> {
         let n = functions.partition_point(|s| s.value <= pc);
         let inside = n.checked_sub(1).and_then(|n| functions.get(n));
         let Some(f) = inside.filter(|f| pc < f.value.saturating_add(f.size)) else { continue };
-        let inst = decode_line(line, &mut code).map_err(|why| DecodeError::Unsupported {
+        let inst = decode_line(line, simd, &mut code).map_err(|why| DecodeError::Unsupported {
             text: line.text.clone(),
             pc: line.pc,
             function: f.name.clone(),

@@ -34,7 +34,7 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
     if let Some(rest) = p.name.strip_prefix("s_cmp") {
         return compare(p, i, rest);
     }
-    i.exec = exec::choose(exec::lookup(p.name).ok_or("unknown opcode")?);
+    i.exec = p.choose(exec::lookup(p.name).ok_or("unknown opcode")?);
     match p.name {
         "s_branch" => i.class = Class::Branch,
         n if n.starts_with("s_cbranch_") => i.class = Class::Branch,
@@ -137,7 +137,7 @@ fn compare(p: &Parts<'_>, i: &mut Inst, rest: &str) -> Result<(), String> {
     let short = rest.starts_with('k');
     let rest = rest.trim_start_matches('k').trim_start_matches('_');
     let (c, ty) = rest.split_once('_').ok_or("compare without type")?;
-    i.exec = exec::choose(salu::compare(ty).ok_or("unknown compare type")?);
+    i.exec = p.choose(salu::compare(ty).ok_or("unknown compare type")?);
     source(p, i, 0)?;
     if short {
         let simm = p.word(0) as u16;

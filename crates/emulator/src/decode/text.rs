@@ -3,6 +3,7 @@
 use super::{Parts, stem};
 use crate::formats::{f32_to_bf16, f32_to_f16};
 use crate::inst::{ConstType, EXEC, FLAT_SCRATCH, M0, Operand, VCC};
+use crate::simd::Simd;
 
 /// Splits at `sep` outside brackets.
 fn split_top(s: &str, sep: char) -> Vec<&str> {
@@ -24,7 +25,7 @@ fn split_top(s: &str, sep: char) -> Vec<&str> {
 }
 
 /// Separates mnemonic, operands and modifiers.
-pub(super) fn split<'a>(text: &'a str, words: &'a [u32]) -> Parts<'a> {
+pub(super) fn split<'a>(text: &'a str, words: &'a [u32], simd: Simd) -> Parts<'a> {
     let (full, rest) = text.split_once(' ').unwrap_or((text, ""));
     let mut ops = split_top(rest, ',');
     let mut mods = Vec::new();
@@ -38,7 +39,7 @@ pub(super) fn split<'a>(text: &'a str, words: &'a [u32]) -> Parts<'a> {
         }
         mods.extend(tail.map(modifier));
     }
-    Parts { name: stem(full), full, ops, mods, words }
+    Parts { name: stem(full), full, ops, mods, words, simd }
 }
 
 fn is_modifier(w: &str) -> bool {
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!(o("1.0", ConstType::F16).0, Operand::Imm(0x3c00));
         assert_eq!(o("vcc", ConstType::B32).0, Operand::S { r: 106, n: 2 });
         assert!(operand("s103", ConstType::B32).is_err());
-        let p = split("v_pk_fma_f16 v0, v1, v2, v3 op_sel:[1,0,0] clamp", &[]);
+        let p = split("v_pk_fma_f16 v0, v1, v2, v3 op_sel:[1,0,0] clamp", &[], Simd::Portable);
         assert_eq!((p.name, p.ops.len(), p.flag("clamp")), ("v_pk_fma_f16", 4, true));
         assert_eq!(p.value("op_sel").map(bits), Some(1));
     }

@@ -59,9 +59,9 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst, code: &mut Code) -> Result<(),
     if let Some(rest) = p.name.strip_prefix("v_cmp") {
         compare(p, i, rest)?;
     } else if valu_scale::parse(p.name).is_some() {
-        i.exec = exec::choose(valu_scale::CODE);
+        i.exec = p.choose(valu_scale::CODE);
     } else {
-        i.exec = exec::choose(exec::lookup(p.name).ok_or("unknown opcode")?);
+        i.exec = p.choose(exec::lookup(p.name).ok_or("unknown opcode")?);
     }
     if exec::is_lane_op(p.name) || p.name == "v_swap_b32" {
         i.flow = Flow::Own;
@@ -102,7 +102,7 @@ fn compare(p: &Parts<'_>, i: &mut Inst, rest: &str) -> Result<(), String> {
         }
     };
     let _ = p;
-    i.exec = exec::choose(valu_cmp::code(&ty).ok_or("unknown compare type")?);
+    i.exec = p.choose(valu_cmp::code(&ty).ok_or("unknown compare type")?);
     i.flow = Flow::Compare;
     i.extra = Extra::Cmp(c);
     if to_exec {
@@ -221,7 +221,7 @@ fn matrix(p: &Parts<'_>, i: &mut Inst, s: mfma::Shape, code: &mut Code) -> Resul
     operands(p, i)?;
     i.class = Class::Mfma;
     i.flow = Flow::Own;
-    i.exec = exec::choose(mfma::CODE);
+    i.exec = p.choose(mfma::CODE);
     let n = |k: &str| p.number(k).unwrap_or(0) as u8;
     (i.mods.cbsz, i.mods.blgp, i.mods.abid) = (n("cbsz"), n("blgp"), n("abid"));
     i.mods.op_sel = p.value("op_sel").map_or(0, bits);
@@ -278,7 +278,7 @@ fn sparse(p: &Parts<'_>, i: &mut Inst, s: mfma::Shape, code: &mut Code) -> Resul
     operands(p, i)?;
     i.class = Class::Mfma;
     i.flow = Flow::Own;
-    i.exec = exec::choose(smfmac::CODE);
+    i.exec = p.choose(smfmac::CODE);
     let n = |k: &str| p.number(k).unwrap_or(0) as u8;
     (i.mods.cbsz, i.mods.abid) = (n("cbsz"), n("abid"));
     let ok = matches!(

@@ -8,7 +8,7 @@ use crate::inst::{AtomicOp, Exec, ExecFn, Inst, M0, Mem, MemKind, Operand, Space
 use crate::wave::{Deferred, LdsFill, Pending, Wave};
 
 /// Code of every DS instruction that touches LDS.
-pub(crate) const CODE: Exec = [run as ExecFn; 2];
+pub(crate) const CODE: Exec = [run as ExecFn; 3];
 
 unsafe fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Some(m) = i.mem().copied() else { return };
@@ -307,7 +307,7 @@ pub(super) fn put_fill(env: &mut Env, at: usize, len: usize, x: [u32; 4], define
 }
 
 /// Register exchange through the LDS hardware: no memory is touched.
-pub(crate) const EXCHANGE: Exec = [exchange as ExecFn; 2];
+pub(crate) const EXCHANGE: Exec = [exchange as ExecFn; 3];
 
 unsafe fn exchange(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Some(m) = i.mem() else { return };

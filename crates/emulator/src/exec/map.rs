@@ -240,10 +240,10 @@ pub(crate) fn put_mask(w: &mut Wave, dst: Operand, mask: u64) {
     }
 }
 
-/// Both variants of one instruction's code: plain and AVX2.
+/// The variants of one instruction's code: see [`crate::simd::Simd`].
 macro_rules! op {
     ($map:path, $f:expr) => {{
-        unsafe fn base(w: &mut Wave, i: &Inst, _: &mut Env) {
+        unsafe fn portable(w: &mut Wave, i: &Inst, _: &mut Env) {
             // SAFETY: passed on from the caller.
             unsafe { $map(w, i, $f) }
         }
@@ -251,11 +251,21 @@ macro_rules! op {
             target_arch = "x86_64",
             target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")
         )]
-        unsafe fn wide(w: &mut Wave, i: &Inst, _: &mut Env) {
+        unsafe fn avx2(w: &mut Wave, i: &Inst, _: &mut Env) {
             // SAFETY: passed on from the caller.
             unsafe { $map(w, i, $f) }
         }
-        [base as ExecFn, wide as ExecFn]
+        #[cfg_attr(
+            target_arch = "x86_64",
+            target_feature(
+                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+            )
+        )]
+        unsafe fn avx512(w: &mut Wave, i: &Inst, _: &mut Env) {
+            // SAFETY: passed on from the caller.
+            unsafe { $map(w, i, $f) }
+        }
+        [portable as ExecFn, avx2 as ExecFn, avx512 as ExecFn]
     }};
 }
 pub(crate) use op;
@@ -267,7 +277,7 @@ macro_rules! plain {
             let f: fn(&mut Wave, &Inst) = $f;
             f(w, i)
         }
-        [run as ExecFn; 2]
+        [run as ExecFn; 3]
     }};
 }
 pub(crate) use plain;

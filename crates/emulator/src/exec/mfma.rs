@@ -91,14 +91,21 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 
 /// Code of the matrix instructions.
 pub(crate) static CODE: Exec = {
-    unsafe fn base(w: &mut Wave, i: &Inst, env: &mut Env) {
+    unsafe fn portable(w: &mut Wave, i: &Inst, env: &mut Env) {
         run::<false>(w, i, env)
     }
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
-    unsafe fn wide(w: &mut Wave, i: &Inst, env: &mut Env) {
+    unsafe fn avx2(w: &mut Wave, i: &Inst, env: &mut Env) {
         run::<true>(w, i, env)
     }
-    [base as ExecFn, wide as ExecFn]
+    #[cfg_attr(
+        target_arch = "x86_64",
+        target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+    )]
+    unsafe fn avx512(w: &mut Wave, i: &Inst, env: &mut Env) {
+        run::<true>(w, i, env)
+    }
+    [portable as ExecFn, avx2 as ExecFn, avx512 as ExecFn]
 };
 
 #[inline(always)]

@@ -53,7 +53,7 @@ pub(super) fn unpack<const WIDE: bool>(
             for r in 0..s.lanes_k() / 8 {
                 let k = k_of(s, chunk, g, 8 * r) & 120;
                 let regs = &rows[r].0[lane..lane + s.m];
-                // SAFETY: only the AVX2 variant is WIDE.
+                // SAFETY: WIDE means that the CPU has AVX2.
                 unsafe { fp4_wide(regs, &mut out[k..k + 8]) };
             }
             continue;
@@ -240,18 +240,19 @@ pub(super) fn bytes(w: &Wave, o: Operand, s: Shape, block: usize) -> [[i8; 64]; 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Simd;
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn wide_bytes_are_the_same() {
-        if !crate::exec::wide() {
+        if !Simd::Avx2.missing().is_empty() {
             return;
         }
         let regs: Vec<u32> = (0..64).map(|k| 0x0302_0100 + 0x0404_0404 * k).collect();
         for (ieee, one) in [(false, fp8 as fn(u32) -> f32), (true, bf8)] {
             for chunk in regs.chunks_exact(16) {
                 let mut out = [[0f32; 32]; 4];
-                // SAFETY: the CPU has AVX2, as `wide` found.
+                // SAFETY: the CPU has AVX2, as found above.
                 unsafe { fp8_wide(chunk, &mut out, ieee) };
                 for (lane, x) in chunk.iter().enumerate() {
                     for (b, row) in out.iter().enumerate() {

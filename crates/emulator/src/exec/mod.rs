@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::env::Env;
-use crate::inst::{Exec, ExecFn, Inst, MemKind, Space};
+use crate::inst::{Exec, Inst, MemKind, Space};
 use crate::wave::{Deferred, LdsFill, Wave};
 pub(crate) use vmem::arrive;
 
@@ -31,35 +31,6 @@ pub(crate) use vmem::arrive;
 pub(crate) const LDS_APERTURE: u64 = 1 << 48;
 /// Flat addresses of private memory start here.
 pub(crate) const SCRATCH_APERTURE: u64 = 2 << 48;
-
-/// Whether this CPU runs the AVX2 and FMA variants.
-pub(crate) fn wide() -> bool {
-    static WIDE: OnceLock<bool> = OnceLock::new();
-    *WIDE.get_or_init(|| {
-        if std::env::var_os("EMU_PORTABLE").is_some() {
-            return false;
-        }
-        #[cfg(target_arch = "x86_64")]
-        {
-            std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-                && std::arch::is_x86_feature_detected!("f16c")
-                && std::arch::is_x86_feature_detected!("bmi1")
-                && std::arch::is_x86_feature_detected!("bmi2")
-                && std::arch::is_x86_feature_detected!("lzcnt")
-                && std::arch::is_x86_feature_detected!("popcnt")
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            false
-        }
-    })
-}
-
-/// The variant of `e` for this CPU.
-pub(crate) fn choose(e: Exec) -> ExecFn {
-    e[usize::from(wide())]
-}
 
 /// The tables by class of table, in lookup order.
 pub(crate) fn tables() -> [&'static [(&'static str, Exec)]; 6] {

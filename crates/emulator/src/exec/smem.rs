@@ -8,7 +8,7 @@ use crate::inst::{AtomicOp, Exec, ExecFn, Inst, Mem, MemKind, Operand, Space};
 use crate::wave::{Pending, Wave};
 
 /// Code of scalar memory instructions: `src[0]` is the base or descriptor, `src[1]` the offset.
-pub(crate) const CODE: Exec = [run as ExecFn; 2];
+pub(crate) const CODE: Exec = [run as ExecFn; 3];
 
 unsafe fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Some(m) = i.mem().copied() else { return };

@@ -21,7 +21,7 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 }
 
 /// Code of the sparse instructions.
-pub(crate) const CODE: Exec = [run as ExecFn; 2];
+pub(crate) const CODE: Exec = [run as ExecFn; 3];
 
 unsafe fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Extra::Mfma(index) = i.extra else { return };

@@ -38,7 +38,7 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 }
 
 /// Code for the family.
-pub(crate) const CODE: Exec = [run as ExecFn; 2];
+pub(crate) const CODE: Exec = [run as ExecFn; 3];
 
 unsafe fn run(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Some(shape) = parse(env.name(i)) else { return };

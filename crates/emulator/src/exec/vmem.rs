@@ -9,7 +9,7 @@ use crate::inst::{AtomicOp, Exec, ExecFn, Inst, Mem, MemKind, Operand, Space};
 use crate::wave::{Deferred, LdsFill, Pending, Unwritten, Wave};
 
 /// Code of every vector memory instruction.
-pub(crate) const CODE: Exec = [run as ExecFn; 2];
+pub(crate) const CODE: Exec = [run as ExecFn; 3];
 
 /// Address of an access that a buffer's bounds swallow: loads give zero, stores do nothing.
 const NOWHERE: u64 = u64::MAX;
@@ -436,9 +436,9 @@ fn scratch(w: &mut Wave, i: &Inst, m: &Mem, d: &Deferred, env: &mut Env) {
 }
 
 /// Code of the cache instructions: fences, as far as this model has caches.
-pub(crate) const RELEASE: Exec = [release as ExecFn; 2];
+pub(crate) const RELEASE: Exec = [release as ExecFn; 3];
 /// See [`RELEASE`].
-pub(crate) const ACQUIRE: Exec = [acquire as ExecFn; 2];
+pub(crate) const ACQUIRE: Exec = [acquire as ExecFn; 3];
 
 unsafe fn release(w: &mut Wave, _: &Inst, env: &mut Env) {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);

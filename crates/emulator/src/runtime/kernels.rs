@@ -38,16 +38,17 @@ pub(crate) struct Function {
 /// Loads an image onto the calling thread's device.
 pub(crate) fn load(image: &[u8]) -> HipResult<Arc<LoadedModule>> {
     let device = super::current_device();
-    let module = loader::load(&runtime().memory, device, image).map_err(|e| {
-        let code = match &e {
-            LoadError::Elf(ElfError::Target(_) | ElfError::NoBundle) => error::NO_BINARY,
-            LoadError::Elf(_) | LoadError::Kernel(..) => error::INVALID_IMAGE,
-            LoadError::Memory => error::OUT_OF_MEMORY,
-            LoadError::Decode(DecodeError::Unsupported { .. }) => error::INVALID_IMAGE,
-            LoadError::Decode(_) => error::UNKNOWN,
-        };
-        Error::new(code, &e.to_string())
-    })?;
+    let module =
+        loader::load(&runtime().memory, device, image, runtime().config.simd).map_err(|e| {
+            let code = match &e {
+                LoadError::Elf(ElfError::Target(_) | ElfError::NoBundle) => error::NO_BINARY,
+                LoadError::Elf(_) | LoadError::Kernel(..) => error::INVALID_IMAGE,
+                LoadError::Memory => error::OUT_OF_MEMORY,
+                LoadError::Decode(DecodeError::Unsupported { .. }) => error::INVALID_IMAGE,
+                LoadError::Decode(_) | LoadError::Simd(..) => error::UNKNOWN,
+            };
+            Error::new(code, &e.to_string())
+        })?;
     Ok(Arc::new(LoadedModule { module, device, functions: Mutex::default() }))
 }
 

@@ -13,6 +13,7 @@ use emulator::env::Fault;
 use emulator::loader::{self, Module};
 use emulator::memory::{Alloc, Memory};
 use emulator::sched::{self, Launch};
+use emulator::simd::Simd;
 
 /// Checks on, everything late, waves until they block.
 pub fn strict() -> Config {
@@ -26,6 +27,7 @@ pub fn strict() -> Config {
         counters: false,
         counters_file: None,
         hang_seconds: 60,
+        simd: Simd::best(),
         devices: 8,
         memory: 1 << 32,
     }
@@ -112,7 +114,7 @@ pub struct Machine {
 impl Machine {
     pub fn new(image: &[u8], config: Config) -> Self {
         let memory = Arc::new(Memory::new(config.memory, config.strict));
-        let module = loader::load(&memory, 0, image).expect("module loads");
+        let module = loader::load(&memory, 0, image, config.simd).expect("module loads");
         Machine { memory, module, config }
     }
 

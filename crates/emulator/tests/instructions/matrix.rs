@@ -1,8 +1,8 @@
 //! Matrix instructions against a double-precision product, with the published lane layouts.
 
 use super::float::half;
-use super::{Random, assemble};
-use crate::harness::{Machine, read, strict};
+use super::{Random, assemble, in_every_variant};
+use crate::harness::{Machine, read};
 
 /// An element format, by its width and value.
 #[derive(Clone, Copy)]
@@ -251,7 +251,11 @@ pub(super) fn draw(r: &mut Random, e: Elem) -> Data {
 fn matrix_products() {
     let cases = cases();
     let bodies: Vec<String> = cases.iter().map(Case::body).collect();
-    let m = Machine::new(&assemble(&bodies, super::VECTOR), strict());
+    in_every_variant(&assemble(&bodies, super::VECTOR), |m| products(m, &cases));
+}
+
+fn products(m: &Machine, cases: &[Case]) -> Vec<u32> {
+    let mut words = Vec::new();
     let mut r = Random(4242);
     for (n, case) in cases.iter().enumerate() {
         let (a, b) = (draw(&mut r, case.a), draw(&mut r, case.b));
@@ -269,6 +273,7 @@ fn matrix_products() {
             panic!("{}: {f}", case.text());
         }
         let got = read::<[u32; 16]>(&out);
+        words.extend(got.as_flattened());
         for i in 0..case.m {
             for j in 0..case.m {
                 let (lane, reg) = case.result(i, j);
@@ -297,6 +302,7 @@ fn matrix_products() {
             }
         }
     }
+    words
 }
 
 /// A shape with four blocks, and double precision, on values whose layout shows.
@@ -312,7 +318,10 @@ fn blocks_and_doubles() {
         let text = case.text();
         case.body().replace(&text, op)
     });
-    let m = Machine::new(&assemble(&bodies, super::VECTOR), strict());
+    in_every_variant(&assemble(&bodies, super::VECTOR), blocks_and_doubles_on);
+}
+
+fn blocks_and_doubles_on(m: &Machine) -> Vec<u32> {
     let a: Data = (0..64u32)
         .map(|l| {
             let mut x = [0; 16];
@@ -323,8 +332,9 @@ fn blocks_and_doubles() {
         .collect();
     let zero: Data = vec![[0; 16]; 64];
     let (da, dz, out) = (m.buffer(&a), m.buffer(&zero), m.raw(4096));
-    m.launch("k0", 1, 64, &[da.base, da.base, dz.base, out.base]).unwrap();
+    m.launch("k0", 1, 64, &[da.base, da.base, dz.base, out.base]).expect("runs");
     let got = read::<[u32; 16]>(&out);
+    let mut words = got.as_flattened().to_vec();
     for b in 0..4 {
         for i in 0..16 {
             for j in 0..16 {
@@ -343,8 +353,9 @@ fn blocks_and_doubles() {
         })
         .collect();
     let dd = m.buffer(&d);
-    m.launch("k1", 1, 64, &[dd.base, dd.base, dz.base, out.base]).unwrap();
+    m.launch("k1", 1, 64, &[dd.base, dd.base, dz.base, out.base]).expect("runs");
     let got = read::<[u32; 16]>(&out);
+    words.extend(got.as_flattened());
     for i in 0..16usize {
         for j in 0..16usize {
             let want: f64 = (0..4).map(|k| ((16 * k + i + 1) * (16 * k + j + 1)) as f64).sum();
@@ -353,4 +364,5 @@ fn blocks_and_doubles() {
             assert_eq!(f64::from_bits(x), want, "[{i}][{j}]");
         }
     }
+    words
 }

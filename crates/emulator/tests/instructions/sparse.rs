@@ -2,7 +2,7 @@
 //! AMD's own kernels use.
 
 use super::matrix::{BF8, BF16, Data, Elem, F16, FP8, I8, code, draw, load_and_store};
-use super::{Random, assemble};
+use super::{Random, assemble, in_every_variant};
 use crate::harness::{Machine, read, strict};
 
 struct Sparse {
@@ -82,7 +82,7 @@ fn sparse_products() {
         let start: Data = (0..64).map(|l| std::array::from_fn(|k| (l + k) as u32)).collect();
         let integer = c.name.starts_with("i32");
         let (da, db, dc, out) = (m.buffer(&a), m.buffer(&b), m.buffer(&start), m.raw(4096));
-        m.launch(&format!("k{n}"), 1, 64, &[da.base, db.base, dc.base, out.base]).unwrap();
+        m.launch(&format!("k{n}"), 1, 64, &[da.base, db.base, dc.base, out.base]).expect("runs");
         let got = read::<[u32; 16]>(&out);
         for i in 0..c.m {
             let row = c.row(&a, i);
@@ -129,16 +129,24 @@ fn broadcasts() {
         .iter()
         .map(|(c, a, b)| load_and_store(&format!("{op} cbsz:{c} abid:{a} blgp:{b}")))
         .collect();
-    let m = Machine::new(&assemble(&bodies, super::VECTOR), strict());
+    in_every_variant(&assemble(&bodies, super::VECTOR), |m| broadcast(m, &cases));
+}
+
+/// cbsz, abid, blgp.
+type Modifiers = (usize, usize, usize);
+
+fn broadcast(m: &Machine, cases: &[Modifiers]) -> Vec<u32> {
+    let mut words = Vec::new();
     let values = |f: fn(usize) -> f32| -> Data {
         (0..64).map(|l| std::array::from_fn(|k| if k == 0 { f(l).to_bits() } else { 0 })).collect()
     };
     let (a, b) = (values(|l| (l + 1) as f32), values(|l| (3 * l + 2) as f32));
     let (da, db, dz) = (m.buffer(&a), m.buffer(&b), m.buffer(&vec![[0u32; 16]; 64]));
     let out = m.raw(4096);
-    for (n, (cbsz, abid, blgp)) in cases.into_iter().enumerate() {
-        m.launch(&format!("k{n}"), 1, 64, &[da.base, db.base, dz.base, out.base]).unwrap();
+    for (n, &(cbsz, abid, blgp)) in cases.iter().enumerate() {
+        m.launch(&format!("k{n}"), 1, 64, &[da.base, db.base, dz.base, out.base]).expect("runs");
         let got = read::<[u32; 16]>(&out);
+        words.extend(got.as_flattened());
         for lane in 0..64usize {
             let block = lane / 4;
             let from = (block & !((1 << cbsz) - 1)) + abid;
@@ -155,6 +163,7 @@ fn broadcasts() {
             }
         }
     }
+    words
 }
 
 /// Every opcode that representative kernels, ours and AMD's, were found to use is accepted.

@@ -58,10 +58,11 @@ fn seconds() -> f64 {
 }
 
 fn config(checks: bool) -> Config {
-    Config { strict: checks, late: checks, threads: 1, ..strict() }
+    Config { strict: checks, late: checks, threads: 1, simd: Config::from_env().simd, ..strict() }
 }
 
 fn main() {
+    println!("{} variant (EMU_SIMD)", config(true).simd);
     let only = std::env::args().nth(1).unwrap_or_default();
     if only != "kernels" {
         instructions();

@@ -102,7 +102,11 @@ fn scenarios() {
         ("absent_value", "waited 2 s (EMU_HANG_SECONDS) for the word"),
     ] {
         let mut c = Command::new(&program);
-        c.arg(&dir).arg(&module).arg(name).env("EMU_HANG_SECONDS", "2");
+        c.arg(&dir).arg(&module).arg(name);
+        // The others wait as long as a busy machine needs.
+        if name.starts_with("absent") {
+            c.env("EMU_HANG_SECONDS", "2");
+        }
         let out = c.output().unwrap();
         let err = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{name}: {err}");

@@ -92,33 +92,34 @@ pub(crate) fn parse(name: &str) -> Option<Shape> {
 /// Code of the matrix instructions.
 pub(crate) static CODE: Exec = {
     unsafe fn portable(w: &mut Wave, i: &Inst, env: &mut Env) {
-        run::<false>(w, i, env)
+        run::<1>(w, i, env)
     }
     #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
     unsafe fn avx2(w: &mut Wave, i: &Inst, env: &mut Env) {
-        run::<true>(w, i, env)
+        run::<8>(w, i, env)
     }
     #[cfg_attr(
         target_arch = "x86_64",
         target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
     )]
     unsafe fn avx512(w: &mut Wave, i: &Inst, env: &mut Env) {
-        run::<true>(w, i, env)
+        run::<16>(w, i, env)
     }
     [portable as ExecFn, avx2 as ExecFn, avx512 as ExecFn]
 };
 
+/// LANES is what the variant computes at a time.
 #[inline(always)]
-fn run<const WIDE: bool>(w: &mut Wave, i: &Inst, env: &mut Env) {
+fn run<const LANES: usize>(w: &mut Wave, i: &Inst, env: &mut Env) {
     let Extra::Mfma(index) = i.extra else { return };
     let Some(s) = env.kernel.code.mfma.get(usize::from(index)).copied() else { return };
     env.counters.mfma(s.cycles(i.mods.cbsz, i.mods.blgp), s.m, s.k, s.blocks);
     match (s.a, s.m) {
         (Elem::I8, _) => integer(w, i, s),
         (Elem::F64, _) => double(w, i, s),
-        (_, 32) => float::<32, WIDE>(w, i, s, env),
-        (_, 16) => float::<16, WIDE>(w, i, s, env),
-        _ => float::<4, WIDE>(w, i, s, env),
+        (_, 32) => float::<32, LANES>(w, i, s, env),
+        (_, 16) => float::<16, LANES>(w, i, s, env),
+        _ => float::<4, LANES>(w, i, s, env),
     }
     if env.strict {
         validity(w, i, s);
@@ -173,7 +174,7 @@ impl Default for Scratch {
 }
 
 #[inline(always)]
-fn float<const N: usize, const WIDE: bool>(w: &mut Wave, i: &Inst, s: Shape, env: &mut Env) {
+fn float<const N: usize, const LANES: usize>(w: &mut Wave, i: &Inst, s: Shape, env: &mut Env) {
     let scale = s.scaled.then(|| {
         let n = s.k / 32;
         (scales(w, i, 0, s.m, n), scales(w, i, 1, s.m, n))
@@ -190,9 +191,9 @@ fn float<const N: usize, const WIDE: bool>(w: &mut Wave, i: &Inst, s: Shape, env
     for block in 0..s.blocks {
         let from = source_block(&s, i, block);
         let (ea, eb) = (s.a.chosen(i.mods.cbsz), s.b.chosen(i.mods.blgp));
-        unpack::unpack::<WIDE>(&w.v[ra.into()..], &s, ea, from, a);
+        unpack::unpack::<LANES>(&w.v[ra.into()..], &s, ea, from, a);
         let rows = swizzled.as_deref().unwrap_or(&w.v[rb.into()..]);
-        unpack::unpack::<WIDE>(rows, &s, eb, block, b);
+        unpack::unpack::<LANES>(rows, &s, eb, block, b);
         // Four rows at a time, so that their sums do not wait for each other.
         for row in (0..s.m).step_by(4) {
             let mut c = [[0f32; N]; 4];

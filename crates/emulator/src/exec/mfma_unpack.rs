@@ -38,7 +38,7 @@ const BYTES_IEEE: Elem = Elem::Float(BF8);
 
 /// Unpacks A or B of one block.
 #[inline(always)]
-pub(super) fn unpack<const WIDE: bool>(
+pub(super) fn unpack<const LANES: usize>(
     rows: &[Row],
     s: &Shape,
     elem: Elem,
@@ -49,21 +49,20 @@ pub(super) fn unpack<const WIDE: bool>(
     let chunk = chunked(s, elem);
     for g in 0..n {
         let lane = lane0 + g * s.m;
-        if WIDE && cfg!(target_arch = "x86_64") && elem == Elem::Float(FP4) && s.m >= 16 {
+        if LANES > 1 && cfg!(target_arch = "x86_64") && elem == Elem::Float(FP4) && s.m >= 16 {
             for r in 0..s.lanes_k() / 8 {
                 let k = k_of(s, chunk, g, 8 * r) & 120;
-                let regs = &rows[r].0[lane..lane + s.m];
-                // SAFETY: WIDE means that the CPU has AVX2.
-                unsafe { fp4_wide(regs, &mut out[k..k + 8]) };
+                let (regs, out) = (&rows[r].0[lane..lane + s.m], &mut out[k..k + 8]);
+                // SAFETY: the CPU has AVX2 where LANES is 8, AVX-512 where it is 16.
+                unsafe { if LANES == 16 { fp4_16(regs, out) } else { fp4_8(regs, out) } };
             }
             continue;
         }
-        if WIDE && cfg!(target_arch = "x86_64") && s.m >= 16 && matches!(elem, BYTES | BYTES_IEEE) {
+        if s.m >= 16 && matches!(elem, BYTES | BYTES_IEEE) {
             for r in 0..s.lanes_k() / 4 {
                 let k = k_of(s, chunk, g, 4 * r) & 124;
-                let regs = &rows[r].0[lane..lane + s.m];
-                // SAFETY: as above.
-                unsafe { fp8_wide(regs, &mut out[k..k + 4], elem == BYTES_IEEE) };
+                let (regs, out) = (&rows[r].0[lane..lane + s.m], &mut out[k..k + 4]);
+                if elem == BYTES { bytes_of(regs, out, fp8) } else { bytes_of(regs, out, bf8) }
             }
             continue;
         }
@@ -119,7 +118,7 @@ fn words(
 /// The CPU must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn fp4_wide(regs: &[u32], out: &mut [[f32; 32]]) {
+unsafe fn fp4_8(regs: &[u32], out: &mut [[f32; 32]]) {
     use std::arch::x86_64::*;
     let table = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
     for (n, x) in regs.chunks_exact(8).take(4).enumerate() {
@@ -137,48 +136,52 @@ unsafe fn fp4_wide(regs: &[u32], out: &mut [[f32; 32]]) {
     }
 }
 
-/// The four codes of each lane's register, eight lanes at a time: see [`fp8`] and (`ieee`) [`bf8`].
+/// As [`fp4_8`], sixteen lanes and all sixteen codes at a time.
 ///
 /// # Safety
-/// The CPU must have AVX2.
+/// The CPU must have AVX-512F.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn fp8_wide(regs: &[u32], out: &mut [[f32; 32]], ieee: bool) {
+#[target_feature(enable = "avx512f")]
+unsafe fn fp4_16(regs: &[u32], out: &mut [[f32; 32]]) {
     use std::arch::x86_64::*;
-    let all = _mm256_set1_epi32;
-    for (n, x) in regs.chunks_exact(8).take(4).enumerate() {
-        // SAFETY: the chunk holds 32 bytes.
-        let mut x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+    let table = _mm512_setr_ps(
+        0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
+    );
+    for (n, x) in regs.chunks_exact(16).take(2).enumerate() {
+        // SAFETY: the chunk holds 64 bytes.
+        let mut x = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
         for row in out.iter_mut() {
-            let magnitude = _mm256_and_si256(x, all(0x7f));
-            let (v, special, top) = if ieee {
-                let v = _mm256_castsi256_ps(_mm256_slli_epi32::<21>(magnitude));
-                let v = _mm256_mul_ps(v, _mm256_castsi256_ps(all((127 + 112) << 23)));
-                let special = _mm256_cmpgt_epi32(magnitude, all(0x7b));
-                let mantissa = _mm256_slli_epi32::<21>(_mm256_and_si256(x, all(3)));
-                (v, special, _mm256_or_si256(mantissa, all(0x7f80_0000)))
-            } else {
-                let v = _mm256_castsi256_ps(_mm256_slli_epi32::<20>(magnitude));
-                let v = _mm256_mul_ps(v, _mm256_castsi256_ps(all((127 + 120) << 23)));
-                (v, _mm256_cmpeq_epi32(magnitude, all(0x7f)), all(0x7fc0_0000))
-            };
-            let v = _mm256_blendv_ps(v, _mm256_castsi256_ps(top), _mm256_castsi256_ps(special));
-            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(x, all(0x80)));
-            let v = _mm256_or_ps(v, _mm256_castsi256_ps(sign));
-            // SAFETY: `n` is below 4, so eight lanes fit the row's 32.
-            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add(8 * n), v) };
-            x = _mm256_srli_epi32::<8>(x);
+            // The permute looks at four bits.
+            let v = _mm512_permutexvar_ps(x, table);
+            // SAFETY: `n` is below 2, so sixteen lanes fit the row's 32.
+            unsafe { _mm512_storeu_ps(row.as_mut_ptr().add(16 * n), v) };
+            x = _mm512_srli_epi32::<4>(x);
         }
     }
 }
 
-/// Never called: only x86-64 has a wide variant.
+/// Never called: only x86-64 has these variants.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn fp8_wide(_: &[u32], _: &mut [[f32; 32]], _: bool) {}
+unsafe fn fp4_8(_: &[u32], _: &mut [[f32; 32]]) {}
 
-/// Never called: only x86-64 has a wide variant.
+/// Never called: only x86-64 has these variants.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn fp4_wide(_: &[u32], _: &mut [[f32; 32]]) {}
+unsafe fn fp4_16(_: &[u32], _: &mut [[f32; 32]]) {}
+
+/// The four 8-bit codes of each lane's register, in blocks of 16 lanes that the compiler turns
+/// into vector registers.
+#[inline(always)]
+fn bytes_of(regs: &[u32], out: &mut [[f32; 32]], value: impl Fn(u32) -> f32) {
+    for (n, block) in regs.as_chunks::<16>().0.iter().take(2).enumerate() {
+        for (byte, row) in out.iter_mut().enumerate() {
+            let mut v = [0f32; 16];
+            for l in 0..16 {
+                v[l] = value(block[l] >> (8 * byte));
+            }
+            row[16 * n..16 * n + 16].copy_from_slice(&v);
+        }
+    }
+}
 
 /// The value of an E4M3 code: its exponent and mantissa as those of a single, scaled.
 #[inline(always)]
@@ -244,21 +247,21 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn wide_bytes_are_the_same() {
-        if !Simd::Avx2.missing().is_empty() {
-            return;
-        }
-        let regs: Vec<u32> = (0..64).map(|k| 0x0302_0100 + 0x0404_0404 * k).collect();
-        for (ieee, one) in [(false, fp8 as fn(u32) -> f32), (true, bf8)] {
-            for chunk in regs.chunks_exact(16) {
-                let mut out = [[0f32; 32]; 4];
-                // SAFETY: the CPU has AVX2, as found above.
-                unsafe { fp8_wide(chunk, &mut out, ieee) };
-                for (lane, x) in chunk.iter().enumerate() {
-                    for (b, row) in out.iter().enumerate() {
-                        let want = one(x >> (8 * b));
-                        assert_eq!(row[lane].to_bits(), want.to_bits(), "{x:#x} byte {b}");
-                    }
+    fn four_bit_codes() {
+        let regs: [u32; 32] =
+            std::array::from_fn(|k| 0x7654_3210 ^ 0x1111_1111u32.wrapping_mul(k as u32));
+        type Wide = unsafe fn(&[u32], &mut [[f32; 32]]);
+        for (simd, wide) in [(Simd::Avx2, fp4_8 as Wide), (Simd::Avx512, fp4_16)] {
+            if !simd.missing().is_empty() {
+                continue;
+            }
+            let mut out = [[0f32; 32]; 8];
+            // SAFETY: the CPU lacks nothing for the variant.
+            unsafe { wide(&regs, &mut out) };
+            for (lane, x) in regs.iter().enumerate() {
+                for (k, row) in out.iter().enumerate() {
+                    let want = FP4.decode(x >> (4 * k) & 15);
+                    assert_eq!(row[lane].to_bits(), want.to_bits(), "{simd}: {x:#x} code {k}");
                 }
             }
         }

@@ -3,13 +3,16 @@
 // q: f32 `[rows, heads, nope + rope]`. q_nope: bf16 `[rows, heads, nope]`. queries: bf16 `[rows,
 // heads, latent + rope]`, of which the last `rope` values are written here: q's, with neighbouring
 // pairs `(x, y)` turned to `(x cos - y sin, y cos + x sin)`. kv_a: f32 `[rows, latent + rope]`.
-// norm: f32 `[latent]`. table: f32 `[positions, rope / 2, 2]` of cos, sin. cache: the layer's bf16
-// `[slots, latent + rope]`; entry `slots[r]` gets `rms_norm(kv_a[..latent])` and the turned rest.
-// All widths are multiples of 4, `latent` at most 1024. All bf16 are rounded to nearest even.
+// norm: f32 `[latent]`. table: f32 `[positions, rope / 2, 2]` of cos, sin. cache: the layer's
+// entries; entry `slots[r]` gets `rms_norm(kv_a[..latent])` and the turned rest. All widths are
+// multiples of 4, `latent` at most 1024. All bf16 are rounded to nearest even.
+// An entry is bf16 `[latent + rope]`; of rope_and_cache_fp8, whose latent is a multiple of 512, it
+// is MXFP8 of what would be the bf16 latent: E4M3 `[latent]` and E8M0 `[latent / 32]` as
+// `crates/mx` makes them, then bf16 `[rope]`.
 // Grid: (rows, 2): one workgroup for a row's queries, one for its entry.
-// Must move 6 bytes for each value of q and kv_a.
+// Must move 6 bytes for each value of q and kv_a, or 5 1/32 for a latent in E4M3.
 // Order of additions in the norm: as in rms_norm.
-#include "device.h"
+#include "mx.h"
 
 struct RopeAndCacheArgs {
   const u32 *rows;
@@ -21,7 +24,7 @@ struct RopeAndCacheArgs {
   const float *table;
   __bf16 *q_nope;
   __bf16 *queries;
-  __bf16 *cache;
+  u8 *cache;
   u32 heads;
   u32 nope;
   u32 rope;
@@ -58,32 +61,52 @@ __device__ inline void write_queries(const RopeAndCacheArgs &args, u32 row, cons
   }
 }
 
+/// Four bf16 of a latent, or none for threads beyond it, to the entry as MXFP8.
+__device__ inline void write_mxfp8(u8 *entry, u32 latent, u32 i, bf16x4 y) {
+  float x[4], amax = 0;
+  for (u32 j = 0; j < 4; ++j) {
+    x[j] = (float)y[j];
+    amax = __builtin_fmaxf(amax, __builtin_fabsf(x[j]));
+  }
+  for (u32 mask = 1; mask < 8; mask *= 2) amax = __builtin_fmaxf(amax, shuffle_xor(amax, mask));
+  u32 scale = Fp8Block::scale(amax);
+  if (i >= latent) return;
+  *(u32 *)(entry + i) = quantize_fp8(x, scale_value(254 - scale));
+  if (i % 32 == 0) entry[latent + i / 32] = scale;
+}
+
+template <bool FP8>
 __device__ inline void write_entry(const RopeAndCacheArgs &args, u32 row, const float *turns) {
   const float *kv_a = args.kv_a + (u64)row * (args.latent + args.rope);
-  __bf16 *entry = args.cache + (u64)args.slots[row] * (args.latent + args.rope);
+  u32 latent_bytes = FP8 ? args.latent + args.latent / 32 : 2 * args.latent;
+  u8 *entry = args.cache + (u64)args.slots[row] * (latent_bytes + 2 * args.rope);
   u32 i = 4 * thread();
   f32x4 x = i < args.latent ? *(const f32x4 *)(kv_a + i) : f32x4{0, 0, 0, 0};
   float sum = 0;
   for (u32 j = 0; j < 4; ++j) sum = __builtin_fmaf(x[j], x[j], sum);
   float factor = rsqrt(workgroup_sum(sum) / (float)args.latent + args.eps);
-  if (i < args.latent) {
-    f32x4 w = *(const f32x4 *)(args.norm + i);
-    bf16x4 y;
-    for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(w[j] * (x[j] * factor));
-    *(bf16x4 *)(entry + i) = y;
-  }
+  f32x4 w = i < args.latent ? *(const f32x4 *)(args.norm + i) : f32x4{0, 0, 0, 0};
+  bf16x4 y;
+  for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(w[j] * (x[j] * factor));
+  if (FP8)
+    write_mxfp8(entry, args.latent, i, y);
+  else if (i < args.latent)
+    *(bf16x4 *)(entry + 2 * i) = y;
   if (i < args.rope) {
     f32x4 key = *(const f32x4 *)(kv_a + args.latent + i);
-    *(bf16x4 *)(entry + args.latent + i) = rotate(key, turns + i);
+    *(bf16x4 *)(entry + latent_bytes + 2 * i) = rotate(key, turns + i);
   }
 }
 
-KERNEL(256) void rope_and_cache(RopeAndCacheArgs args) {
+template <bool FP8> __device__ inline void write_row(const RopeAndCacheArgs &args) {
   u32 row = block_x();
   if (row >= *args.rows) return;
   const float *turns = args.table + (u64)args.positions[row] * args.rope;
   if (block_y() == 0)
     write_queries(args, row, turns);
   else
-    write_entry(args, row, turns);
+    write_entry<FP8>(args, row, turns);
 }
+
+KERNEL(256) void rope_and_cache(RopeAndCacheArgs args) { write_row<false>(args); }
+KERNEL(256) void rope_and_cache_fp8(RopeAndCacheArgs args) { write_row<true>(args); }

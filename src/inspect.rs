@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use checkpoint::{Checkpoint, Class, Format, Shape, Split};
+use model::CacheFormat;
 
 use crate::cli::InspectArgs;
 use crate::memory::gib;
@@ -42,10 +43,11 @@ fn report(checkpoint: &Checkpoint, ranks: usize) -> String {
         config.n_shared_experts,
     ));
     line(format!(
-        "  vocabulary {}, context {}, KV cache {} values per token, expert activations {:?}",
+        "  vocabulary {}, context {}, KV cache {} per token (FP8: {}), expert activations {:?}",
         config.vocab_size,
         config.max_position_embeddings,
-        config.latent_dim() * config.num_hidden_layers,
+        gib(hip::cache_bytes(config, CacheFormat::Bf16)),
+        gib(hip::cache_bytes(config, CacheFormat::Fp8)),
         config.activations,
     ));
     let files: Vec<_> = checkpoint.files().collect();

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use checkpoint::Checkpoint;
-use model::Limits;
+use model::{CacheFormat, Limits};
 
 /// Sizes a user can set that decide how much memory is needed.
 pub(crate) struct Wishes {
@@ -11,6 +11,7 @@ pub(crate) struct Wishes {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_num_batched_tokens: usize,
     pub(crate) block_size: usize,
+    pub(crate) cache: CacheFormat,
     /// Bytes that may be used in all.
     pub(crate) budget: usize,
 }
@@ -46,7 +47,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// For ranks on the CPU.
+    /// For ranks on the CPU, where the KV cache takes F32's room in every format.
     pub(crate) fn for_cpu(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
         let (config, ranks) = (checkpoint.config(), wishes.ranks);
         let needs = Needs {
@@ -57,7 +58,7 @@ impl Plan {
         Plan::new(checkpoint, wishes, &needs)
     }
 
-    /// For ranks on GPUs, each with the KV cache in BF16.
+    /// For ranks on GPUs.
     pub(crate) fn for_gpus(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
         let (config, ranks) = (checkpoint.config(), wishes.ranks);
         let limits = wishes.limits();
@@ -65,7 +66,7 @@ impl Plan {
             weights: hip::weight_bytes(checkpoint, ranks),
             workspace: limits.workspace_values(config, ranks) * size_of::<f32>()
                 + hip::scratch_bytes(config, &limits, ranks, wishes.max_num_seqs),
-            token: config.num_hidden_layers * config.latent_dim() * size_of::<u16>(),
+            token: hip::cache_bytes(config, wishes.cache),
         };
         Plan::new(checkpoint, wishes, &needs)
     }

@@ -8,7 +8,7 @@ use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
 use hip::{Gpu, Meeting, Options, Platform, Runtime};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::{Limits, Model, Ranks};
+use model::{CacheFormat, Limits, Model, Ranks};
 
 use crate::cli::{AllReduce, Device, ServeArgs};
 use crate::memory::{Plan, Wishes, host_available};
@@ -89,6 +89,7 @@ impl Place {
             max_num_seqs: args.max_num_seqs,
             max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(rows),
             block_size: args.block_size,
+            cache: args.kv_cache_dtype.into(),
             budget: (free as f64 * args.gpu_memory_utilization.unwrap_or(share)) as usize,
         };
         match self {
@@ -105,7 +106,7 @@ impl Place {
         activations: Activations,
         args: &ServeArgs,
     ) -> anyhow::Result<Ranks> {
-        let ranks = args.tensor_parallel_size;
+        let (ranks, cache) = (args.tensor_parallel_size, CacheFormat::from(args.kv_cache_dtype));
         let bar = progress_bar(ranks * model::weight_bytes(&checkpoint, ranks), BYTES);
         let (checkpoint, progress) = (Arc::new(checkpoint), bar.clone());
         let read = move |bytes: usize| progress.inc(bytes as u64);
@@ -113,13 +114,14 @@ impl Place {
             Place::Cpu => {
                 let groups = Group::new(ranks);
                 Ranks::start(ranks, move |rank| {
-                    let backend = Cpu::new(groups[rank].clone(), activations);
+                    let backend = Cpu::new(groups[rank].clone(), activations).with_cache(cache);
                     Model::load(backend, &checkpoint, rank, ranks, &limits, &read)
                 })?
             }
             Place::Gpus(runtime) => {
                 let options = Options {
                     activations,
+                    cache,
                     max_num_seqs: args.max_num_seqs,
                     graphs: !args.enforce_eager,
                     ordered_sums: args.all_reduce == AllReduce::Ordered,

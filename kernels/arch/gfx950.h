@@ -52,10 +52,18 @@ __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal
 /// Loads that stand before this are under way before what stands after it begins.
 __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 
+/// The same, but arithmetic on vectors and scalars may move past this.
+__device__ inline void loads_in_order() { __builtin_amdgcn_sched_barrier(6); }
+
+/// 2^x where that is at least 2^-126, else that or 0. (LLVM takes a function called `exp2` for the
+/// library's, which is exact there as well, and takes five instructions.)
+__device__ inline float power_of_two(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ inline float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ inline float log2(float x) { return __builtin_amdgcn_logf(x); }
 __device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }
 
+/// Whether registers and LDS suffice for attention to take four rows of a sequence together.
+constexpr bool ROWS_SHARE_KEYS = true;
 constexpr u32 CHUNKS = 1;
 constexpr u32 ACCUMULATORS = 4;
 __device__ inline u32 chunk_row(u32) { return lane() % 16; }
@@ -71,6 +79,32 @@ __device__ inline void mma_bf16(Acc &c, const bf16x8 *a, const bf16x8 *b) {
   f32x4 d = {c.v[0], c.v[1], c.v[2], c.v[3]};
   d = __builtin_amdgcn_mfma_f32_16x16x32_bf16(a[0], b[0], d, 0, 0, 0);
   for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
+}
+
+/// `mma_bf16` that leaves results in lanes that hold the own row: result `i` is of own row
+/// `chunk_row(own_chunk(i))`, and of row `other_row(i)` of the other. `RUN` neighbouring results
+/// are of one own row and of neighbouring other rows.
+__device__ inline void mma_own(Acc &c, const bf16x8 *own, const bf16x8 *other) {
+  mma_bf16(c, other, own);
+}
+constexpr u32 RUN = 4;
+typedef f32x4 FloatRun;
+typedef bf16x4 Bf16Run;
+__device__ inline u32 own_chunk(u32) { return 0; }
+__device__ inline u32 other_row(u32 i) { return acc_row(i); }
+
+/// The greatest `x` of the lanes that hold the same rows.
+__device__ inline float max_over_groups(float x) {
+  u32 bits = __builtin_bit_cast(u32, x);
+  u32x2 halves = __builtin_amdgcn_permlane32_swap(bits, bits, false, false);
+  bits = halves[0];
+  u32 other = halves[1]; // clang 22 takes element 0 of a vector that is cast in place
+  x = __builtin_fmaxf(__builtin_bit_cast(float, bits), __builtin_bit_cast(float, other));
+  bits = __builtin_bit_cast(u32, x);
+  u32x2 quarters = __builtin_amdgcn_permlane16_swap(bits, bits, false, false);
+  bits = quarters[0];
+  other = quarters[1];
+  return __builtin_fmaxf(__builtin_bit_cast(float, bits), __builtin_bit_cast(float, other));
 }
 
 template <int STEP>
@@ -108,6 +142,16 @@ __device__ inline void dequantize_fp4(u32x4 chunk, u32 scale, bf16x8 out[4]) {
   }
 }
 
+/// Eight FP8 (E4M3) values times the power of two of the scale byte.
+__device__ inline bf16x8 dequantize_fp8(u32x2 codes, u32 scale) {
+  float s = __builtin_bit_cast(float, scale << 23);
+  bf16x2 p0 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(codes[0], s, 0);
+  bf16x2 p1 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(codes[0], s, 1);
+  bf16x2 p2 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(codes[1], s, 0);
+  bf16x2 p3 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(codes[1], s, 1);
+  return bf16x8{p0[0], p0[1], p1[0], p1[1], p2[0], p2[1], p3[0], p3[1]};
+}
+
 /// Eight values over `scale` (a power of two) rounded to FP4, half to even, beyond 6 to 6.
 __device__ inline u32 quantize_fp4(const float *x, float scale) {
   u32 packed = 0;
@@ -126,10 +170,9 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
   return packed;
 }
 
-/// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
-__device__ inline u32 transposed_place(u32 row) {
-  return row % 16 / 4 * 8 + row / 16 * 4 + row % 4;
-}
+/// Where result `i` of `mma_own`, made with rows `16 * tile ..` of 32, stands among the 8 values of
+/// a chunk of the operand whose other side `load_transposed` makes of the 32 rows.
+__device__ inline u32 operand_place(u32 tile, u32 i) { return 4 * tile + i; }
 
 typedef __attribute__((ext_vector_type(4))) short i16x4;
 typedef __attribute__((address_space(3))) i16x4 *LdsI16x4;
@@ -145,13 +188,6 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
     i16x4 x, y;
   } both = {x, y};
   out[0] = __builtin_bit_cast(bf16x8, both);
-}
-
-/// Where a value of a 16 x 32 matrix goes in LDS (of `PLACES`), so that neither writing results nor
-/// reading rows collides.
-constexpr u32 PLACES = 640;
-__device__ inline u32 place(u32 row, u32 column) {
-  return row / 4 * 160 + row % 4 * 32 + (column ^ row / 8 * 16);
 }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. The

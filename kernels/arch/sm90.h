@@ -47,10 +47,17 @@ __device__ inline u32x4 load_once(const u32x4 *p) {
 /// would rather save registers.
 __device__ inline void loads_first() { asm volatile("bar.warp.sync -1;" ::: "memory"); }
 
+/// The same as `loads_first`.
+__device__ inline void loads_in_order() { loads_first(); }
+
+/// 2^x where that is at least 2^-126, else that or 0.
+__device__ inline float power_of_two(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float log2(float x) { return __nvvm_lg2_approx_f(x); }
 __device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
 
+/// Whether registers and LDS suffice for attention to take four rows of a sequence together.
+constexpr bool ROWS_SHARE_KEYS = false;
 constexpr u32 CHUNKS = 2;
 constexpr u32 ACCUMULATORS = 8;
 __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
@@ -76,6 +83,27 @@ __device__ inline void mma_bf16(Acc &c, const bf16x8 *a, const bf16x8 *b) {
     mma_m16n8k16(c.v + 4 * t, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
     mma_m16n8k16(c.v + 4 * t, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
   }
+}
+
+/// `mma_bf16` that leaves results in lanes that hold the own row: result `i` is of own row
+/// `chunk_row(own_chunk(i))`, and of row `other_row(i)` of the other. `RUN` neighbouring results
+/// are of one own row and of neighbouring other rows.
+__device__ inline void mma_own(Acc &c, const bf16x8 *own, const bf16x8 *other) {
+  mma_bf16(c, own, other);
+}
+constexpr u32 RUN = 2;
+typedef f32x2 FloatRun;
+typedef __attribute__((ext_vector_type(2))) __bf16 Bf16Run;
+__device__ inline u32 own_chunk(u32 i) { return i / 2 % 2; }
+__device__ inline u32 other_row(u32 i) { return acc_col(i); }
+
+/// The greatest `x` of the lanes that hold the same rows.
+__device__ inline float max_over_groups(float x) {
+  for (u32 mask = 2; mask > 0; mask /= 2) {
+    u32 other = shuffle_xor(__builtin_bit_cast(u32, x), mask);
+    x = __builtin_fmaxf(x, __builtin_bit_cast(float, other));
+  }
+  return x;
 }
 
 __device__ inline u32 multiply_bf16x2(u32 x, u32 y) {
@@ -155,6 +183,14 @@ __device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, con
   }
 }
 
+/// Eight FP8 (E4M3) values times the power of two of the scale byte.
+__device__ inline bf16x8 dequantize_fp8(u32x2 codes, u32 scale) {
+  u32 words[4], s = scale_bf16x2(scale, 0);
+  dequantize_fp8(codes[0], s, words);
+  dequantize_fp8(codes[1], s, words + 2);
+  return __builtin_bit_cast(bf16x8, u32x4{words[0], words[1], words[2], words[3]});
+}
+
 /// Eight values over `scale` (a power of two) rounded to FP4, half to even, beyond 6 to 6.
 __device__ inline u32 quantize_fp4(const float *x, float scale) {
   u32 packed = 0;
@@ -182,8 +218,9 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
   return low | (u32)high << 16;
 }
 
-/// Where in 32 rows a row stands in the operand that `load_transposed` makes: `8 * group + place`.
-__device__ inline u32 transposed_place(u32 row) { return row % 8 / 2 * 8 + row / 8 * 2 + row % 2; }
+/// Where result `i` of `mma_own`, made with rows `16 * tile ..` of 32, stands among the 8 values of
+/// a chunk of the operand whose other side `load_transposed` makes of the 32 rows.
+__device__ inline u32 operand_place(u32 tile, u32 i) { return 4 * tile + i / 4 * 2 + i % 2; }
 
 /// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
 /// in LDS.
@@ -199,11 +236,6 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
     out[c] = __builtin_bit_cast(bf16x8, u32x4{x, y, z, w});
   }
 }
-
-/// Where a value of a 16 x 32 matrix goes in LDS (of `PLACES`), so that neither writing results nor
-/// reading rows collides much.
-constexpr u32 PLACES = 16 * 36;
-__device__ inline u32 place(u32 row, u32 column) { return row * 36 + column; }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane.
 /// Read LDS after `sync_copies`.

@@ -1,23 +1,25 @@
 //! Rotary embedding, the latent KV cache, and absorbed MLA over it.
 
 use checkpoint::Matrix;
-use model::{CacheShape, HeadShape, Span};
+use model::{CacheFormat, CacheShape, HeadShape, Span};
 use rayon::prelude::*;
 
 use crate::dot::all_pairs;
 use crate::norm::rms_norm;
 use crate::simd::{Lanes, simd};
 
-/// The paged latent cache, f32: `[layer][block][token in block][latent_dim]`.
+/// The paged latent cache, f32: `[layer][block][token in block][latent_dim]`. Of formats with fewer
+/// bits it holds the values that they leave.
 pub(crate) struct Cache {
     shape: CacheShape,
+    format: CacheFormat,
     values: Vec<f32>,
 }
 
 impl Cache {
-    pub(crate) fn new(shape: CacheShape) -> Cache {
+    pub(crate) fn new(shape: CacheShape, format: CacheFormat) -> Cache {
         let tokens = shape.layers * shape.blocks * shape.block_size;
-        Cache { shape, values: vec![0.0; tokens * shape.latent_dim] }
+        Cache { shape, format, values: vec![0.0; tokens * shape.latent_dim] }
     }
 
     /// Where position `position` of a sequence with these blocks lies.
@@ -81,7 +83,21 @@ pub(crate) fn rope_and_cache(
             rms_norm(latent, norm, eps, &mut entry[..shape.latent]);
             entry[shape.latent..].copy_from_slice(key);
             rotate(&mut entry[shape.latent..], table);
+            store_as(cache.format, entry, shape.latent);
         }
+    }
+}
+
+/// Rounds an entry, whose first `latent` values are the latent, to what `format` holds of it.
+fn store_as(format: CacheFormat, entry: &mut [f32], latent: usize) {
+    if format == CacheFormat::Native {
+        return;
+    }
+    for value in &mut *entry {
+        *value = mx::bf16::round(*value);
+    }
+    if format == CacheFormat::Fp8 {
+        mx::round_trip_mxfp8(&mut entry[..latent]);
     }
 }
 

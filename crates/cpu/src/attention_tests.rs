@@ -54,7 +54,7 @@ fn expanded(q: &[f32], entries: &[Vec<f32>], head: usize, scale: f64) -> Vec<f64
 #[test]
 fn absorbed_equals_expanded_over_paged_blocks() {
     let shape = CacheShape { layers: 2, blocks: 8, block_size: 4, latent_dim: ENTRY };
-    let mut cache = Cache::new(shape);
+    let mut cache = Cache::new(shape, CacheFormat::Native);
     let (norm, table) = (vec![1.0f32; SHAPE.latent], kernel_table());
     let (head, scale) = (SHAPE.nope + SHAPE.rope, 0.3);
     let kv: Vec<f32> = (0..14 * ENTRY).map(|i| value(i * 11 + 3)).collect();
@@ -106,4 +106,27 @@ fn neighbouring_values_are_rotated() {
     let mut values = [1.0, 0.0, 0.0, 2.0];
     rotate(&mut values, &[0.0, 1.0, 0.6, 0.8]);
     assert_eq!(values, [0.0, 1.0, -1.6, 1.2]);
+}
+
+#[test]
+fn entries_keep_what_their_format_holds() {
+    let entry: Vec<f32> = (0..96).map(|i| value(i) * 1.001).collect();
+    let stored = |format| {
+        let mut entry = entry.clone();
+        store_as(format, &mut entry, 64);
+        entry
+    };
+    assert_eq!(stored(CacheFormat::Native), entry);
+    let rounded: Vec<f32> = entry.iter().map(|&value| mx::bf16::round(value)).collect();
+    assert_eq!(stored(CacheFormat::Bf16), rounded);
+    let fp8 = stored(CacheFormat::Fp8);
+    assert_eq!(fp8[64..], rounded[64..]);
+    // E4M3 has 3 bits of mantissa; what is small beside the largest of its 32 loses more.
+    for (block, kept) in rounded[..64].chunks(32).zip(fp8.chunks(32)) {
+        let largest = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+        for (value, kept) in block.iter().zip(kept) {
+            assert!((value - kept).abs() <= value.abs() / 16.0 + largest / 256.0 / 512.0);
+        }
+    }
+    assert_ne!(fp8, rounded);
 }

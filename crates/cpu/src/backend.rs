@@ -2,7 +2,8 @@
 
 use checkpoint::{Activations, Checkpoint, Encoded, Format, Matrix, Shape};
 use model::{
-    Backend, Batch, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape, RowOutput, Span,
+    Backend, Batch, CacheFormat, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape,
+    RowOutput, Span,
 };
 use rayon::prelude::*;
 
@@ -38,6 +39,7 @@ impl Buffer {
 pub struct Cpu {
     group: Group,
     activations: Activations,
+    cache_format: CacheFormat,
     cache: Option<Cache>,
     tokens: Vec<u32>,
     spans: Vec<Span>,
@@ -46,7 +48,19 @@ pub struct Cpu {
 impl Cpu {
     /// A rank of `group` that multiplies 4-bit matrices with `activations`.
     pub fn new(group: Group, activations: Activations) -> Cpu {
-        Cpu { group, activations, cache: None, tokens: Vec::new(), spans: Vec::new() }
+        Cpu {
+            group,
+            activations,
+            cache_format: CacheFormat::Native,
+            cache: None,
+            tokens: Vec::new(),
+            spans: Vec::new(),
+        }
+    }
+
+    /// The same with another KV cache. It takes the room of f32 in any format.
+    pub fn with_cache(self, cache_format: CacheFormat) -> Cpu {
+        Cpu { cache_format, ..self }
     }
 
     fn cache(&mut self) -> Result<&mut Cache, DeviceError> {
@@ -101,7 +115,7 @@ impl Backend for Cpu {
     }
 
     fn allocate_cache(&mut self, shape: CacheShape) -> Result<(), DeviceError> {
-        self.cache = Some(Cache::new(shape));
+        self.cache = Some(Cache::new(shape, self.cache_format));
         Ok(())
     }
 
@@ -168,6 +182,13 @@ impl Backend for Cpu {
         eps: f32,
         table: &Vec<f32>,
     ) -> Result<(), DeviceError> {
+        if self.cache_format == CacheFormat::Fp8 && !shape.latent.is_multiple_of(mx::BLOCK) {
+            return Err(DeviceError(format!(
+                "an FP8 KV cache holds {} values together: kv_lora_rank is {}",
+                mx::BLOCK,
+                shape.latent
+            )));
+        }
         let spans = std::mem::take(&mut self.spans);
         let (q, kv_a) = (&mut q.values, &kv_a.values);
         let cache = self.cache()?;

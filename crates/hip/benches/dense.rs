@@ -11,10 +11,12 @@ mod random;
 
 use device::Gpu;
 use hip::kernels::Rows;
-use hip::kernels::attention::{self, LATENT, Places, ROPE, attention};
+use hip::kernels::attention::{self, GROUP, LATENT, Places, ROPE, attention};
 use hip::kernels::matmul::{self, Output, View, Weights, matmul};
 use hip::kernels::rms_norm::add_rms_norm;
+use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Event, Memory, Platform};
+use model::CacheFormat;
 use random::Random;
 
 /// Rotating copies of what a kernel reads are together larger than any cache.
@@ -113,14 +115,16 @@ impl Bench {
     }
 
     /// `sequences` of `context` tokens each, `rows` last rows of each.
-    fn attention(&mut self, sequences: usize, context: usize, rows: usize) {
-        let name = format!("attention sequences {sequences} context {context} rows {rows}");
+    fn attention(&mut self, format: CacheFormat, sequences: usize, context: usize, rows: usize) {
+        let name =
+            format!("attention {format:?} sequences {sequences} context {context} rows {rows}");
         if !self.wants(&name) {
             return;
         }
         const BLOCK: usize = 64;
         let blocks = context / BLOCK;
-        let cache = self.rotated(sequences * context * (LATENT + ROPE));
+        let entry = entry_bytes(format, LATENT, ROPE);
+        let cache = self.rotated(sequences * context * entry / 2);
         let total = sequences * rows;
         let queries = self.values(total * HEADS * (LATENT + ROPE));
         let out = self.gpu.empty::<u16>(total * HEADS * LATENT);
@@ -129,21 +133,31 @@ impl Bench {
         let row = |i: usize| (context - rows + i % rows) as u32;
         let positions: Vec<u32> = (0..total).map(row).collect();
         let starts: Vec<u32> = (0..total).map(|i| (i / rows * blocks) as u32).collect();
-        let numbers =
-            [&[total as u32], &tables[..], &positions, &starts].map(|n| self.gpu.upload(n));
-        let [count, tables, positions, starts] = &numbers;
+        let at = |i: usize| positions[i] as usize;
+        let first = |i: &usize| i.is_multiple_of(rows) || at(*i).is_multiple_of(GROUP);
+        let mut groups: Vec<u32> = (0..total).filter(first).map(|i| i as u32).collect();
+        let bound = groups.len();
+        groups.push(total as u32);
+        let numbers = [&[total as u32, bound as u32], &tables[..], &positions, &starts, &groups]
+            .map(|n| self.gpu.upload(n));
+        let [count, tables, positions, starts, groups] = &numbers;
         let rows_of = Rows { count: count.ptr(), bound: total };
-        let places =
-            Places { positions: positions.ptr(), table_starts: starts.ptr(), tables: tables.ptr() };
+        let places = Places {
+            positions: positions.ptr(),
+            table_starts: starts.ptr(),
+            tables: tables.ptr(),
+            groups: Rows { count: count.ptr() + 4, bound },
+            group_rows: groups.ptr(),
+        };
         let Gpu { stream, kernels, device } = &self.gpu;
         let workspace = attention::Workspace::new(device, HEADS, context, total).unwrap();
-        let bytes = sequences * context * 2 * (LATENT + ROPE);
+        let bytes = sequences * context * entry;
         let keys = total * (context - rows) + sequences * rows * (rows + 1) / 2;
         let operations = 2 * HEADS * keys * (2 * LATENT + ROPE);
         self.time(&name, bytes, operations, |i| {
             let cache = &cache[i % cache.len()];
             let buffers =
-                attention::Buffers { queries: &queries, cache, cache_offset: 0, out: &out };
+                attention::Buffers { queries: &queries, cache, format, cache_offset: 0, out: &out };
             attention(stream, kernels, &workspace, rows_of, places, buffers, HEADS, BLOCK, 0.1)
                 .unwrap();
         });
@@ -195,13 +209,15 @@ fn main() {
     } else {
         &[(1, 1024), (4, 1024), (1, 4096)]
     };
-    for &(sequences, context) in decodes {
-        bench.attention(sequences, context, 1);
-    }
-    bench.attention(1, if bench.on_hardware() { 4096 } else { 256 }, 128);
-    if bench.on_hardware() {
-        bench.attention(1, 1 << 17, 1);
-        bench.attention(1, 4096, 4096);
+    for format in [CacheFormat::Bf16, CacheFormat::Fp8] {
+        for &(sequences, context) in decodes {
+            bench.attention(format, sequences, context, 1);
+        }
+        bench.attention(format, 1, 2048, 512);
+        if bench.on_hardware() {
+            bench.attention(format, 1, 1 << 17, 1);
+            bench.attention(format, 1, 4096, 4096);
+        }
     }
     for rows in [1, 64, 1024] {
         bench.norm(rows);

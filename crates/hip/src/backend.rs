@@ -9,6 +9,7 @@ use crate::device::Memory;
 use crate::gpu::{Buffer, Cache, Gpu, Mode, Weights};
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
+use crate::kernels::rope_and_cache::entry_bytes;
 use crate::kernels::{self, attention, rope_and_cache};
 use crate::moe::{Experts, Quantized, Routing};
 use crate::weights::{Dense, LatentProjection, upload};
@@ -73,9 +74,11 @@ impl Backend for Gpu {
     }
 
     fn allocate_cache(&mut self, shape: CacheShape) -> Result<(), DeviceError> {
-        let values = shape.layers * shape.blocks * shape.block_size * shape.latent_dim;
-        let memory = self.stream.device().allocate(2 * values)?;
-        self.cache = Some(Cache { memory, shape });
+        let (format, rope) = (self.options.cache, self.attention.rope);
+        let entry = entry_bytes(format, shape.latent_dim - rope, rope);
+        let bytes = shape.layers * shape.blocks * shape.block_size * entry;
+        let memory = self.stream.device().allocate(bytes)?;
+        self.cache = Some(Cache { memory, shape, format, entry });
         Ok(())
     }
 
@@ -201,6 +204,7 @@ impl Backend for Gpu {
             q_nope: &self.attention.nope,
             queries: &self.attention.queries,
             cache: &cache.memory,
+            format: cache.format,
             cache_offset: cache.offset(layer),
         };
         rope_and_cache::rope_and_cache(
@@ -246,10 +250,13 @@ impl Backend for Gpu {
             positions: self.input.positions(),
             table_starts: self.input.starts(),
             tables: self.input.tables(),
+            groups: self.input.groups(),
+            group_rows: self.input.group_rows(),
         };
         let buffers = attention::Buffers {
             queries: &own.queries,
             cache: &cache.memory,
+            format: cache.format,
             cache_offset: cache.offset(layer),
             out: &own.mixed,
         };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Activations, Config};
-use model::{Batch, CacheShape, DeviceError, Limits};
+use model::{Batch, CacheFormat, CacheShape, DeviceError, Limits};
 
 use crate::collective::Communicator;
 use crate::device::{Device, Memory};
@@ -27,6 +27,8 @@ const STAGING: usize = 16 << 20;
 pub struct Options {
     /// What 4-bit weights multiply with.
     pub activations: Activations,
+    /// What the KV cache holds.
+    pub cache: CacheFormat,
     /// Most sequences in a batch.
     pub max_num_seqs: usize,
     /// Whether decode batches are recorded once and replayed.
@@ -73,16 +75,19 @@ impl Weights {
     }
 }
 
-/// The KV cache: bf16, layers one after another.
+/// The KV cache, layers one after another.
 pub(crate) struct Cache {
     pub(crate) memory: Memory,
     pub(crate) shape: CacheShape,
+    pub(crate) format: CacheFormat,
+    /// Bytes of a token in one layer.
+    pub(crate) entry: usize,
 }
 
 impl Cache {
     /// Where a layer's part begins, in bytes.
     pub(crate) fn offset(&self, layer: usize) -> usize {
-        2 * layer * self.shape.blocks * self.shape.block_size * self.shape.latent_dim
+        layer * self.shape.blocks * self.shape.block_size * self.entry
     }
 }
 
@@ -95,6 +100,8 @@ pub(crate) struct Attention {
     /// bf16 `[rows, heads, latent]`.
     pub(crate) mixed: Memory,
     pub(crate) splits: attention::Workspace,
+    /// Width of the rotary key.
+    pub(crate) rope: usize,
 }
 
 /// One rank on one GPU.
@@ -147,6 +154,7 @@ impl Gpu {
             queries: bf16(config.latent_dim())?,
             mixed: bf16(config.kv_lora_rank)?,
             splits: attention::Workspace::new(device, heads, limits.max_model_len, rows)?,
+            rope: config.qk_rope_head_dim,
         };
         let gathered = gathered_values(config, limits, ranks);
         Ok(Gpu {
@@ -234,6 +242,12 @@ fn gathered_values(config: &Config, limits: &Limits, ranks: usize) -> usize {
     sums.max(Limits::LOGIT_ROWS * config.vocab_size)
 }
 
+/// Bytes of KV cache that a token takes in all layers.
+pub fn cache_bytes(config: &Config, format: CacheFormat) -> usize {
+    let (latent, rope) = (config.kv_lora_rank, config.qk_rope_head_dim);
+    config.num_hidden_layers * kernels::rope_and_cache::entry_bytes(format, latent, rope)
+}
+
 /// Bytes that [`Gpu::new`] takes beside the model's weights, buffers and KV cache.
 pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seqs: usize) -> usize {
     let rows = limits.max_num_batched_tokens;
@@ -246,7 +260,7 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
         + kernels::matmul::Workspace::BYTES
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size)
-        + 4 * (gathered + blocks + 8 * rows)
+        + 4 * (gathered + blocks + 8 * rows + 64)
 }
 
 /// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.

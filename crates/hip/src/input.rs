@@ -4,36 +4,46 @@ use model::{Batch, DeviceError, Limits};
 
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
+use crate::kernels::attention::GROUP;
 use crate::stream::Stream;
 
-/// Where the numbers stand, in words from the start: counts (rows, then the outputs of each round
-/// of logits), token, position, start in `tables`, KV slot of every row, row of every output, then
-/// the sequences' block tables one after another. Every list has `bound` words, so that a graph
-/// recorded for `bound` rows finds them whatever the batch.
+/// Where the numbers stand, in words from the start: counts (rows, groups of rows, then the outputs
+/// of each round of logits), token, position, start in `tables`, KV slot of every row, row of every
+/// output, first row of every group and the end of the last, then the sequences' block tables one
+/// after another. Every list has room for `bound` rows, so that a graph recorded for so many finds
+/// them whatever the batch.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
     rounds: usize,
+    /// Groups at most.
+    groups: usize,
 }
 
 impl Layout {
     fn new(bound: usize) -> Layout {
-        Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1) }
+        Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1), groups: bound }
     }
 
-    /// Start of list `index`, 0 to 4, and 5 for the tables; 16-byte aligned.
+    /// Start of list `index`, 0 to 5, and 6 for the tables; 16-byte aligned.
     fn list(&self, index: usize) -> usize {
-        let counts = (1 + self.rounds).next_multiple_of(4);
-        counts + index * self.bound.next_multiple_of(4)
+        let counts = (OUTPUT_COUNTS + self.rounds).next_multiple_of(4);
+        counts + index * (self.bound + 1).next_multiple_of(4)
     }
 }
 
+/// Where counts stand.
+const ROW_COUNT: usize = 0;
+const GROUP_COUNT: usize = 1;
+const OUTPUT_COUNTS: usize = 2;
+/// Lists.
 const TOKENS: usize = 0;
 const POSITIONS: usize = 1;
 const STARTS: usize = 2;
 const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
-const TABLES: usize = 5;
+const GROUPS: usize = 5;
+const TABLES: usize = 6;
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
@@ -73,18 +83,22 @@ impl Input {
         let mut put = |at: usize, value: usize| {
             bytes[4 * at..4 * at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
         };
-        put(0, rows);
+        put(ROW_COUNT, rows);
         for round in 0..self.layout.rounds {
             let left = batch.outputs.len().saturating_sub(round * Limits::LOGIT_ROWS);
-            put(1 + round, left.min(Limits::LOGIT_ROWS));
+            put(OUTPUT_COUNTS + round, left.min(Limits::LOGIT_ROWS));
         }
         for (row, &token) in batch.tokens.iter().enumerate() {
             put(self.layout.list(TOKENS) + row, token as usize);
         }
-        let mut start = 0;
+        let (mut start, mut groups) = (0, 0);
         for span in &batch.spans {
             for i in 0..span.rows {
                 let (row, position) = (span.row + i, span.position + i);
+                if i == 0 || position.is_multiple_of(GROUP) {
+                    put(self.layout.list(GROUPS) + groups, row);
+                    groups += 1;
+                }
                 let block = span.blocks.get(position / block_size).ok_or_else(|| {
                     DeviceError(format!("position {position} of row {row} has no KV block"))
                 })?;
@@ -98,6 +112,10 @@ impl Input {
             }
             start += span.blocks.len();
         }
+        put(GROUP_COUNT, groups);
+        put(self.layout.list(GROUPS) + groups, rows);
+        // A decode graph is recorded for as many groups as rows.
+        self.layout.groups = if groups == rows { bound } else { groups };
         for (i, output) in batch.outputs.iter().enumerate() {
             put(self.layout.list(OUTPUTS) + i, output.row);
         }
@@ -112,13 +130,23 @@ impl Input {
 
     /// The batch's rows.
     pub(crate) fn rows(&self) -> Rows {
-        Rows { count: self.at(0), bound: self.layout.bound }
+        Rows { count: self.at(ROW_COUNT), bound: self.layout.bound }
+    }
+
+    /// The groups that attention takes rows in.
+    pub(crate) fn groups(&self) -> Rows {
+        Rows { count: self.at(GROUP_COUNT), bound: self.layout.groups }
+    }
+
+    /// First row of every group, and the end of the last.
+    pub(crate) fn group_rows(&self) -> u64 {
+        self.at(self.layout.list(GROUPS))
     }
 
     /// The outputs of a round of logits.
     pub(crate) fn outputs(&self, round: usize) -> Rows {
         let left = self.layout.bound - (round * Limits::LOGIT_ROWS).min(self.layout.bound);
-        Rows { count: self.at(1 + round), bound: left.min(Limits::LOGIT_ROWS) }
+        Rows { count: self.at(OUTPUT_COUNTS + round), bound: left.min(Limits::LOGIT_ROWS) }
     }
 
     /// Token of every row.

@@ -26,7 +26,7 @@ mod weights;
 pub use collective::{Communicator, Meeting};
 pub use device::{Device, Memory, Pinned, Runtime};
 pub use error::Error;
-pub use gpu::{Buffer, Gpu, Options, Weights, decode_buckets, scratch_bytes};
+pub use gpu::{Buffer, Gpu, Options, Weights, cache_bytes, decode_buckets, scratch_bytes};
 pub use modules::{Kernel, Kernels, code_objects};
 pub use moe::{Experts, Quantized, Routing};
 pub use sampler::Sampler;

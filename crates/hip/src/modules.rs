@@ -41,7 +41,8 @@ pub struct Kernels {
 
 /// The kernels of each file in `kernels/`, by file.
 const FILES: &[(&str, &[&str])] = &[
-    ("attention", &["attention_split", "attention_merge", "attention_rows"]),
+    ("attention", &["attention_split", "attention_split_fp8", "attention_merge"]),
+    ("attention_rows", &["attention_rows", "attention_rows_fp8"]),
     ("embed", &["embed"]),
     (
         "experts_down",
@@ -91,7 +92,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("quantize", &["quantize_mxfp4", "quantize_mxfp8"]),
     ("ranks", &["sum_ranks", "gather_columns"]),
     ("rms_norm", &["rms_norm", "add_rms_norm"]),
-    ("rope_and_cache", &["rope_and_cache"]),
+    ("rope_and_cache", &["rope_and_cache", "rope_and_cache_fp8"]),
     ("route", &["route"]),
     ("sample", &["sample"]),
     ("select", &["select"]),

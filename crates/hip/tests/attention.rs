@@ -7,12 +7,27 @@ mod random;
 
 use device::Gpu;
 use hip::kernels::Rows;
-use hip::kernels::attention::{Buffers, LATENT, Places, ROPE, Workspace, attention};
+use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention};
+use model::CacheFormat;
 use mx::bf16::to_f32;
 use random::Random;
 
 const ENTRY: usize = LATENT + ROPE;
 const SCALE: f32 = 0.1447;
+
+/// First row of each group as large as [`GROUP`] says, and the number of rows.
+fn groups(positions: &[u32], starts: &[u32]) -> Vec<u32> {
+    let mut groups = Vec::new();
+    for (row, &position) in positions.iter().enumerate() {
+        let follows =
+            row > 0 && starts[row] == starts[row - 1] && position == positions[row - 1] + 1;
+        if !follows || (position as usize).is_multiple_of(GROUP) {
+            groups.push(row as u32);
+        }
+    }
+    groups.push(positions.len() as u32);
+    groups
+}
 
 /// Rows of several sequences over one cache with shuffled blocks.
 struct Case {
@@ -22,6 +37,8 @@ struct Case {
     positions: Vec<u32>,
     starts: Vec<u32>,
     tables: Vec<u32>,
+    /// First row of each group that the form for many rows takes together, and the end of the last.
+    groups: Vec<u32>,
     queries: Vec<u16>,
     cache: Vec<u16>,
 }
@@ -49,11 +66,18 @@ impl Case {
         }
         let queries = random.bf16s(positions.len() * heads * ENTRY, size);
         let cache = random.bf16s(total * block_size * ENTRY, 1.0);
-        Case { heads, block_size, positions, starts, tables, queries, cache }
+        let groups = groups(&positions, &starts);
+        Case { heads, block_size, positions, starts, tables, groups, queries, cache }
     }
 
     /// bf16 `[rows, heads, LATENT]` by the kernels, in the form that `bound` picks.
     fn run(&self, gpu: &Gpu, bound: usize) -> Vec<u16> {
+        let entries: Vec<u8> = self.cache.iter().flat_map(|code| code.to_ne_bytes()).collect();
+        self.run_on(gpu, bound, CacheFormat::Bf16, &entries)
+    }
+
+    /// The same with these entries in the cache.
+    fn run_on(&self, gpu: &Gpu, bound: usize, format: CacheFormat, entries: &[u8]) -> Vec<u16> {
         let rows = self.positions.len();
         let max_len = self.positions.iter().max().map_or(1, |&last| last as usize + 1);
         let workspace = Workspace::new(&gpu.device, self.heads, max_len, bound).unwrap();
@@ -61,15 +85,23 @@ impl Case {
         let positions = gpu.upload_into(&self.positions, bound);
         let starts = gpu.upload_into(&self.starts, bound);
         let tables = gpu.upload(&self.tables);
+        let groups = gpu.upload(&[self.groups.len() as u32 - 1]);
+        let group_rows = gpu.upload(&self.groups);
         let queries = gpu.upload_into(&self.queries, bound * self.heads * ENTRY);
         // The layer's part begins somewhere.
-        let mut cache = vec![0u16; 64];
-        cache.extend_from_slice(&self.cache);
+        let mut cache = vec![0; 128];
+        cache.extend_from_slice(entries);
         let cache = gpu.upload(&cache);
         let out = gpu.poisoned(bound * self.heads * LATENT / 2);
-        let places =
-            Places { positions: positions.ptr(), table_starts: starts.ptr(), tables: tables.ptr() };
-        let buffers = Buffers { queries: &queries, cache: &cache, cache_offset: 128, out: &out };
+        let places = Places {
+            positions: positions.ptr(),
+            table_starts: starts.ptr(),
+            tables: tables.ptr(),
+            groups: Rows { count: groups.ptr(), bound: self.groups.len().max(bound) },
+            group_rows: group_rows.ptr(),
+        };
+        let (queries, cache) = (&queries, &cache);
+        let buffers = Buffers { queries, cache, format, cache_offset: 128, out: &out };
         let rows_of = Rows { count: count.ptr(), bound };
         let (stream, kernels) = (&gpu.stream, &gpu.kernels);
         let (heads, block) = (self.heads, self.block_size);
@@ -80,6 +112,26 @@ impl Case {
         assert!(values[own..].iter().all(|&v| v == u16::MAX), "rows beyond the last");
         values.truncate(own);
         values
+    }
+
+    /// Entries of random FP8, whose values the cache gets.
+    fn fill_from_fp8(&mut self, random: &mut Random) -> Vec<u8> {
+        let mut entries = Vec::new();
+        for entry in self.cache.chunks_mut(ENTRY) {
+            // All but NaN.
+            let codes: Vec<u8> = (0..LATENT).map(|_| random.below(255) as u8).collect();
+            let codes: Vec<u8> =
+                codes.into_iter().map(|c| if c == 0x7f { 0xff - 1 } else { c }).collect();
+            let scales: Vec<u8> = (0..LATENT / 32).map(|_| 116 + random.below(8) as u8).collect();
+            for (i, value) in entry[..LATENT].iter_mut().enumerate() {
+                let exact = mx::e4m3::decode(codes[i]) * mx::e8m0::decode(scales[i / 32]);
+                *value = mx::bf16::from_f32(exact);
+                assert_eq!(to_f32(*value), exact, "BF16 holds what FP8 and a scale make");
+            }
+            let rope = entry[LATENT..].iter().flat_map(|code| code.to_ne_bytes());
+            entries.extend(codes.into_iter().chain(scales).chain(rope));
+        }
+        entries
     }
 
     fn entry(&self, row: usize, key: usize) -> &[u16] {
@@ -141,6 +193,7 @@ impl Case {
         Case {
             positions: vec![self.positions[row]],
             starts: vec![self.starts[row]],
+            groups: vec![0, 1],
             queries: self.queries[row * width..(row + 1) * width].to_vec(),
             tables: self.tables.clone(),
             cache: self.cache.clone(),
@@ -153,12 +206,15 @@ impl Case {
 fn rows_are_right_and_the_same_bits_in_every_form() {
     let gpu = device::gpu();
     let mut random = Random::new(1);
-    let cases: [(usize, usize, &[&[u32]], f32); 5] = [
+    let prompt: Vec<u32> = (249..263).collect();
+    let cases: [(usize, usize, &[&[u32]], f32); 7] = [
         (1, 16, &[&[0]], 1.0),
         (4, 16, &[&[30, 31, 32], &[0, 1]], 1.0),
         (16, 7, &[&[63, 255, 256]], 0.3),
         (3, 1, &[&[40], &[5]], 8.0),
         (20, 64, &[&[530], &[17]], 2.0),
+        (16, 16, &[&[0, 1, 2, 3, 4, 5], &[100], &prompt, &[30, 31]], 1.0),
+        (5, 8, &[&[509, 510, 511, 512, 513], &[7], &[8, 9, 10, 11]], 4.0),
     ];
     for (heads, block_size, sequences, size) in cases {
         let case = Case::new(&mut random, heads, block_size, sequences, size);
@@ -174,11 +230,45 @@ fn rows_are_right_and_the_same_bits_in_every_form() {
     }
 }
 
+/// A cache in FP8 gives the bits of a BF16 cache of the same values.
+#[test]
+fn fp8_entries_are_their_values() {
+    let gpu = device::gpu();
+    let mut random = Random::new(5);
+    let prompt: Vec<u32> = (250..262).collect();
+    let cases: [(usize, usize, &[&[u32]]); 2] =
+        [(16, 16, &[&prompt, &[40]]), (5, 7, &[&[3, 4, 5]])];
+    for (heads, block_size, sequences) in cases {
+        let mut case = Case::new(&mut random, heads, block_size, sequences, 0.1);
+        let entries = case.fill_from_fp8(&mut random);
+        let expected = case.run(&gpu, case.positions.len());
+        case.check_all(&expected);
+        for bound in [case.positions.len(), 65] {
+            assert!(case.run_on(&gpu, bound, CacheFormat::Fp8, &entries) == expected);
+        }
+    }
+}
+
+/// However rows are put into groups.
+#[test]
+fn groups_change_no_bit() {
+    let gpu = device::gpu();
+    let rows: Vec<u32> = (253..268).collect();
+    let mut case = Case::new(&mut Random::new(6), 7, 16, &[&rows], 1.0);
+    let expected = case.run(&gpu, 65);
+    // Positions 253, 256..260, 260..262 and so on.
+    for groups in [&[0u32, 3, 4, 7, 9, 11, 14, 15][..], &(0..16).collect::<Vec<u32>>()] {
+        case.groups = groups.to_vec();
+        assert!(case.run(&gpu, 65) == expected, "{groups:?}");
+    }
+}
+
 #[test]
 fn no_rows_are_no_work() {
     let gpu = device::gpu();
     let mut case = Case::new(&mut Random::new(2), 4, 16, &[&[20]], 1.0);
     (case.positions, case.starts, case.queries) = (vec![], vec![], vec![]);
+    case.groups = vec![0];
     for bound in [0, 1, 65] {
         assert!(case.run(&gpu, bound).is_empty());
     }
@@ -205,7 +295,10 @@ fn extreme_scores() {
         let at = (block * 16 + peak % 16) * ENTRY;
         case.cache[at..at + ENTRY].fill(mx::bf16::from_f32(1000.0));
         let out = case.run(&gpu, 1);
-        assert!(out.iter().all(|&v| to_f32(v) == to_f32(mx::bf16::from_f32(1000.0))));
+        let peak_value = to_f32(mx::bf16::from_f32(1000.0));
+        for &value in &out {
+            assert_eq!(to_f32(value), peak_value, "peak at {peak}");
+        }
         assert!(case.run(&gpu, 65) == out);
     }
 }
@@ -213,4 +306,5 @@ fn extreme_scores() {
 #[test]
 fn in_every_schedule() {
     device::in_every_schedule("rows_are_right_and_the_same_bits_in_every_form");
+    device::in_every_schedule("fp8_entries_are_their_values");
 }

@@ -13,14 +13,15 @@ use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
 use hip::{Device, Gpu, Meeting, Options};
 use model::{
-    Batch, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput, SamplingParams, Span,
-    Want,
+    Batch, CacheFormat, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput,
+    SamplingParams, Span, Want,
 };
 
 const LIMITS: Limits =
     Limits { max_model_len: 1024, max_num_batched_tokens: 128, block_size: 16, num_blocks: 160 };
 const OPTIONS: Options = Options {
     activations: Activations::Bf16,
+    cache: CacheFormat::Native,
     max_num_seqs: 16,
     graphs: true,
     ordered_sums: true,
@@ -31,21 +32,22 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
 }
 
-fn on_cpu(model: &str, activations: Activations) -> Ranks {
+fn on_cpu(model: &str, activations: Activations, cache: CacheFormat) -> Ranks {
     let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
     let groups = Group::new(1);
     Ranks::start(1, move |rank| {
-        let backend = Cpu::new(groups[rank].clone(), activations);
+        let backend = Cpu::new(groups[rank].clone(), activations).with_cache(cache);
         Model::load(backend, &checkpoint, rank, 1, &LIMITS, &|_| {})
     })
     .unwrap()
 }
 
-fn on_cpu_in_bf16(model: &str, activations: Activations) -> Ranks {
+fn on_cpu_in_bf16(model: &str, activations: Activations, cache: CacheFormat) -> Ranks {
     let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
     let groups = Group::new(1);
     Ranks::start(1, move |rank| {
-        let backend = rounded::Rounded(Cpu::new(groups[rank].clone(), activations));
+        let backend = Cpu::new(groups[rank].clone(), activations).with_cache(cache);
+        let backend = rounded::Rounded(backend);
         Model::load(backend, &checkpoint, rank, 1, &LIMITS, &|_| {})
     })
     .unwrap()
@@ -111,15 +113,21 @@ const SLACK: f64 = 3.0;
 
 const TINY: &str = "tests/data/tiny-k2/mxfp4";
 
-fn agrees_with_the_cpu(model: &str, vocab: u32, ranks: &[usize], forms: &[Activations]) {
+fn agrees_with_the_cpu(
+    model: &str,
+    vocab: u32,
+    ranks: &[usize],
+    forms: &[Activations],
+    cache: CacheFormat,
+) {
     let ids = ids(40, 1, vocab);
     let prompt = || batch(&[(&ids, 0, ids.len(), 3)]);
     for &activations in forms {
-        let expected = on_cpu(model, activations).run(prompt()).unwrap();
-        let twin = on_cpu_in_bf16(model, activations).run(prompt()).unwrap();
+        let expected = on_cpu(model, activations, cache).run(prompt()).unwrap();
+        let twin = on_cpu_in_bf16(model, activations, cache).run(prompt()).unwrap();
         let (worst, mean) = differences(&expected, &twin);
         for &ranks in ranks {
-            let options = Options { activations, ..OPTIONS };
+            let options = Options { activations, cache, ..OPTIONS };
             let found = on_gpus(model, ranks, options).run(prompt()).unwrap();
             let (own_worst, own_mean) = differences(&expected, &found);
             eprintln!(
@@ -134,12 +142,17 @@ fn agrees_with_the_cpu(model: &str, vocab: u32, ranks: &[usize], forms: &[Activa
 #[test]
 fn log_probabilities_agree_with_the_cpu_in_every_precision() {
     let forms = [Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4];
-    agrees_with_the_cpu(TINY, 1024, &[1], &forms);
+    agrees_with_the_cpu(TINY, 1024, &[1], &forms, CacheFormat::Native);
 }
 
 #[test]
 fn log_probabilities_agree_with_the_cpu_on_2_and_4_ranks() {
-    agrees_with_the_cpu(TINY, 1024, &[2, 4], &[Activations::Mxfp4]);
+    agrees_with_the_cpu(TINY, 1024, &[2, 4], &[Activations::Mxfp4], CacheFormat::Native);
+}
+
+#[test]
+fn log_probabilities_agree_with_the_cpu_with_an_fp8_cache() {
+    agrees_with_the_cpu(TINY, 1024, &[1], &[Activations::Bf16], CacheFormat::Fp8);
 }
 
 fn bits(results: &[RowOutput]) -> Vec<(u32, Option<u32>)> {
@@ -148,15 +161,20 @@ fn bits(results: &[RowOutput]) -> Vec<(u32, Option<u32>)> {
 
 /// Alone or beside others, in one chunk or several, decoded in a graph, in a larger graph, or
 /// kernel by kernel: the same bits.
-fn composition_changes_no_bit(ranks: usize, activations: Activations) {
+fn composition_changes_no_bit(ranks: usize, activations: Activations, cache: CacheFormat) {
     let (long, short) = (ids(37, 1, 1024), ids(9, 2, 1024));
-    let options = Options { activations, ..OPTIONS };
+    let options = Options { activations, cache, ..OPTIONS };
     let mut gpus = on_gpus(TINY, ranks, options);
     let whole = bits(&gpus.run(batch(&[(&long, 0, 37, 0)])).unwrap());
     let other = bits(&gpus.run(batch(&[(&short, 0, 9, 8)])).unwrap());
 
     let both = bits(&gpus.run(batch(&[(&short, 0, 9, 20), (&long, 0, 37, 10)])).unwrap());
     assert_eq!((&both[..9], &both[9..]), (&other[..], &whole[..]));
+
+    // So many rows that attention takes them in groups.
+    let runs = [(&long[..], 0, 37, 60), (&short[..], 0, 9, 70), (&long[..], 0, 37, 80)];
+    let many = bits(&gpus.run(batch(&runs)).unwrap());
+    assert_eq!((&many[..37], &many[37..46], &many[46..]), (&whole[..], &other[..], &whole[..]));
 
     let mut chunks = bits(&gpus.run(batch(&[(&long, 0, 20, 30), (&short, 0, 4, 40)])).unwrap());
     chunks.truncate(20);
@@ -180,11 +198,11 @@ fn composition_changes_no_bit(ranks: usize, activations: Activations) {
 
 #[test]
 fn composition_changes_no_bit_on_one_rank() {
-    composition_changes_no_bit(1, Activations::Mxfp4);
-    composition_changes_no_bit(1, Activations::Bf16);
+    composition_changes_no_bit(1, Activations::Mxfp4, CacheFormat::Native);
+    composition_changes_no_bit(1, Activations::Bf16, CacheFormat::Fp8);
 }
 
 #[test]
 fn composition_changes_no_bit_on_two_ranks() {
-    composition_changes_no_bit(2, Activations::Mxfp4);
+    composition_changes_no_bit(2, Activations::Mxfp4, CacheFormat::Native);
 }

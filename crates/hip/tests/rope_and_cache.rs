@@ -6,8 +6,8 @@ mod device;
 mod random;
 
 use hip::kernels::Rows;
-use hip::kernels::rope_and_cache::{Buffers, rope_and_cache};
-use model::HeadShape;
+use hip::kernels::rope_and_cache::{Buffers, entry_bytes, rope_and_cache};
+use model::{CacheFormat, HeadShape};
 use mx::bf16::{from_f32, to_f32};
 use random::Random;
 
@@ -33,6 +33,23 @@ fn check(codes: &[u16], x: &[f32], turns: &[f32]) {
             assert!((found - exact).abs() <= bound, "{i} {j}: {found} for {exact}");
         }
     }
+}
+
+/// An FP8 entry is exactly MXFP8 of the BF16 entry's latent, and its rope.
+fn check_fp8(entry: &[u8], bf16: &[u16], latent: usize) {
+    let mut expected: Vec<f32> = bf16[..latent].iter().map(|&code| to_f32(code)).collect();
+    let (codes, rest) = entry.split_at(latent);
+    let (scales, rope) = rest.split_at(latent / 32);
+    for (scale, block) in scales.iter().zip(expected.chunks(32)) {
+        let amax = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+        assert_eq!(*scale, mx::e8m0::e4m3_scale_byte(amax));
+    }
+    mx::round_trip_mxfp8(&mut expected);
+    for (i, value) in expected.iter().enumerate() {
+        assert_eq!(mx::e4m3::decode(codes[i]) * mx::e8m0::decode(scales[i / 32]), *value);
+    }
+    let expected: Vec<u8> = bf16[latent..].iter().flat_map(|code| code.to_ne_bytes()).collect();
+    assert_eq!(rope, expected);
 }
 
 fn run(rows: usize, shape: HeadShape) {
@@ -66,12 +83,20 @@ fn run(rows: usize, shape: HeadShape) {
         q_nope: &q_nope,
         queries: &queries,
         cache: &cache,
+        format: CacheFormat::Bf16,
         cache_offset: 32,
     };
     let rows_of = Rows { count: count.ptr(), bound };
     let (stream, kernels) = (&gpu.stream, &gpu.kernels);
     let (places, targets) = (places.ptr(), targets.ptr());
     rope_and_cache(stream, kernels, rows_of, places, targets, shape, buffers, EPS).unwrap();
+    let fp8_entry = entry_bytes(CacheFormat::Fp8, latent, rope);
+    let fp8 = gpu.poisoned(8 + SLOTS * fp8_entry / 4);
+    if latent.is_multiple_of(512) {
+        let buffers = Buffers { cache: &fp8, format: CacheFormat::Fp8, ..buffers };
+        rope_and_cache(stream, kernels, rows_of, places, targets, shape, buffers, EPS).unwrap();
+    }
+    let fp8: Vec<u8> = gpu.download(&fp8);
 
     let q_nope: Vec<u16> = gpu.download(&q_nope);
     let queries: Vec<u16> = gpu.download(&queries);
@@ -98,10 +123,15 @@ fn run(rows: usize, shape: HeadShape) {
             let exact = f64::from(norm[i]) * f64::from(x[i]) / (mean + f64::from(EPS)).sqrt();
             assert!((f64::from(to_f32(found[i])) - exact).abs() <= error * exact.abs());
         }
+        if latent.is_multiple_of(512) {
+            check_fp8(&fp8[32 + slots[row] as usize * fp8_entry..][..fp8_entry], found, latent);
+        }
     }
     for slot in (0..SLOTS as u32).filter(|slot| !slots.contains(slot)) {
         let other = &cache[16 + slot as usize * entry..][..entry];
         assert!(other.iter().all(|&v| v == u16::MAX), "slot {slot} belongs to others");
+        let other = &fp8[32 + slot as usize * fp8_entry..][..fp8_entry];
+        assert!(other.iter().all(|&v| v == u8::MAX), "slot {slot} belongs to others");
     }
     assert!(q_nope[rows * heads * nope..].iter().all(|&v| v == u16::MAX));
     assert!(queries[rows * heads * entry..].iter().all(|&v| v == u16::MAX));

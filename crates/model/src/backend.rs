@@ -18,6 +18,19 @@ pub struct CacheShape {
     pub latent_dim: usize,
 }
 
+/// How the KV cache holds values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheFormat {
+    /// As the backend computes: F32 on the CPU, BF16 on a GPU.
+    #[default]
+    Native,
+    /// BF16.
+    Bf16,
+    /// The latent in MXFP8: of what would be BF16, E4M3 with a power of two for each 32 values. The
+    /// rotary key in BF16.
+    Fp8,
+}
+
 /// Head sizes of one rank's share of the attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadShape {

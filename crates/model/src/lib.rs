@@ -14,7 +14,7 @@ pub mod rope;
 mod sampling;
 mod weights;
 
-pub use backend::{Backend, CacheShape, HeadShape, RouterShape};
+pub use backend::{Backend, CacheFormat, CacheShape, HeadShape, RouterShape};
 pub use batch::{Batch, Carried, OutputRow, RowOutput, Span, Want};
 pub use forward::Model;
 pub use limits::{Limits, weight_bytes};

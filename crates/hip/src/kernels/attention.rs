@@ -1,5 +1,7 @@
 //! Absorbed MLA over the paged latent cache.
 
+use model::CacheFormat;
+
 use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
 
@@ -9,6 +11,9 @@ pub const LATENT: usize = 512;
 pub const ROPE: usize = 64;
 /// Rows up to which a row's keys are spread over workgroups.
 const SPLIT_ROWS: usize = 64;
+/// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
+/// tile of keys and no split ends between them.
+pub const GROUP: usize = 4;
 /// Splits of a row at most, and keys in a split at least.
 const MAX_SPLITS: usize = 128;
 const MIN_SPLIT: usize = 256;
@@ -20,6 +25,8 @@ struct Args {
     positions: u64,
     table_starts: u64,
     tables: u64,
+    groups: u64,
+    group_rows: u64,
     queries: u64,
     cache: u64,
     out: u64,
@@ -77,6 +84,11 @@ pub struct Places {
     pub table_starts: u64,
     /// Block numbers, u32.
     pub tables: u64,
+    /// How many groups the rows are in.
+    pub groups: Rows,
+    /// A u32 for each group: its first row; then the number of rows. The rows of a group are at
+    /// neighbouring positions of one sequence, see [`GROUP`].
+    pub group_rows: u64,
 }
 
 /// The buffers of [`attention`].
@@ -84,8 +96,10 @@ pub struct Places {
 pub struct Buffers<'a> {
     /// bf16 `[rows, heads, LATENT + ROPE]`.
     pub queries: &'a Memory,
-    /// bf16 `[slots, LATENT + ROPE]` from [`Buffers::cache_offset`] on.
+    /// Entries that `rope_and_cache` wrote, from [`Buffers::cache_offset`] on.
     pub cache: &'a Memory,
+    /// What the entries are.
+    pub format: CacheFormat,
     /// Where the layer's part of `cache` begins, in bytes.
     pub cache_offset: usize,
     /// bf16 `[rows, heads, LATENT]`, written.
@@ -111,7 +125,11 @@ pub fn attention(
 ) -> Result<(), Error> {
     const NAME: &str = "attention";
     check_shape(NAME, block_size > 0, "the block size must not be 0")?;
-    let Buffers { queries, cache, cache_offset, out } = buffers;
+    let Buffers { queries, cache, format, cache_offset, out } = buffers;
+    let [split, many] = match format {
+        CacheFormat::Native | CacheFormat::Bf16 => ["attention_split", "attention_rows"],
+        CacheFormat::Fp8 => ["attention_split_fp8", "attention_rows_fp8"],
+    };
     check_room(NAME, "queries", queries, rows.bound * heads * (LATENT + ROPE) * 2)?;
     check_room(NAME, "out", out, rows.bound * heads * LATENT * 2)?;
     let splits = workspace.max_splits;
@@ -120,6 +138,8 @@ pub fn attention(
         positions: places.positions,
         table_starts: places.table_starts,
         tables: places.tables,
+        groups: places.groups.count,
+        group_rows: places.group_rows,
         queries: queries.ptr(),
         cache: cache.ptr() + cache_offset as u64,
         out: out.ptr(),
@@ -130,18 +150,20 @@ pub fn attention(
         max_splits: splits as u32,
         scale: scale * std::f32::consts::LOG2_E,
     };
-    let (x, groups) = (rows.bound as u32, heads.div_ceil(16) as u32);
+    let head_tiles = heads.div_ceil(16) as u32;
     if rows.bound > SPLIT_ROWS {
+        let grid = [places.groups.bound as u32, head_tiles, 1];
         // SAFETY: the parameter is the kernel's; buffers have room, positions are in the cache.
-        return unsafe { stream.launch(kernels.get("attention_rows"), [x, groups, 1], 256, &args) };
+        return unsafe { stream.launch(kernels.get(many), grid, 256, &args) };
     }
+    let x = rows.bound as u32;
     let parts = rows.bound * splits * heads;
     check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 4)?;
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
-        let grid = [x, groups, splits as u32];
-        stream.launch(kernels.get("attention_split"), grid, 256, &args)?;
+        let grid = [x, head_tiles, splits as u32];
+        stream.launch(kernels.get(split), grid, 256, &args)?;
         if splits > 1 {
             stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
         }

@@ -1,6 +1,6 @@
 //! Rotary embedding of queries, and the rows' entries in the latent cache.
 
-use model::HeadShape;
+use model::{CacheFormat, HeadShape};
 
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
@@ -25,6 +25,15 @@ struct Args {
     eps: f32,
 }
 
+/// Bytes of a token's cache entry: BF16 `[latent + rope]`, or for FP8 E4M3 `[latent]`, E8M0
+/// `[latent / 32]` and BF16 `[rope]`.
+pub fn entry_bytes(format: CacheFormat, latent: usize, rope: usize) -> usize {
+    match format {
+        CacheFormat::Native | CacheFormat::Bf16 => 2 * (latent + rope),
+        CacheFormat::Fp8 => latent + latent / 32 + 2 * rope,
+    }
+}
+
 /// The buffers of [`rope_and_cache`].
 #[derive(Clone, Copy)]
 pub struct Buffers<'a> {
@@ -40,8 +49,10 @@ pub struct Buffers<'a> {
     pub q_nope: &'a Memory,
     /// bf16 `[rows, heads, latent + rope]`, of which the last `rope` are written.
     pub queries: &'a Memory,
-    /// bf16 `[slots, latent + rope]` from [`Buffers::cache_offset`] on, written.
+    /// `[slots]` of [`entry_bytes`] from [`Buffers::cache_offset`] on, written.
     pub cache: &'a Memory,
+    /// What an entry is.
+    pub format: CacheFormat,
     /// Where the layer's part of `cache` begins, in bytes.
     pub cache_offset: usize,
 }
@@ -50,8 +61,8 @@ pub struct Buffers<'a> {
 /// [`model::Backend::rope_and_cache`]. `positions` and `slots` are addresses of a u32 for each row.
 ///
 /// # Errors
-/// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024, a failed
-/// device.
+/// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024 or for FP8 no
+/// multiple of 512, a failed device.
 #[expect(clippy::too_many_arguments, reason = "one fused step of the published formula")]
 pub fn rope_and_cache(
     stream: &Stream,
@@ -72,7 +83,13 @@ pub fn rope_and_cache(
         "widths must be multiples of 4, latent at most 1024",
     )?;
     check_shape(NAME, rope <= 1024, "rope must be at most 1024")?;
-    let Buffers { q, kv_a, norm, table, q_nope, queries, cache, cache_offset } = buffers;
+    let Buffers { q, kv_a, norm, table, q_nope, queries, cache, format, cache_offset } = buffers;
+    let kernel = match format {
+        CacheFormat::Native | CacheFormat::Bf16 => NAME,
+        CacheFormat::Fp8 => "rope_and_cache_fp8",
+    };
+    let fits = kernel == NAME || latent.is_multiple_of(512);
+    check_shape(kernel, fits, "latent must be a multiple of 512")?;
     check_room(NAME, "q", q, rows.bound * heads * (nope + rope) * 4)?;
     check_room(NAME, "kv_a", kv_a, rows.bound * (latent + rope) * 4)?;
     check_room(NAME, "norm", norm, latent * 4)?;
@@ -97,5 +114,5 @@ pub fn rope_and_cache(
     };
     // SAFETY: the parameter is the kernel's; the buffers have room, positions are in the table and
     // slots in the cache.
-    unsafe { stream.launch(kernels.get(NAME), [rows.bound as u32, 2, 1], 256, &args) }
+    unsafe { stream.launch(kernels.get(kernel), [rows.bound as u32, 2, 1], 256, &args) }
 }

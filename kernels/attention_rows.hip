@@ -1,0 +1,190 @@
+// attention_rows: absorbed MLA over the paged cache, causal, for many rows. Shapes, formulas and
+// order of arithmetic are in `mla.h`; the results have the bits of `attention.hip`.
+//
+// Grid: (groups, heads / 16 rounded up). Group `g` is rows `group_rows[g] .. group_rows[g + 1]`, up
+// to four at positions `4 n ..` of a sequence: no tile and no split of keys ends between them, so
+// that none has a tile without keys. On gfx950 a workgroup loads each tile of keys once for all of
+// them: while each wave weighs one row's next tile, all mix the tile before. On sm_90, whose
+// registers and static LDS are fewer, it takes them one after another.
+// Must move 1152 (bf16) or 656 (E4M3) bytes a key and group.
+// Matrix instructions: for each row and 32 keys 36 + 32 + 1.
+#include "mla.h"
+
+/// More of what rows that are taken together need.
+template <u32 ROWS> struct SharedByRows {
+  /// What the wave that weighs a row leaves to all. Weights as operand, as lanes have them.
+  bf16x8 weights[2][ROWS][CHUNKS][WAVE];
+  __attribute__((aligned(16))) float factors[2][16][ROWS];
+  /// Factors of what splits before summed to and of the split that ended.
+  __attribute__((aligned(16))) float joins[2][16][ROWS];
+  /// What splits before summed to for half of the rows, as threads have it: registers are few.
+  f32x4 totals[ROWS / 2][COLUMNS][ACC_VALUES / 4][256];
+};
+
+/// `totals = own * totals + other * columns`.
+__device__ inline void add_split(Columns &totals, const Columns &columns, const float *own,
+                                 const float *other) {
+  for (u32 t = 0; t < COLUMNS; ++t)
+    for (u32 i = 0; i < ACC_VALUES; ++i) {
+      float x = columns.tile[t].v[i] * other[own_chunk(i)];
+      totals.tile[t].v[i] = __builtin_fmaf(totals.tile[t].v[i], own[own_chunk(i)], x);
+    }
+}
+
+typedef f32x4 Parked[COLUMNS][ACC_VALUES / 4][256];
+
+/// Columns to LDS and back, each thread's own.
+__device__ inline void park(Parked &to, const Columns &from) {
+  for (u32 t = 0; t < COLUMNS; ++t)
+    for (u32 i = 0; i < ACC_VALUES; i += 4) {
+      const float *v = from.tile[t].v + i;
+      to[t][i / 4][thread()] = f32x4{v[0], v[1], v[2], v[3]};
+    }
+}
+__device__ inline void fetch(Columns &to, const Parked &from) {
+  for (u32 t = 0; t < COLUMNS; ++t)
+    for (u32 i = 0; i < ACC_VALUES; ++i) to.tile[t].v[i] = from[t][i / 4][thread()][i % 4];
+}
+
+template <class Keys>
+__device__ inline void attend_one(const AttentionArgs &args, Shared<1> &lds, u32 row) {
+  Task<Keys, 1> task(args, lds, row, 1);
+  u32 length = split_length(task.len);
+  Softmax softmax, total;
+  Columns totals = {};
+  for (u32 begin = 0; begin < task.len; begin += length) {
+    u32 end = begin + length < task.len ? begin + length : task.len;
+    sum(task, begin, end, softmax);
+    float own[CHUNKS], other[CHUNKS];
+    for (u32 c = 0; c < CHUNKS; ++c)
+      join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], own[c], other[c]);
+    add_split(totals, task.columns[0], own, other);
+  }
+  task.finish(0, total.sum, totals);
+}
+
+/// Rows that are taken together: wave `r` weighs row `r`, and while it does so for a tile of keys,
+/// all mix the tile before.
+template <class Keys, u32 ROWS>
+__device__ inline void attend(const AttentionArgs &args, Shared<ROWS> &lds,
+                              SharedByRows<ROWS> &shared, u32 first_row, u32 rows) {
+  static_assert(ROWS == WAVES);
+  Task<Keys, ROWS> task(args, lds, first_row, rows);
+  u32 own_row = wave();
+  Softmax softmax, total;
+  Columns totals[ROWS / 2] = {};
+  for (u32 r = 0; r < ROWS / 2; ++r) park(shared.totals[r], totals[r]);
+  auto weigh = [&](u32 tile, const Scores &scores) {
+    Weights w = softmax.weigh(scores);
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      shared.weights[tile][own_row][c][lane()] = w.operand[c];
+      shared.factors[tile][chunk_row(c)][own_row] = w.factor[c];
+    }
+  };
+  auto weights_of = [&](u32 tile, Weights *w) {
+    for (u32 r = 0; r < ROWS; ++r)
+      for (u32 c = 0; c < CHUNKS; ++c) {
+        w[r].operand[c] = shared.weights[tile][r][c][lane()];
+        w[r].factor[c] = shared.factors[tile][chunk_row(c)][r];
+      }
+  };
+  /// The split that has been weighed ends.
+  auto join_splits = [&] {
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      float own, other;
+      join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], own, other);
+      shared.joins[0][chunk_row(c)][own_row] = own;
+      shared.joins[1][chunk_row(c)][own_row] = other;
+    }
+    softmax = Softmax{};
+  };
+  auto add_splits = [&] {
+    for (u32 r = 0; r < ROWS; ++r) {
+      float own[CHUNKS], other[CHUNKS];
+      for (u32 c = 0; c < CHUNKS; ++c) {
+        own[c] = shared.joins[0][chunk_row(c)][r];
+        other[c] = shared.joins[1][chunk_row(c)][r];
+      }
+      if (r < ROWS / 2) {
+        add_split(totals[r], task.columns[r], own, other);
+      } else {
+        Columns parked;
+        fetch(parked, shared.totals[r - ROWS / 2]);
+        add_split(parked, task.columns[r], own, other);
+        park(shared.totals[r - ROWS / 2], parked);
+      }
+      task.columns[r] = Columns{};
+    }
+  };
+  u32 length = split_length(task.len), split_end = length, tile = 0;
+  task.start(0);
+  task.score(0, TILE);
+  sync();
+  weigh(0, task.scores(own_row, 0));
+  sync();
+  for (u32 next = TILE; next < task.len; next += TILE) {
+    tile ^= 1;
+    task.score(tile, next + TILE);
+    sync();
+    bool ends = next == split_end;
+    if (ends) {
+      join_splits();
+      split_end += length;
+    }
+    Scores scores = task.scores(own_row, next);
+    Weights w[ROWS];
+    weights_of(tile ^ 1, w);
+    for (u32 r = 0; r < ROWS; ++r) task.scale(r, w[r].factor);
+    task.mix(tile ^ 1, w);
+    weigh(tile, scores);
+    sync();
+    if (ends) add_splits();
+  }
+  sync();
+  join_splits();
+  Weights w[ROWS];
+  weights_of(tile, w);
+  for (u32 r = 0; r < ROWS; ++r) task.scale(r, w[r].factor);
+  task.mix(tile, w);
+  for (u32 c = 0; c < CHUNKS; ++c) shared.factors[tile ^ 1][chunk_row(c)][own_row] = total.sum[c];
+  sync();
+  add_splits();
+  for (u32 r = 0; r < ROWS; ++r) {
+    float sums[CHUNKS];
+    for (u32 c = 0; c < CHUNKS; ++c) sums[c] = shared.factors[tile ^ 1][chunk_row(c)][r];
+    if (r >= rows) break;
+    Columns parked;
+    if (r >= ROWS / 2) fetch(parked, shared.totals[r - ROWS / 2]);
+    task.finish(r, sums, r < ROWS / 2 ? totals[r] : parked);
+  }
+}
+
+struct SharedTogether {
+  Shared<WAVES> tiles;
+  SharedByRows<WAVES> rows;
+};
+
+template <class Keys, bool TOGETHER>
+__device__ inline void take_group(const AttentionArgs &args, u32 first, u32 rows) {
+  if constexpr (TOGETHER) {
+    __shared__ union {
+      Shared<1> one;
+      SharedTogether several;
+    } lds;
+    if (rows > 1) return attend<Keys>(args, lds.several.tiles, lds.several.rows, first, rows);
+    attend_one<Keys>(args, lds.one, first);
+  } else {
+    __shared__ Shared<1> lds;
+    for (u32 r = 0; r < rows; ++r) attend_one<Keys>(args, lds, first + r);
+  }
+}
+
+template <class Keys> __device__ inline void attend_group(const AttentionArgs &args) {
+  u32 group = block_x();
+  if (group >= *args.groups) return;
+  u32 first = args.group_rows[group];
+  take_group<Keys, ROWS_SHARE_KEYS>(args, first, args.group_rows[group + 1] - first);
+}
+
+KERNEL(256) void attention_rows(AttentionArgs args) { attend_group<Bf16Keys>(args); }
+KERNEL(256) void attention_rows_fp8(AttentionArgs args) { attend_group<Fp8Keys>(args); }

@@ -61,8 +61,8 @@ pub struct Buffers<'a> {
 /// [`model::Backend::rope_and_cache`]. `positions` and `slots` are addresses of a u32 for each row.
 ///
 /// # Errors
-/// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024 or for FP8 no
-/// multiple of 512, a failed device.
+/// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024 or for FP8
+/// no multiple of 512, a failed device.
 #[expect(clippy::too_many_arguments, reason = "one fused step of the published formula")]
 pub fn rope_and_cache(
     stream: &Stream,

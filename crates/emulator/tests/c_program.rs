@@ -58,6 +58,7 @@ fn c_program() {
                 "values",
                 "built graph",
                 "all-reduce",
+                "attributes",
                 "wrong use",
                 "done"
             ]

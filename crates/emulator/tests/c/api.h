@@ -78,6 +78,12 @@ typedef struct { char internal[128]; } ncclUniqueId;
   F(hip, hipError_t, hipModuleUnload, (hipModule_t))                                           \
   F(hip, hipError_t, hipModuleGetFunction, (hipFunction_t *, hipModule_t, const char *))       \
   F(hip, hipError_t, hipFuncGetAttribute, (int *, int, hipFunction_t))                         \
+  F(hip, hipError_t, hipFuncSetAttribute, (const void *, int, int))                            \
+  F(hip, hipError_t, hipModuleGetGlobal, (void **, size_t *, hipModule_t, const char *))       \
+  F(hip, hipError_t, hipModuleOccupancyMaxActiveBlocksPerMultiprocessor,                       \
+    (int *, hipFunction_t, int, size_t))                                                       \
+  F(hip, hipError_t, hipGraphExecUpdate,                                                       \
+    (hipGraphExec_t, hipGraph_t, hipGraphNode_t *, int *))                                     \
   F(hip, hipError_t, hipModuleLaunchKernel,                                                    \
     (hipFunction_t, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,      \
      hipStream_t, void **, void **))                                                           \

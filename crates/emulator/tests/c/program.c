@@ -300,6 +300,58 @@ static void all_reduce(void) {
   puts("all-reduce");
 }
 
+// What a function and a module tell of themselves, and a graph that is given other arguments.
+static void attributes(void) {
+  int value;
+  size_t size;
+  void *p, *x, *y;
+  OK(hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 256, 0));
+  CHECK(value == 8);  // Eight waves on each of four units.
+  OK(hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 256, 65536));
+  CHECK(value == 2);  // Of 160 KiB.
+  IS(1, hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 0, 0));
+  OK(hipFuncSetAttribute(vadd, 8, 100000));
+  OK(hipFuncGetAttribute(&value, 8, vadd));
+  CHECK(value == 100000);
+  IS(1, hipFuncSetAttribute(vadd, 8, 200000));
+  OK(hipModuleGetGlobal(&p, &size, module, "table"));
+  int table[4], three[4] = {3, 3, 3, 3};
+  CHECK(size == sizeof table);
+  OK(hipMemcpy(table, p, size, 2));
+  for (int i = 0; i < 4; ++i) CHECK(table[i] == i + 1);
+  OK(hipMemcpy(p, three, size, 1));
+  hipFunction_t total;
+  OK(hipModuleGetFunction(&total, module, "total"));
+  OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES));
+  OK(hipModuleLaunchKernel(total, 1, 1, 1, 1, 1, 1, 0, NULL, (void *[]){&x}, NULL));
+  OK(hipMemcpy(&value, x, 4, 2));
+  CHECK(value == 12);
+  IS(500, hipModuleGetGlobal(&p, &size, module, "absent"));
+
+  hipStream_t s;
+  hipGraph_t g[3];
+  hipGraphExec_t exec;
+  float out[N];
+  OK(hipStreamCreateWithFlags(&s, 1));
+  for (int i = 0; i < N; ++i) out[i] = 1;
+  OK(hipMemcpy(x, out, BYTES, 1)); OK(hipMemcpy(y, out, BYTES, 1));
+  for (int k = 0; k < 3; ++k) {
+    OK(hipStreamBeginCapture(s, 1));
+    for (int i = 0; i < 1 + k / 2; ++i) add(k ? y : x, x, k ? y : x, s);
+    OK(hipStreamEndCapture(s, &g[k]));
+  }
+  OK(hipGraphInstantiate(&exec, g[0], NULL, NULL, 0));
+  OK(hipGraphExecUpdate(exec, g[1], NULL, &value));
+  CHECK(value == 0);
+  IS(910, hipGraphExecUpdate(exec, g[2], NULL, &value));
+  CHECK(value == 2);  // The second one has another shape.
+  for (int i = 0; i < 5; ++i) OK(hipGraphLaunch(exec, s));
+  OK(hipStreamSynchronize(s));
+  OK(hipMemcpy(out, y, BYTES, 2));
+  for (int i = 0; i < N; ++i) CHECK(out[i] == 6.0f);
+  puts("attributes");
+}
+
 static void wrong_use(const char *path) {
   void *p, *q;
   char byte;
@@ -548,6 +600,7 @@ int main(int argc, char **argv) {
   snprintf(name, sizeof name, "%s/graph.dot", argv[1]);
   built_graph(name);
   all_reduce();
+  attributes();
   wrong_use(argv[2]);
   OK(hipModuleUnload(module));
   puts("done");

@@ -302,39 +302,35 @@ static void all_reduce(void) {
 
 // What a function and a module tell of themselves, and a graph that is given other arguments.
 static void attributes(void) {
-  int value;
+  int value, table[4], three[4] = {3, 3, 3, 3};
   size_t size;
   void *p, *x, *y;
+  hipFunction_t total;
   OK(hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 256, 0));
   CHECK(value == 8);  // Eight waves on each of four units.
   OK(hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 256, 65536));
   CHECK(value == 2);  // Of 160 KiB.
   IS(1, hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(&value, vadd, 0, 0));
-  OK(hipFuncSetAttribute(vadd, 8, 100000));
-  OK(hipFuncGetAttribute(&value, 8, vadd));
+  OK(hipFuncSetAttribute(vadd, 8, 100000)); OK(hipFuncGetAttribute(&value, 8, vadd));
   CHECK(value == 100000);
   IS(1, hipFuncSetAttribute(vadd, 8, 200000));
   OK(hipModuleGetGlobal(&p, &size, module, "table"));
-  int table[4], three[4] = {3, 3, 3, 3};
-  CHECK(size == sizeof table);
-  OK(hipMemcpy(table, p, size, 2));
+  CHECK(size == sizeof table); OK(hipMemcpy(table, p, size, 2));
   for (int i = 0; i < 4; ++i) CHECK(table[i] == i + 1);
   OK(hipMemcpy(p, three, size, 1));
-  hipFunction_t total;
   OK(hipModuleGetFunction(&total, module, "total"));
   OK(hipMalloc(&x, BYTES)); OK(hipMalloc(&y, BYTES));
   OK(hipModuleLaunchKernel(total, 1, 1, 1, 1, 1, 1, 0, NULL, (void *[]){&x}, NULL));
-  OK(hipMemcpy(&value, x, 4, 2));
-  CHECK(value == 12);
+  OK(hipMemcpy(&value, x, 4, 2)); CHECK(value == 12);
   IS(500, hipModuleGetGlobal(&p, &size, module, "absent"));
 
   hipStream_t s;
   hipGraph_t g[3];
   hipGraphExec_t exec;
   float out[N];
-  OK(hipStreamCreateWithFlags(&s, 1));
   for (int i = 0; i < N; ++i) out[i] = 1;
   OK(hipMemcpy(x, out, BYTES, 1)); OK(hipMemcpy(y, out, BYTES, 1));
+  OK(hipStreamCreateWithFlags(&s, 1));
   for (int k = 0; k < 3; ++k) {
     OK(hipStreamBeginCapture(s, 1));
     for (int i = 0; i < 1 + k / 2; ++i) add(k ? y : x, x, k ? y : x, s);
@@ -343,11 +339,9 @@ static void attributes(void) {
   OK(hipGraphInstantiate(&exec, g[0], NULL, NULL, 0));
   OK(hipGraphExecUpdate(exec, g[1], NULL, &value));
   CHECK(value == 0);
-  IS(910, hipGraphExecUpdate(exec, g[2], NULL, &value));
-  CHECK(value == 2);  // The second one has another shape.
+  IS(910, hipGraphExecUpdate(exec, g[2], NULL, &value)); CHECK(value == 2);  // Another shape.
   for (int i = 0; i < 5; ++i) OK(hipGraphLaunch(exec, s));
-  OK(hipStreamSynchronize(s));
-  OK(hipMemcpy(out, y, BYTES, 2));
+  OK(hipMemcpyAsync(out, y, BYTES, 2, s)); OK(hipStreamSynchronize(s));
   for (int i = 0; i < N; ++i) CHECK(out[i] == 6.0f);
   puts("attributes");
 }
@@ -560,19 +554,16 @@ static void absent_value(void) {
 }
 
 static int scenario(const char *name) {
-  if (!strcmp(name, "missing_event")) missing_event();
-  else if (!strcmp(name, "out_of_bounds")) out_of_bounds();
-  else if (!strcmp(name, "absent_rank")) absent_rank();
-  else if (!strcmp(name, "captured_collective")) captured_collective();
-  else if (!strcmp(name, "disagreeing_ranks")) disagreeing_ranks();
-  else if (!strcmp(name, "absent_value")) absent_value();
-  else if (!strcmp(name, "forgotten_reader")) forgotten_reader();
-  else if (!strcmp(name, "all_readers")) all_readers();
-  else if (!strcmp(name, "unordered_collective")) unordered_collective();
-  else if (!strcmp(name, "ordered_collective")) ordered_collective();
-  else if (!strcmp(name, "unordered_pinned")) unordered_pinned();
-  else if (!strcmp(name, "ordered_pinned")) ordered_pinned();
-  else return 2;
+#define S(name) {#name, name}
+  static const struct { const char *name; void (*run)(void); } all[] = {
+    S(missing_event), S(out_of_bounds), S(absent_rank), S(captured_collective),
+    S(disagreeing_ranks), S(absent_value), S(forgotten_reader), S(all_readers),
+    S(unordered_collective), S(ordered_collective), S(unordered_pinned), S(ordered_pinned),
+  };
+  size_t i = 0, n = sizeof all / sizeof *all;
+  while (i < n && strcmp(name, all[i].name)) ++i;
+  if (i == n) return 2;
+  all[i].run();
   puts("done");
   return 0;
 }

@@ -38,6 +38,10 @@ pub(crate) struct BenchServeArgs {
     #[arg(long, default_value_t = 512, value_parser = at_least_one, conflicts_with = "trace")]
     pub(crate) random_input_len: usize,
 
+    /// Tokens before them that all prompts share, for the server's prefix cache
+    #[arg(long, default_value_t = 0, conflicts_with = "trace")]
+    pub(crate) random_prefix_len: usize,
+
     /// Tokens in each answer
     #[arg(long, default_value_t = 128, value_parser = at_least_one, conflicts_with = "trace")]
     pub(crate) random_output_len: usize,

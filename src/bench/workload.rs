@@ -57,8 +57,10 @@ pub(super) fn jobs(args: &BenchServeArgs) -> anyhow::Result<Vec<Job>> {
             };
             // Below 2^53, which every JSON reader keeps exactly.
             let seed = args.seed.wrapping_mul(1_000_003).wrapping_add(number + 1) & ((1 << 53) - 1);
-            let id = |i| (uniform(seed, i) * args.vocab_size as f32) as u32;
-            let prompt = (0..line.input_length as u64).map(id).collect();
+            let id = |seed, i| (uniform(seed, i) * args.vocab_size as f32) as u32;
+            let shared = (0..args.random_prefix_len as u64).map(|i| id(args.seed, i));
+            let own = (0..line.input_length as u64).map(|i| id(seed, i));
+            let prompt = shared.chain(own).collect();
             Job { at: Duration::from_secs_f64(at), prompt, output_len: line.output_length, seed }
         })
         .collect();
@@ -112,6 +114,16 @@ mod tests {
         // 400 arrivals at 8 a second take 50 s with a standard deviation of sqrt(400) / 8 = 2.5 s.
         let last = first[399].at.as_secs_f64();
         assert!((last - 50.0).abs() < 4.0 * 2.5, "{last}");
+    }
+
+    #[test]
+    fn a_shared_prefix_comes_before_what_differs() {
+        let flags = ["--num-prompts", "3", "--random-input-len", "20", "--random-prefix-len", "9"];
+        let prompts: Vec<_> = workload(&flags).unwrap().into_iter().map(|job| job.prompt).collect();
+        assert!(prompts.iter().all(|prompt| prompt.len() == 29 && prompt[..9] == prompts[0][..9]));
+        assert!(prompts[0][9..] != prompts[1][9..] && prompts[1][9..] != prompts[2][9..]);
+        let other = workload(&[&flags[..], &["--seed", "1"]].concat()).unwrap();
+        assert_ne!(other[0].prompt[..9], prompts[0][..9]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! batch, in chunks of any size, on cached blocks, after preemption, in the normal and in the
 //! overlapped loop, at any one TP size.
 //!
-//! Each run takes a fresh workload (`MOONROCK_FULL`: ten).
-//! `IDENTITY_SEED=n cargo test --test program identity` runs workload `n` alone.
+//! Each run takes a fresh workload on either model (`MOONROCK_FULL`: ten). With `IDENTITY_SEED=n` a
+//! test runs workload `n` alone.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -19,7 +19,13 @@ use crate::server::path;
 
 const REQUESTS: usize = 8;
 const MAX_MODEL_LEN: usize = 96;
-const VOCAB: usize = 1024;
+
+/// A checkpoint and the size of its vocabulary.
+type Kind = (&'static str, usize);
+/// A tiny one with random weights.
+const TINY: Kind = ("tests/data/tiny-k2/mxfp4", 1024);
+/// The one that ships: trained, with Kimi-K2's head geometry.
+const DEMO: Kind = ("models/demo", 2304);
 
 struct Random {
     seed: u64,
@@ -39,14 +45,14 @@ impl Random {
 }
 
 /// Prompts that begin like one of two documents; every way of sampling.
-fn random_request(random: &mut Random) -> Request {
+fn random_request(random: &mut Random, vocab: usize) -> Request {
     // Short ones start together in a small pool and outgrow it.
     let longest = random.one_of(&[8, MAX_MODEL_LEN - 40]);
     let prompt_len = 1 + random.below(longest);
     let (document, same) = (random.below(2) as u64, random.below(prompt_len + 1));
     let prompt = (0..prompt_len).map(|position| {
-        let other = random.below(VOCAB) as u32;
-        let common = (uniform(document, position as u64) * VOCAB as f32) as u32;
+        let other = random.below(vocab) as u32;
+        let common = (uniform(document, position as u64) * vocab as f32) as u32;
         if position < same { common } else { other }
     });
     let prompt = prompt.collect();
@@ -64,7 +70,7 @@ fn random_request(random: &mut Random) -> Request {
         prompt,
         max_tokens: 5 + random.below(36),
         // One in 32 tokens ends an answer, so that some end before their length.
-        stop_ids: if random.below(2) == 0 { (0..32).collect() } else { Vec::new() },
+        stop_ids: if random.below(2) == 0 { (0..vocab as u32 / 32).collect() } else { vec![] },
         sampling: Arc::new(sampling),
         constraint: None,
         logprobs: Some(3),
@@ -76,13 +82,14 @@ fn random_request(random: &mut Random) -> Request {
 
 /// The same request once more. Every other one may draw only half of the tokens, and which ones
 /// depends on those before.
-fn again(request: &Request) -> Request {
+fn again(request: &Request, vocab: usize) -> Request {
+    let constrained = request.sampling.seed.is_multiple_of(2);
     Request {
         prompt: request.prompt.clone(),
         max_tokens: request.max_tokens,
         stop_ids: request.stop_ids.clone(),
         sampling: request.sampling.clone(),
-        constraint: request.sampling.seed.is_multiple_of(2).then(half_of_the_tokens),
+        constraint: constrained.then(|| half_of_the_tokens(vocab)),
         logprobs: request.logprobs,
         prompt_logprobs: request.prompt_logprobs,
         priority: request.priority,
@@ -90,10 +97,10 @@ fn again(request: &Request) -> Request {
     }
 }
 
-fn half_of_the_tokens() -> Constraint {
-    let mask = |state: u64| {
+fn half_of_the_tokens(vocab: usize) -> Constraint {
+    let mask = move |state: u64| {
         let word = |index| uniform(state, index).to_bits() << 9 ^ uniform(!state, index).to_bits();
-        Some(Arc::new(TokenMask::new((0..VOCAB as u64 / 32).map(word).collect())))
+        Some(Arc::new(TokenMask::new((0..vocab as u64 / 32).map(word).collect())))
     };
     let mut state = 0;
     let next = move |token| {
@@ -132,14 +139,15 @@ fn hear(mut stream: Stream) -> Vec<Heard> {
 /// How the model is computed. For each, all answers are compared among themselves.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
+    kind: Kind,
     ranks: usize,
     activations: Activations,
 }
 
 fn start(setup: Setup, config: &EngineConfig, overlapped: bool) -> Engine {
-    let Setup { ranks, activations } = setup;
-    let checkpoint = Arc::new(Checkpoint::open(&path("tests/data/tiny-k2/mxfp4")).unwrap());
-    assert_eq!(checkpoint.config().vocab_size, VOCAB);
+    let Setup { kind, ranks, activations } = setup;
+    let checkpoint = Arc::new(Checkpoint::open(&path(kind.0)).unwrap());
+    assert_eq!(checkpoint.config().vocab_size, kind.1);
     let limits = Limits {
         max_model_len: config.max_model_len,
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -159,21 +167,21 @@ fn start(setup: Setup, config: &EngineConfig, overlapped: bool) -> Engine {
 }
 
 /// Room for one sequence, whole prompts in one step, nothing shared.
-fn alone() -> EngineConfig {
+fn alone(vocab_size: usize) -> EngineConfig {
     EngineConfig {
         max_model_len: MAX_MODEL_LEN,
         max_num_seqs: 1,
         max_num_batched_tokens: MAX_MODEL_LEN,
         block_size: 16,
         num_blocks: MAX_MODEL_LEN.div_ceil(16),
-        vocab_size: VOCAB,
+        vocab_size,
         max_waiting: REQUESTS,
         prefix_caching: false,
     }
 }
 
 /// Sequences together, in small chunks, on shared blocks, in a pool for so many tokens.
-fn together(random: &mut Random, pool: usize, block_sizes: &[usize]) -> EngineConfig {
+fn together(random: &mut Random, vocab: usize, pool: usize, block_sizes: &[usize]) -> EngineConfig {
     let block_size = random.one_of(block_sizes);
     EngineConfig {
         max_num_seqs: 4 + random.below(REQUESTS),
@@ -181,14 +189,19 @@ fn together(random: &mut Random, pool: usize, block_sizes: &[usize]) -> EngineCo
         block_size,
         num_blocks: pool.div_ceil(block_size),
         prefix_caching: true,
-        ..alone()
+        ..alone(vocab)
     }
 }
 
 /// All requests at once, `turns` times; every answer must be the expected one.
-fn check(engine: &Engine, requests: &[Request], turns: usize, expected: &[Vec<Heard>]) -> Load {
+fn check(
+    engine: &Engine,
+    (requests, vocab): (&[Request], usize),
+    turns: usize,
+    expected: &[Vec<Heard>],
+) -> Load {
     for _ in 0..turns {
-        let submit = |request: &Request| engine.submit(again(request)).unwrap();
+        let submit = |request: &Request| engine.submit(again(request, vocab)).unwrap();
         let streams: Vec<Stream> = requests.iter().map(submit).collect();
         for (i, stream) in streams.into_iter().enumerate() {
             let heard = hear(stream);
@@ -199,34 +212,34 @@ fn check(engine: &Engine, requests: &[Request], turns: usize, expected: &[Vec<He
 }
 
 /// Returns how many prompt tokens were cached and how many sequences preempted.
-fn check_workload(seed: u64) -> (u64, u64) {
-    eprintln!("again: IDENTITY_SEED={seed} cargo test --test program identity");
+fn check_workload(kind: Kind, seed: u64) -> (u64, u64) {
+    eprintln!("{}: again with IDENTITY_SEED={seed}", kind.0);
     let random = &mut Random { seed, index: 0 };
-    let requests: Vec<Request> = (0..REQUESTS).map(|_| random_request(random)).collect();
+    let vocab = kind.1;
+    let requests: Vec<Request> = (0..REQUESTS).map(|_| random_request(random, vocab)).collect();
     let longest = requests.iter().map(|request| request.prompt.len() + request.max_tokens).max();
     let activations = random.one_of(&[Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4]);
     let (mut cached, mut preempted) = (0, 0);
-    let setup = Setup { ranks: random.one_of(&[1, 2]), activations };
-    let engine = start(setup, &alone(), false);
-    let submit = |request: &Request| hear(engine.submit(again(request)).unwrap());
+    let setup = Setup { kind, ranks: random.one_of(&[1, 2]), activations };
+    let engine = start(setup, &alone(vocab), false);
+    let submit = |request: &Request| hear(engine.submit(again(request, vocab)).unwrap());
     let expected: Vec<Vec<Heard>> = requests.iter().map(submit).collect();
     for overlapped in [false, true] {
-        let config = together(random, REQUESTS * MAX_MODEL_LEN, &[1, 3, 8, 16]);
+        let config = together(random, vocab, REQUESTS * MAX_MODEL_LEN, &[1, 3, 8, 16]);
         let engine = start(setup, &config, overlapped);
-        cached += check(&engine, &requests, 2, &expected).cached_prompt_tokens;
+        cached += check(&engine, (&requests, vocab), 2, &expected).cached_prompt_tokens;
         // In small blocks, sequences are admitted with little room to grow.
-        let config = together(random, longest.unwrap(), &[1, 2, 3]);
+        let config = together(random, vocab, longest.unwrap(), &[1, 2, 3]);
         let engine = start(setup, &config, overlapped);
-        preempted += check(&engine, &requests, 1, &expected).preemptions;
+        preempted += check(&engine, (&requests, vocab), 1, &expected).preemptions;
     }
     eprintln!("{cached} cached prompt tokens, {preempted} preemptions");
     (cached, preempted)
 }
 
-#[test]
-fn answers_never_depend_on_their_neighbours() {
+fn answers_never_depend_on_their_neighbours(kind: Kind) {
     if let Ok(seed) = std::env::var("IDENTITY_SEED") {
-        check_workload(seed.parse().unwrap());
+        check_workload(kind, seed.parse().unwrap());
         return;
     }
     let workloads = if std::env::var_os("MOONROCK_FULL").is_some() { 10 } else { 1 };
@@ -237,8 +250,18 @@ fn answers_never_depend_on_their_neighbours() {
         if workload >= workloads && cached > 0 && preempted > 0 {
             return;
         }
-        let more = check_workload(fresh.hash_one(workload));
+        let more = check_workload(kind, fresh.hash_one(workload));
         (cached, preempted) = (cached + more.0, preempted + more.1);
     }
     assert!(cached > 0 && preempted > 0, "20 workloads were too easy");
+}
+
+#[test]
+fn on_the_tiny_model() {
+    answers_never_depend_on_their_neighbours(TINY);
+}
+
+#[test]
+fn on_the_demo_model() {
+    answers_never_depend_on_their_neighbours(DEMO);
 }

@@ -13,4 +13,5 @@ mod quantize;
 mod reference;
 mod sdk;
 mod server;
+mod soak;
 mod start;

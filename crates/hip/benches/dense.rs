@@ -205,7 +205,7 @@ fn main() {
     }
     let decodes: &[(usize, usize)] = if bench.on_hardware() {
         let lengths = [1 << 10, 1 << 12, 1 << 15];
-        &lengths.iter().flat_map(|&len| [1, 16, 64].map(|n| (n, len))).collect::<Vec<_>>()
+        &lengths.iter().flat_map(|&len| [1, 16, 64, 128].map(|n| (n, len))).collect::<Vec<_>>()
     } else {
         &[(1, 1024), (4, 1024), (1, 4096)]
     };

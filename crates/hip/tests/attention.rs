@@ -97,7 +97,7 @@ impl Case {
             positions: positions.ptr(),
             table_starts: starts.ptr(),
             tables: tables.ptr(),
-            groups: Rows { count: groups.ptr(), bound: self.groups.len().max(bound) },
+            groups: Rows { count: groups.ptr(), bound: self.groups.len() },
             group_rows: group_rows.ptr(),
         };
         let (queries, cache) = (&queries, &cache);

@@ -1,6 +1,6 @@
 //! Absorbed MLA over the paged latent cache.
 
-use model::CacheFormat;
+use model::{CacheFormat, Limits};
 
 use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
@@ -9,8 +9,10 @@ use crate::{Device, Error, Kernels, Memory, Stream};
 pub const LATENT: usize = 512;
 /// Rotary width of the kernels.
 pub const ROPE: usize = 64;
-/// Rows up to which a row's keys are spread over workgroups.
-const SPLIT_ROWS: usize = 64;
+/// Rows up to which a row's keys are spread over workgroups: of a decode batch, whose rows share no
+/// keys, so many that they fill a GPU on their own, and of others fewer.
+const DECODE_ROWS: usize = Limits::LOGIT_ROWS;
+const PROMPT_ROWS: usize = 64;
 /// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
@@ -53,7 +55,7 @@ fn most_splits(len: usize) -> usize {
 impl Workspace {
     /// Bytes that [`Workspace::new`] takes.
     pub fn bytes(heads: usize, max_len: usize, max_rows: usize) -> usize {
-        max_rows.min(SPLIT_ROWS) * most_splits(max_len) * heads * (LATENT + 2) * 4
+        max_rows.min(DECODE_ROWS) * most_splits(max_len) * heads * (LATENT + 2) * 4
     }
 
     /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
@@ -68,7 +70,7 @@ impl Workspace {
         max_rows: usize,
     ) -> Result<Workspace, Error> {
         let max_splits = most_splits(max_len);
-        let parts = max_rows.min(SPLIT_ROWS) * max_splits * heads;
+        let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 4)?;
         let sums = device.allocate(parts * 2 * 4)?;
         Ok(Workspace { partials, sums, max_splits })
@@ -151,7 +153,8 @@ pub fn attention(
         scale: scale * std::f32::consts::LOG2_E,
     };
     let head_tiles = heads.div_ceil(16) as u32;
-    if rows.bound > SPLIT_ROWS {
+    let decodes = places.groups.bound == rows.bound;
+    if rows.bound > if decodes { DECODE_ROWS } else { PROMPT_ROWS } {
         let grid = [places.groups.bound as u32, head_tiles, 1];
         // SAFETY: the parameter is the kernel's; buffers have room, positions are in the cache.
         return unsafe { stream.launch(kernels.get(many), grid, 256, &args) };

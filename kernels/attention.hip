@@ -6,8 +6,8 @@
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials: 32
-// KiB for 16 heads, 11 % of 256 keys in bf16. Longer splits would move less of what mostly stays in
-// caches, and make each step of a lone sequence wait for more tiles one after another.
+// KiB for 16 heads, 11 % of 256 keys in bf16. Splits of at least 512 keys would halve that, and
+// make a lone sequence wait for twice as many tiles one after another.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 
@@ -38,19 +38,33 @@ template <class Keys> __device__ inline void take_split(const AttentionArgs &arg
 PACKED_KERNEL void attention_split(AttentionArgs args) { take_split<Bf16Keys>(args); }
 PACKED_KERNEL void attention_split_fp8(AttentionArgs args) { take_split<Fp8Keys>(args); }
 
+/// Splits whose sums are loaded before they are merged.
+constexpr u32 TOGETHER = 8;
+
 KERNEL(128) void attention_merge(AttentionArgs args) {
   u32 row = block_x(), head = block_y();
   if (row >= *args.rows) return;
   u32 len = args.positions[row] + 1, length = split_length(len);
   if (length >= len) return;
+  u32 splits = (len + length - 1) / length;
   float max = -__builtin_inff(), sum = 0;
   f32x4 columns = {0, 0, 0, 0};
-  for (u32 split = 0; split * length < len; ++split) {
-    u64 at = ((u64)row * args.max_splits + split) * args.heads + head;
-    f32x4 x = *(const f32x4 *)(args.partials + at * LATENT + 4 * thread());
-    float own, other;
-    join(max, sum, args.sums[2 * at], args.sums[2 * at + 1], own, other);
-    for (u32 i = 0; i < 4; ++i) columns[i] = __builtin_fmaf(columns[i], own, x[i] * other);
+  for (u32 first = 0; first < splits; first += TOGETHER) {
+    f32x4 x[TOGETHER];
+    f32x2 sums[TOGETHER];
+    for (u32 i = 0; i < TOGETHER; ++i) {
+      u32 split = first + i < splits ? first + i : splits - 1;
+      u64 at = ((u64)row * args.max_splits + split) * args.heads + head;
+      x[i] = *(const f32x4 *)(args.partials + at * LATENT + 4 * thread());
+      sums[i] = *(const f32x2 *)(args.sums + 2 * at);
+    }
+    loads_first();
+    for (u32 i = 0; i < TOGETHER; ++i) {
+      if (first + i >= splits) continue;
+      float own, other;
+      join(max, sum, sums[i][0], sums[i][1], own, other);
+      for (u32 c = 0; c < 4; ++c) columns[c] = __builtin_fmaf(columns[c], own, x[i][c] * other);
+    }
   }
   float factor = 1.0f / sum;
   bf16x4 y;

@@ -7,7 +7,8 @@
 // threads.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials: 32
 // KiB for 16 heads, 11 % of 256 keys in bf16. Splits of at least 512 keys would halve that, and
-// make a lone sequence wait for twice as many tiles one after another.
+// make a lone sequence wait for twice as many tiles one after another: on an H100, 64 sequences of
+// 4096 keys took 11 % less time with them, one took 58 % more.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 

@@ -18,14 +18,17 @@
 #define __shared__ __attribute__((shared))
 /// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL: of 256, with
 /// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
+/// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 #if defined(__gfx950__)
 #define PACKED_KERNEL \
   KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
 #define KERNEL(threads) \
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
+#define RESIDENT_KERNEL KERNEL(256)
 #else
 #define PACKED_KERNEL KERNEL(256)
 #define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
+#define RESIDENT_KERNEL extern "C" __global__ __attribute__((launch_bounds(256, 2)))
 #endif
 
 typedef unsigned char u8;
@@ -120,4 +123,19 @@ __device__ inline bool last_to_arrive(u32 *counter, u32 count) {
   sync();
   __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE);
   return last;
+}
+
+/// Writes a word that threads of other devices `peek` at.
+__device__ inline void post(u32 *word, u32 value) {
+  __scoped_atomic_store_n(word, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);
+}
+
+/// The latest value of a word that other devices or the host write.
+__device__ inline u32 peek(const u32 *word) {
+  return __scoped_atomic_load_n(word, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);
+}
+
+/// What stands after this sees what was done before the values that `peek` has returned.
+__device__ inline void acquire() {
+  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_SYSTEM);
 }

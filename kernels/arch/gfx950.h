@@ -27,6 +27,17 @@ __device__ inline void sync_memory() {
   sync();
 }
 
+/// Lets other waves run for a moment.
+__device__ inline void pause() { __builtin_amdgcn_s_sleep(1); }
+
+/// What this thread has seen and done before is seen by whom a word that it writes with `post`
+/// after this reaches, once they `acquire`.
+__device__ inline void release() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
+  // Clang 22 leaves out the wait for the write-back where the wave has no stores under way.
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);

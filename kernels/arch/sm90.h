@@ -18,6 +18,15 @@ __device__ inline void sync() { __syncthreads(); }
 /// As `sync`, and what they wrote to memory has arrived there.
 __device__ inline void sync_memory() { __syncthreads(); }
 
+/// Lets other waves run for a moment.
+__device__ inline void pause() { asm volatile("nanosleep.u32 20;"); }
+
+/// What this thread has seen and done before is seen by whom a word that it writes with `post`
+/// after this reaches, once they `acquire`.
+__device__ inline void release() {
+  __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_SYSTEM);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __nvvm_shfl_sync_bfly_i32(~0u, x, mask, 31);

@@ -1,5 +1,6 @@
 //! The decoded form of one machine instruction.
 
+use crate::check::Scope;
 use crate::env::Env;
 use crate::wave::Wave;
 
@@ -290,10 +291,22 @@ pub struct Mem {
     pub idxen: bool,
     /// Cache bits: workgroup scope, or "return the old value" of atomics.
     pub sc0: bool,
-    /// Cache bit: agent scope and wider.
+    /// Cache bit: agent scope; with `sc0` (or in atomics) system scope.
     pub sc1: bool,
     /// Returns the old value.
     pub ret: bool,
+}
+
+impl Mem {
+    /// How far an access that takes part in synchronisation between workgroups reaches.
+    pub fn scope(&self) -> Option<Scope> {
+        let atomic = matches!(self.kind, MemKind::Atomic(_));
+        match (atomic, self.sc0, self.sc1) {
+            (true, _, true) | (false, true, true) => Some(Scope::System),
+            (true, _, false) | (false, false, true) => Some(Scope::Device),
+            (false, _, false) => None,
+        }
+    }
 }
 
 /// Instruction classes, for counters and for the checks of register use.
@@ -360,6 +373,8 @@ pub enum Extra {
     Cmp(Cond),
     /// Memory access.
     Mem(Mem),
+    /// Write-back or invalidation of caches, as far as this.
+    Fence(Scope),
     /// Matrix operation: index into the table of `exec::mfma`.
     Mfma(u8),
     /// 16-bit immediate (waits, branches, `s_movk`, hardware registers).

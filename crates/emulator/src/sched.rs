@@ -15,8 +15,6 @@ use crate::memory::{Alloc, Memory};
 use crate::strict;
 use crate::wave::{State, Wave};
 
-/// Instructions a wave may run between looks at the clock, in the "until blocked" schedule.
-const SPIN_LIMIT: u64 = 20_000;
 /// Workgroups interleaved on one thread where they may wait for each other.
 const RESIDENT: usize = 16;
 
@@ -233,18 +231,23 @@ fn worker(s: &Shared<'_>, serial: bool) {
         if resident.is_empty() || s.failed.load(Ordering::Relaxed) {
             break;
         }
-        let mut k = 0;
+        let (mut k, mut asleep) = (0, true);
         while k < resident.len() {
             let outcome = round(&mut resident[k], s.config);
+            asleep &= matches!(outcome, Ok(Progress::Asleep));
             match outcome {
-                Ok(false) => k += 1,
-                Ok(true) => {
+                Ok(Progress::Asleep | Progress::Made) => k += 1,
+                Ok(Progress::Ended) => {
                     let g = resident.swap_remove(k);
                     total.merge(&g.env.counters);
                     spare.put(g);
                 }
                 Err(f) => return fail(s, f),
             }
+        }
+        if asleep {
+            // They may wait for another device, whose thread needs a core.
+            std::thread::yield_now();
         }
         if s.start.elapsed() > Duration::from_secs(s.config.hang_seconds)
             && let Some(g) = resident.first_mut()
@@ -393,12 +396,21 @@ fn lanes(w: &mut Wave, block: [u32; 3], threads: u32) {
     w.set_s64(crate::inst::EXEC, exec);
 }
 
-/// Gives every ready wave a turn; true once all have ended.
-fn round(g: &mut Group, c: &Config) -> Result<bool, Box<Fault>> {
+/// What became of a workgroup in one round.
+enum Progress {
+    Made,
+    /// All that could run sleeps.
+    Asleep,
+    Ended,
+}
+
+/// Gives every ready wave a turn.
+fn round(g: &mut Group, c: &Config) -> Result<Progress, Box<Fault>> {
     let mut order: Vec<usize> = (0..g.waves.len()).collect();
     if c.seed != 0 {
         g.rng.shuffle(&mut order);
     }
+    let (mut worked, mut slept) = (false, false);
     for k in order {
         if g.waves[k].state != State::Ready {
             continue;
@@ -417,11 +429,17 @@ fn round(g: &mut Group, c: &Config) -> Result<bool, Box<Fault>> {
         if let Some(f) = w.fault.take() {
             return Err(f);
         }
+        let sleeps = w.stop && w.state == State::Ready;
+        (worked, slept) = (worked | !sleeps, slept | sleeps);
     }
-    barrier(g)
+    Ok(match barrier(g)? {
+        true => Progress::Ended,
+        false if slept && !worked => Progress::Asleep,
+        false => Progress::Made,
+    })
 }
 
-/// Releases a barrier that every wave has reached.
+/// Releases a barrier that every wave has reached; true once all have ended.
 fn barrier(g: &mut Group) -> Result<bool, Box<Fault>> {
     let count = |s: State| g.waves.iter().filter(|w| w.state == s).count();
     let (waiting, ended) = (count(State::Barrier), count(State::Done));
@@ -480,8 +498,8 @@ fn turn<const STRICT: bool>(w: &mut Wave, env: &mut Env, limit: u64) {
         }
         let used = w.issued - start;
         if w.stop {
-            let spinning = w.state == State::Ready && w.fault.is_none();
-            if !spinning || (limit == u64::MAX && used > SPIN_LIMIT) {
+            let sleeps = w.state == State::Ready && w.fault.is_none();
+            if !sleeps || limit == u64::MAX {
                 return;
             }
         }

@@ -5,13 +5,15 @@
 //! missed: an access to part of a dword forgets ordered accesses to its other bytes; a write by a
 //! workgroup that synchronised with some workgroup of its launch, after more than [`KEPT`] of them
 //! read (or changed by atomics) the dword; atomic reads are checked against plain writes that came
-//! before them, not remembered.
+//! before them, not remembered; an order between parallel branches of one graph is taken for granted
+//! once one of them has synchronised with another stream.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use super::known::{Channels, Clocks, EVERYBODY, Inherited, Knowledge, Past, Scope, join_clocks};
 use super::record::{NUMBERS, Record, Table};
 use super::{Access, GroupClock, wave};
 
@@ -48,25 +50,11 @@ struct Launch {
     name: Arc<str>,
 }
 
-/// Clocks by (launch, group).
-type Clocks = HashMap<u64, u32>;
-
-fn key(launch: u32, group: u32) -> u64 {
-    u64::from(launch) << 32 | u64::from(group)
-}
-
 #[derive(Default)]
 struct Segmented {
     ranges: Vec<Range>,
     /// The next number, less one.
     used: u32,
-}
-
-/// What was published through an address, and the launch that last dropped settled clocks from it.
-#[derive(Default)]
-struct Channel {
-    clocks: Clocks,
-    swept: u32,
 }
 
 /// An operation's place: sequence number in its stream, first segment, launch.
@@ -78,22 +66,24 @@ pub struct Races {
     segments: RwLock<Segmented>,
     launches: RwLock<Vec<Launch>>,
     streams: RwLock<HashMap<u64, Vec<Begun>>>,
-    channels: Mutex<HashMap<u64, Channel>>,
+    channels: Channels,
+    knowledge: Knowledge,
     table: Table,
 }
 
 /// One operation on a stream, as seen by the race detector.
 pub struct Operation {
     races: Arc<Races>,
+    device: u32,
+    at: (u64, u64),
     launch: u32,
     /// Its first segment and how many workgroups it has.
     first: u32,
     groups: u32,
     /// Its workgroups may order themselves by atomics.
     atomics: bool,
-    order: Order,
-    /// Operations with the same place in the stream (nodes of one graph) that come before.
-    after: HashSet<u32>,
+    past: Arc<Past>,
+    inherited: Inherited,
     /// Segments, and launches, below these belong to operations known to have finished before.
     floor: u32,
     launch_floor: u32,
@@ -111,10 +101,13 @@ pub struct Segments {
     /// Numbers of launches lately found to come before this one, though above its floor.
     settled: Cell<[(u32, u32); 4]>,
     known: Clocks,
+    /// Other launches in `known`.
+    others: Vec<u32>,
     /// It has synchronised with another workgroup of its launch.
     knows_peers: bool,
-    acquired: Clocks,
-    released: Clocks,
+    /// Read from channels and not yet known; to publish. Of its device, and of everybody.
+    acquired: [Clocks; 2],
+    released: [Clocks; 2],
 }
 
 /// The other side of a race.
@@ -143,17 +136,18 @@ fn wr<T>(l: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 impl Races {
-    /// Starts an operation of `groups` workgroups on `stream`, its `seq`th, ordered after
-    /// everything in `order` and the operations numbered in `after`.
+    /// Starts an operation of `groups` workgroups on a device's `stream`, its `seq`th, ordered
+    /// after everything in `order` and the operations numbered in `after`.
     pub fn begin(
         self: &Arc<Self>,
         name: &str,
+        device: usize,
         (stream, seq): (u64, u64),
         order: Order,
         after: Vec<u32>,
         (groups, atomics): (u32, bool),
     ) -> Operation {
-        let after: HashSet<u32> = after.into_iter().collect();
+        let past = Arc::new(Past { order, after: after.into_iter().collect() });
         let mut launches = wr(&self.launches);
         let launch = launches.len() as u32;
         launches.push(Launch { stream, seq, name: name.into() });
@@ -162,16 +156,40 @@ impl Races {
         let mut streams = wr(&self.streams);
         // The first operation of each stream that may run beside this one.
         let loose = streams.iter().filter_map(|(s, ops)| {
-            let known = order.get(s).copied().unwrap_or(0);
+            let known = past.order.get(s).copied().unwrap_or(0);
             let mut rest = ops[ops.partition_point(|o| o.0 <= known)..].iter();
-            rest.find(|o| !after.contains(&o.2)).map(|o| (o.1, o.2))
+            rest.find(|o| !past.after.contains(&o.2)).map(|o| (o.1, o.2))
         });
         let (floor, launch_floor) =
             loose.fold((first, launch), |a, b| (a.0.min(b.0), a.1.min(b.1)));
         streams.entry(stream).or_default().push((seq, first, launch));
         drop(streams);
-        let races = Arc::clone(self);
-        Operation { races, launch, first, groups, atomics, order, after, floor, launch_floor }
+        let inherited = self.knowledge.inherit(stream, &past, |launch| self.is_in(&past, launch));
+        Operation {
+            races: Arc::clone(self),
+            device: device as u32,
+            at: (stream, seq),
+            launch,
+            first,
+            groups,
+            atomics,
+            past,
+            inherited,
+            floor,
+            launch_floor,
+        }
+    }
+
+    /// Whether all of `launch` is in `past`.
+    fn is_in(&self, past: &Past, launch: u32) -> bool {
+        let launches = rd(&self.launches);
+        let before = |l: &Launch| past.order.get(&l.stream).is_some_and(|q| *q >= l.seq);
+        past.after.contains(&launch) || launches.get(launch as usize).is_none_or(before)
+    }
+
+    /// Whether all of `launch` comes before `by`, which has told its past.
+    fn came_before(&self, by: u32, launch: u32) -> bool {
+        self.knowledge.past(by).is_some_and(|past| self.is_in(&past, launch))
     }
 
     /// Numbers for `count` segments, the first of which is returned; 0 once they are used up.
@@ -224,18 +242,26 @@ impl Segments {
             several_waves: waves > 1,
             settled: Cell::default(),
             known: Clocks::new(),
+            others: Vec::new(),
             knows_peers: false,
-            acquired: Clocks::new(),
-            released: Clocks::new(),
+            acquired: Default::default(),
+            released: Default::default(),
         }
     }
 
     /// A release fence: what happened so far may be published by a later atomic.
-    pub fn release(&mut self) {
-        self.released = self.known.clone();
-        self.released.insert(key(self.op.launch, self.group), self.clock);
+    pub fn release(&mut self, scope: Scope) {
+        let op = &self.op;
+        let mut released = self.known.clone();
+        join_clocks(&mut released, &op.inherited.clocks);
+        released.insert((op.launch, self.group), self.clock);
+        if scope == Scope::System {
+            op.races.knowledge.tell(op.launch, &op.past);
+            self.released[1].clone_from(&released);
+        }
+        self.released[0] = released;
         self.clock += 1;
-        self.id = self.op.races.numbers(self.op.launch, self.group, self.clock, 1);
+        self.id = op.races.numbers(op.launch, self.group, self.clock, 1);
         self.mine.push(self.id);
     }
 
@@ -246,35 +272,42 @@ impl Segments {
     }
 
     /// An acquire fence: what earlier atomics read becomes known.
-    pub fn acquire(&mut self) {
-        for (k, v) in std::mem::take(&mut self.acquired) {
-            self.knows_peers |= k >> 32 == u64::from(self.op.launch) && k as u32 != self.group;
-            let x = self.known.entry(k).or_insert(0);
-            *x = (*x).max(v);
+    pub fn acquire(&mut self, scope: Scope) {
+        let own = self.op.launch;
+        let reach = if scope == Scope::System { 2 } else { 1 };
+        for clocks in &mut self.acquired[..reach] {
+            for ((launch, group), clock) in std::mem::take(clocks) {
+                self.knows_peers |= launch == own && group != self.group;
+                if launch != own && !self.others.contains(&launch) {
+                    self.others.push(launch);
+                }
+                let x = self.known.entry((launch, group)).or_insert(0);
+                *x = (*x).max(clock);
+            }
         }
     }
 
-    /// An atomic access at `addr`: publishes what was released, collects what others published.
-    pub fn synchronise(&mut self, addr: u64, reads: bool, writes: bool) {
-        let mut all = self.op.races.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = all.entry(addr).or_default();
-        if at.swept != self.op.launch {
+    /// An atomic write at `addr`, about to happen: publishes what was released.
+    pub fn publish(&self, addr: u64, scope: Scope) {
+        self.channels(addr, scope, |reach, at| join_clocks(at, &self.released[reach]));
+    }
+
+    /// An atomic read at `addr` that has happened: collects what others published.
+    pub fn collect(&mut self, addr: u64, scope: Scope) {
+        let mut acquired = std::mem::take(&mut self.acquired);
+        self.channels(addr, scope, |reach, at| join_clocks(&mut acquired[reach], at));
+        self.acquired = acquired;
+    }
+
+    /// The device's own channel at `addr`, and everybody's if the scope is so wide.
+    fn channels(&self, addr: u64, scope: Scope, mut f: impl FnMut(usize, &mut Clocks)) {
+        let op = &self.op;
+        let all = [op.device, EVERYBODY];
+        let reach = if scope == Scope::System { 2 } else { 1 };
+        for (k, device) in all.into_iter().take(reach).enumerate() {
             // Launches that have finished before this one need no clocks.
-            let floor = u64::from(self.op.launch_floor);
-            at.clocks.retain(|k, _| k >> 32 >= floor);
-            at.swept = self.op.launch;
-        }
-        let join = |to: &mut Clocks, from: &Clocks| {
-            for (k, v) in from {
-                let x = to.entry(*k).or_insert(0);
-                *x = (*x).max(*v);
-            }
-        };
-        if reads {
-            join(&mut self.acquired, &at.clocks);
-        }
-        if writes {
-            join(&mut at.clocks, &self.released);
+            let for_launch = (op.launch, op.launch_floor);
+            op.races.channels.with((device, addr), for_launch, |at| f(k, &mut at.clocks));
         }
     }
 
@@ -298,7 +331,10 @@ impl Segments {
         if s.launch == self.op.launch && s.group == self.group && !r.is_groups() {
             return true;
         }
-        if self.known.get(&key(s.launch, s.group)).is_some_and(|c| *c >= s.clock) {
+        let knows = |clocks: &Clocks| {
+            clocks.get(&(s.launch, s.group)).is_some_and(|clock| *clock >= s.clock)
+        };
+        if knows(&self.known) || knows(&self.op.inherited.clocks) {
             return true;
         }
         s.launch != self.op.launch && self.launch_before(s.launch)
@@ -327,9 +363,9 @@ impl Segments {
     }
 
     fn launch_before(&self, launch: u32) -> bool {
-        let launches = rd(&self.op.races.launches);
-        let before = |l: &Launch| self.op.order.get(&l.stream).is_some_and(|q| *q >= l.seq);
-        self.op.after.contains(&launch) || launches.get(launch as usize).is_none_or(before)
+        let races = &self.op.races;
+        let mut told = self.others.iter().chain(&self.op.inherited.launches);
+        races.is_in(&self.op.past, launch) || told.any(|by| races.came_before(*by, launch))
     }
 
     fn rival(&self, r: Record, wrote: bool) -> Option<Rival> {
@@ -519,6 +555,20 @@ impl Segments {
             }
             Err(conflict) => Some(conflict),
         }
+    }
+}
+
+impl Drop for Segments {
+    /// Later operations of the stream know what this workgroup has learnt.
+    fn drop(&mut self) {
+        if self.others.is_empty() {
+            return;
+        }
+        let races = &self.op.races;
+        let own = self.op.launch;
+        self.known.retain(|(launch, _), _| *launch != own);
+        let before = |by, launch| races.came_before(by, launch);
+        races.knowledge.learn(self.op.at, &self.known, before);
     }
 }
 

@@ -13,7 +13,7 @@ fn op(
     order: Order,
     atomics: bool,
 ) -> Arc<Operation> {
-    Arc::new(races.begin(name, at, order, vec![], (8, atomics)))
+    Arc::new(races.begin(name, 0, at, order, vec![], (8, atomics)))
 }
 
 fn touch(s: &Segments, cell: &[Shadow], mask: u32, kind: Access) -> Option<Rival> {
@@ -29,11 +29,11 @@ fn groups_race_unless_released_and_acquired() {
     assert_eq!(touch(&a, &cell, 0b0011, Access::Write), None);
     assert_eq!(touch(&b, &cell, 0b1100, Access::Read), None);
     assert!(touch(&b, &cell, 0b0001, Access::Read).is_some_and(|r| !r.other_launch && r.wrote));
-    a.release();
-    a.synchronise(64, true, true);
-    b.synchronise(64, true, true);
+    a.release(Scope::Device);
+    a.publish(64, Scope::Device);
+    b.collect(64, Scope::Device);
     assert!(touch(&b, &cell, 1, Access::Read).is_some(), "no acquire yet");
-    b.acquire();
+    b.acquire(Scope::Device);
     assert_eq!(touch(&b, &cell, 1, Access::Read), None);
     // A later launch of the same stream is ordered, one of another stream is not.
     let same = op(&races, "k2", (1, 2), Order::from([(1, 1)]), false);
@@ -75,10 +75,10 @@ fn every_reader_counts() {
     for s in &g[..2] {
         assert_eq!(touch(s, &cell, 15, Access::Read), None);
     }
-    g[1].release();
-    g[1].synchronise(64, true, true);
-    g[2].synchronise(64, true, true);
-    g[2].acquire();
+    g[1].release(Scope::Device);
+    g[1].publish(64, Scope::Device);
+    g[2].collect(64, Scope::Device);
+    g[2].acquire(Scope::Device);
     let r = touch(&g[2], &cell, 15, Access::Write);
     assert!(r.is_some_and(|r| r.group == 0 && !r.wrote));
 }
@@ -187,5 +187,49 @@ fn producers_above_the_floor_are_ordered() {
         let s = Segments::new(&next, 0, 1);
         assert_eq!(touch(&s, &cell, 15, Access::Write), None);
         assert!(s.settled(k.first) && !s.settled(loose.first));
+    }
+}
+
+/// Launches on two devices meet through words: what came before the one that publishes is known,
+/// and later operations of a stream know what an earlier one has learnt. Fences that reach only
+/// their device do not do.
+#[test]
+fn devices_meet_by_fences_that_reach_all() {
+    for (out, back) in [(Scope::Device, Scope::System), (Scope::System, Scope::Device)] {
+        let races = Arc::new(Races::default());
+        let cell = cells(1);
+        let begin = |name, device, at: (u64, u64)| {
+            let order = Order::from([(at.0, at.1 - 1)]);
+            Arc::new(races.begin(name, device, at, order, vec![], (1, true)))
+        };
+        let first = Segments::new(&begin("writes", 0, (1, 1)), 0, 1);
+        assert_eq!(touch(&first, &cell, 15, Access::Write), None);
+        let mut a = Segments::new(&begin("a", 0, (1, 2)), 0, 1);
+        let mut b = Segments::new(&begin("b", 1, (2, 1)), 0, 1);
+        a.release(out);
+        a.publish(64, Scope::System);
+        b.collect(64, Scope::System);
+        b.acquire(Scope::System);
+        let seen = touch(&b, &cell, 15, Access::Read);
+        assert_eq!(seen.is_none(), out == Scope::System);
+        if seen.is_some() {
+            continue;
+        }
+        b.release(Scope::System);
+        b.publish(128, Scope::System);
+        a.collect(128, Scope::System);
+        a.acquire(back);
+        drop(a);
+        let next = Segments::new(&begin("next", 0, (1, 3)), 0, 1);
+        let seen = touch(&next, &cell, 15, Access::Write);
+        assert!(seen.is_some_and(|r| r.other_launch && r.name == "b"), "the acquire was narrow");
+        let mut again = Segments::new(&begin("again", 0, (1, 4)), 0, 1);
+        again.collect(128, Scope::System);
+        again.acquire(Scope::System);
+        drop(again);
+        let next = Segments::new(&begin("next", 0, (1, 5)), 0, 1);
+        assert_eq!(touch(&next, &cell, 15, Access::Write), None);
+        let stranger = Segments::new(&begin("stranger", 0, (3, 1)), 0, 1);
+        assert!(touch(&stranger, &cell, 15, Access::Write).is_some());
     }
 }

@@ -3,12 +3,14 @@
 
 mod clock;
 mod global;
+mod known;
 mod lds;
 mod record;
 mod wave;
 
 pub use clock::GroupClock;
 pub use global::{Operation, Order, Races, Rival, Segments, Shadow, join};
+pub use known::Scope;
 pub use lds::{LdsConflict, LdsShadow};
 
 /// How an access takes part in races.

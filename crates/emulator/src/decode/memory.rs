@@ -2,8 +2,11 @@
 
 use super::Parts;
 use super::text::operand;
+use crate::check::Scope;
 use crate::exec::{self, ds, smem, vmem};
-use crate::inst::{AtomicOp, Class, ConstType, Flow, Inst, Mem, MemKind, Operand, Space};
+use crate::inst::{
+    AtomicOp, Class, ConstType, Exec, Extra, Flow, Inst, Mem, MemKind, Operand, Space,
+};
 
 /// Scalar memory instructions.
 pub(super) fn is_scalar(name: &str) -> bool {
@@ -40,8 +43,8 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
         return scalar(p, i);
     }
     match p.name {
-        "buffer_wbl2" => i.exec = p.choose(vmem::RELEASE),
-        "buffer_inv" => i.exec = p.choose(vmem::ACQUIRE),
+        "buffer_wbl2" => fence(p, i, vmem::RELEASE),
+        "buffer_inv" => fence(p, i, vmem::ACQUIRE),
         _ => {
             let (prefix, rest) = p.name.split_once('_').ok_or("unknown opcode")?;
             match prefix {
@@ -55,6 +58,12 @@ pub(super) fn decode(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn fence(p: &Parts<'_>, i: &mut Inst, code: Exec) {
+    i.exec = p.choose(code);
+    let system = p.flag("sc0") && p.flag("sc1");
+    i.extra = Extra::Fence(if system { Scope::System } else { Scope::Device });
 }
 
 fn scalar(p: &Parts<'_>, i: &mut Inst) -> Result<(), String> {

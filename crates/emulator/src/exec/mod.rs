@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::env::Env;
-use crate::inst::{Exec, Inst, MemKind, Space};
+use crate::inst::{Exec, Extra, Inst, MemKind, Space};
 use crate::wave::{Deferred, LdsFill, Wave};
 pub(crate) use vmem::arrive;
 
@@ -56,13 +56,11 @@ pub(crate) fn set_valid(w: &mut Wave, r: usize, lane: usize, on: bool) {
 
 /// Performs a deferred access.
 pub(crate) fn perform(env: &mut Env, w: &mut Wave, i: &Inst, d: &Deferred, lds: Option<&LdsFill>) {
-    let Some(m) = i.mem().copied() else {
+    if let (Extra::Fence(scope), Some(s)) = (i.extra, &mut env.segments) {
         // A cache write-back.
-        if let Some(s) = &mut env.segments {
-            s.release();
-        }
-        return;
-    };
+        s.release(scope);
+    }
+    let Some(m) = i.mem().copied() else { return };
     if m.space == Space::Lds {
         ds::perform(env, w, i, &m, d);
         return;

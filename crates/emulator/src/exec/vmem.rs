@@ -5,7 +5,7 @@ use super::span::Span;
 use super::{LDS_APERTURE, SCRATCH_APERTURE, atomic, ds};
 use crate::check::Access;
 use crate::env::{Env, FaultKind};
-use crate::inst::{AtomicOp, Exec, ExecFn, Inst, Mem, MemKind, Operand, Space};
+use crate::inst::{AtomicOp, Exec, ExecFn, Extra, Inst, Mem, MemKind, Operand, Space};
 use crate::wave::{Deferred, LdsFill, Pending, Unwritten, Wave};
 
 /// Code of every vector memory instruction.
@@ -229,6 +229,11 @@ fn lane(
             return env.fault(w, i, FaultKind::OutOfBounds, at, Some(addr), &what);
         }
     };
+    let changes = atomic || matches!(m.kind, MemKind::Store { .. });
+    if let (true, Some(scope), Some(s)) = (changes, m.scope(), &env.segments) {
+        // Before others can see the value.
+        s.publish(addr, scope);
+    }
     match m.kind {
         MemKind::Load { .. } | MemKind::LoadD16 { .. } | MemKind::LoadLds => {
             // SAFETY: `find` returned the allocation containing the whole range.
@@ -359,8 +364,8 @@ pub(super) fn race(
     let Some(s) = segments else { return };
     let plain = if store { Access::Write } else { Access::Read };
     let strong = if store || atomic { Access::Atomic } else { Access::AtomicRead };
-    if m.sc1 || atomic {
-        s.synchronise(addr, !store, store || atomic);
+    if let (false, Some(scope)) = (store, m.scope()) {
+        s.collect(addr, scope);
     }
     // Scope bits and atomics order the waves of a workgroup as well.
     let waves = if m.sc0 || m.sc1 || atomic {
@@ -450,9 +455,9 @@ unsafe fn release(w: &mut Wave, _: &Inst, env: &mut Env) {
     }
 }
 
-unsafe fn acquire(_: &mut Wave, _: &Inst, env: &mut Env) {
+unsafe fn acquire(_: &mut Wave, i: &Inst, env: &mut Env) {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    if let Some(s) = &mut env.segments {
-        s.acquire();
+    if let (Extra::Fence(scope), Some(s)) = (i.extra, &mut env.segments) {
+        s.acquire(scope);
     }
 }

@@ -28,7 +28,8 @@ impl Place<'_> {
             return None;
         }
         let (at, order) = ((self.stream, self.seq), self.order.clone());
-        let o = r.races.begin(name, at, order, self.after.clone(), groups);
+        let after = self.after.clone();
+        let o = r.races.begin(name, self.device, at, order, after, groups);
         self.number.set(Some(o.number()));
         Some(o)
     }

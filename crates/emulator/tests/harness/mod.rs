@@ -173,7 +173,7 @@ impl Machine {
 
     fn operation(&self, name: &str, groups: (u32, bool)) -> Option<emulator::check::Operation> {
         let races = Arc::new(emulator::check::Races::default());
-        self.config.strict.then(|| races.begin(name, (0, 1), Default::default(), vec![], groups))
+        self.config.strict.then(|| races.begin(name, 0, (0, 1), Default::default(), vec![], groups))
     }
 }
 

@@ -124,7 +124,11 @@ impl Place {
                     cache,
                     max_num_seqs: args.max_num_seqs,
                     graphs: !args.enforce_eager,
-                    ordered_sums: args.all_reduce == AllReduce::Ordered,
+                    all_reduce: match args.all_reduce {
+                        AllReduce::OneShot => hip::AllReduce::OneShot,
+                        AllReduce::Ordered => hip::AllReduce::Ordered,
+                        AllReduce::Rccl => hip::AllReduce::Library,
+                    },
                     watchdog: Duration::from_secs(args.watchdog_timeout),
                 };
                 let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks)).transpose()?;

@@ -63,6 +63,18 @@ impl Cpu {
         Cpu { cache_format, ..self }
     }
 
+    /// Adds the ranks' buffers, in rank order, into every rank's.
+    fn add_ranks(&self, x: &mut Buffer) {
+        if self.group.ranks() == 1 {
+            return;
+        }
+        let mut sum = vec![0f32; x.values.len()];
+        self.group.exchange(&x.values, |_, part| {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        });
+        x.values = sum;
+    }
+
     fn cache(&mut self) -> Result<&mut Cache, DeviceError> {
         self.cache.as_mut().ok_or_else(|| DeviceError("the KV cache is not allocated".into()))
     }
@@ -145,14 +157,15 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn add_rms_norm(
+    fn reduce_add_rms_norm(
         &mut self,
         residual: &mut Buffer,
-        delta: &Buffer,
+        delta: &mut Buffer,
         weight: &Vec<f32>,
         eps: f32,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
+        self.add_ranks(delta);
         for (residual, delta) in residual.values.iter_mut().zip(&delta.values) {
             *residual += delta;
         }
@@ -245,18 +258,6 @@ impl Backend for Cpu {
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
         experts.accumulate(&x.values, x.width, routing, self.activations, &mut out.values);
-        Ok(())
-    }
-
-    fn all_reduce(&mut self, x: &mut Buffer) -> Result<(), DeviceError> {
-        if self.group.ranks() == 1 {
-            return Ok(());
-        }
-        let mut sum = vec![0f32; x.values.len()];
-        self.group.exchange(&x.values, |_, part| {
-            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        });
-        x.values = sum;
         Ok(())
     }
 

@@ -6,11 +6,11 @@ use model::{
 };
 
 use crate::device::Memory;
-use crate::gpu::{Buffer, Cache, Gpu, Mode, Weights};
+use crate::gpu::{AllReduce, Buffer, Cache, Gpu, Mode, Weights};
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
 use crate::kernels::rope_and_cache::entry_bytes;
-use crate::kernels::{self, attention, rope_and_cache};
+use crate::kernels::{self, all_reduce, attention, rope_and_cache};
 use crate::moe::{Experts, Quantized, Routing};
 use crate::weights::{Dense, LatentProjection, upload};
 
@@ -139,28 +139,34 @@ impl Backend for Gpu {
         Ok(kernels::rms_norm::rms_norm(stream, kernels, rows, x, weight, out, width, eps)?)
     }
 
-    fn add_rms_norm(
+    fn reduce_add_rms_norm(
         &mut self,
         residual: &mut Buffer,
-        delta: &Buffer,
+        delta: &mut Buffer,
         weight: &Memory,
         eps: f32,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        (out.rows, out.width) = (residual.rows, residual.width);
+        let (rows, width) = (residual.rows, residual.width);
+        (out.rows, out.width) = (rows, width);
         if self.mode == Mode::Replay {
             return Ok(());
         }
+        let few = rows.bound <= all_reduce::MAX_ROWS;
+        if let Some(peers) = self.peers.as_mut().filter(|_| few) {
+            let (stream, kernels, twins) =
+                (&self.stream, &self.kernels, peers.twins(&delta.memory)?);
+            let (residual, out) = (&residual.memory, &out.memory);
+            all_reduce::all_reduce_norm(
+                stream, kernels, rows, twins, residual, weight, out, width, eps,
+            )?;
+            return Ok(());
+        }
+        self.add_ranks(delta)?;
+        let Gpu { stream, kernels, .. } = self;
+        let (residual, delta, out) = (&residual.memory, &delta.memory, &out.memory);
         kernels::rms_norm::add_rms_norm(
-            &self.stream,
-            &self.kernels,
-            out.rows,
-            &residual.memory,
-            &delta.memory,
-            weight,
-            &out.memory,
-            out.width,
-            eps,
+            stream, kernels, rows, residual, delta, weight, out, width, eps,
         )?;
         Ok(())
     }
@@ -339,23 +345,6 @@ impl Backend for Gpu {
         moe.experts(stream, kernels, rows, &x.memory, routing, experts, &out.memory)
     }
 
-    fn all_reduce(&mut self, x: &mut Buffer) -> Result<(), DeviceError> {
-        if self.mode == Mode::Replay || self.ranks == 1 {
-            return Ok(());
-        }
-        match &self.group {
-            Some(group) if !self.options.ordered_sums => {
-                group.all_reduce(&self.stream, &x.memory, x.rows.bound * x.width)?;
-            }
-            _ => {
-                let parts = self.gather(x)?;
-                let (stream, kernels) = (&self.stream, &self.kernels);
-                kernels::ranks::sum_ranks(stream, kernels, x.rows, parts, &x.memory)?;
-            }
-        }
-        Ok(())
-    }
-
     fn select(
         &mut self,
         x: &Buffer,
@@ -404,6 +393,24 @@ impl Backend for Gpu {
         self.sampler.queue(&self.stream, &self.kernels, &logits.memory, outputs)?;
         self.wait()?;
         self.sampler.results(outputs)
+    }
+}
+
+impl Gpu {
+    /// Adds the ranks' `x` into every rank's.
+    fn add_ranks(&self, x: &Buffer) -> Result<(), DeviceError> {
+        match &self.group {
+            None => {}
+            Some(group) if self.options.all_reduce == AllReduce::Library => {
+                group.all_reduce(&self.stream, &x.memory, x.rows.bound * x.width)?;
+            }
+            Some(_) => {
+                let parts = self.gather(x)?;
+                let (stream, kernels) = (&self.stream, &self.kernels);
+                kernels::ranks::sum_ranks(stream, kernels, x.rows, parts, &x.memory)?;
+            }
+        }
+        Ok(())
     }
 }
 

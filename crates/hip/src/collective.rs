@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::device::{Device, Runtime};
+use crate::peers::{Exchange, Peers};
 use crate::stream::Stream;
 use crate::sys::{Collectives, Handle, NCCL_F32, NCCL_SUM, UniqueId};
 use crate::{Error, Memory};
@@ -13,6 +14,7 @@ pub struct Meeting {
     library: Arc<Collectives>,
     id: UniqueId,
     ranks: usize,
+    exchange: Arc<Exchange>,
 }
 
 impl Meeting {
@@ -25,7 +27,7 @@ impl Meeting {
         let mut id = UniqueId([0; 128]);
         // SAFETY: `id` outlives the call.
         check("preparing a group", unsafe { (library.unique_id)(&mut id) })?;
-        Ok(Meeting { library, id, ranks })
+        Ok(Meeting { library, id, ranks, exchange: Arc::new(Exchange::new(ranks)) })
     }
 
     /// Joins as `rank`, on the thread that has made its device current. Returns when all have.
@@ -40,7 +42,8 @@ impl Meeting {
             (self.library.init_rank)(&mut handle, self.ranks as i32, self.id, rank as i32)
         };
         check("joining the group", code)?;
-        Ok(Communicator { library: Arc::clone(&self.library), handle, ranks: self.ranks })
+        let (library, exchange) = (Arc::clone(&self.library), Arc::clone(&self.exchange));
+        Ok(Communicator { library, handle, ranks: self.ranks, rank, exchange })
     }
 }
 
@@ -58,14 +61,26 @@ fn check(call: &str, code: i32) -> Result<(), Error> {
 /// A rank's membership.
 pub struct Communicator {
     library: Arc<Collectives>,
+    /// Null once it is aborted.
     handle: Handle,
     ranks: usize,
+    rank: usize,
+    exchange: Arc<Exchange>,
 }
 
 impl Communicator {
     /// Ranks in the group.
     pub fn ranks(&self) -> usize {
         self.ranks
+    }
+
+    /// Meets the other ranks, which do the same at this time, for kernels that reach their memory;
+    /// once.
+    ///
+    /// # Errors
+    /// A device that cannot reach another's memory, or a rank that does not come.
+    pub fn meet(&self, stream: &Stream) -> Result<Peers, Error> {
+        Peers::meet(stream, Arc::clone(&self.exchange), self.rank)
     }
 
     /// Queues the gathering of `count` f32 of every rank, in rank order, into `to`.
@@ -126,6 +141,9 @@ impl Communicator {
     /// # Errors
     /// A rank that failed.
     pub fn check(&self) -> Result<(), Error> {
+        if self.handle.is_null() {
+            return Err(Error::Unfit("the group's collectives were aborted".to_owned()));
+        }
         let mut state = 0;
         // SAFETY: `state` outlives the call.
         let code = unsafe { (self.library.async_error)(self.handle, &mut state) };
@@ -133,16 +151,21 @@ impl Communicator {
         check("a collective of another rank", state)
     }
 
-    /// Ends collectives that hang, so that the stream can end.
-    pub fn abort(&self) {
-        // SAFETY: the library allows it at any time; after a failure nothing else is called.
-        unsafe { (self.library.abort)(self.handle) };
+    /// Ends collectives that hang, so that the stream can end. No other may be queued after it.
+    pub fn abort(&mut self) {
+        if !self.handle.is_null() {
+            // SAFETY: the library allows it at any time, once; the handle is not used again.
+            unsafe { (self.library.abort)(self.handle) };
+            self.handle = std::ptr::null_mut();
+        }
     }
 }
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        // SAFETY: destroyed once, after the work that used it.
-        unsafe { (self.library.destroy)(self.handle) };
+        if !self.handle.is_null() {
+            // SAFETY: destroyed once, after the work that used it.
+            unsafe { (self.library.destroy)(self.handle) };
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Error;
 use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special};
@@ -11,6 +12,10 @@ use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special};
 const OLDEST_HIP: c_int = 70_200_000;
 /// The only GPU whose instructions the HIP kernels use.
 const HIP_TARGET: &str = "gfx950";
+/// `hipDeviceMallocUncached`.
+const UNCACHED: u32 = 3;
+/// "Peer access already enabled" in both runtimes.
+const PEER_ENABLED: c_int = 704;
 /// Compute capability that the CUDA kernels need, as `major * 10 + minor`.
 const CUDA_TARGET: c_int = 90;
 
@@ -262,6 +267,25 @@ impl Device {
         }
     }
 
+    /// Lets this device's kernels, from now on, reach the memory of `peer`.
+    ///
+    /// # Errors
+    /// Devices without a path between them.
+    pub(crate) fn reach(&self, peer: &Device) -> Result<(), Error> {
+        self.bind()?;
+        // SAFETY: this device is current, and both stay open.
+        let code = unsafe {
+            match &self.runtime.special {
+                Special::Hip { enable_peer, .. } => enable_peer(peer.ordinal, 0),
+                Special::Cuda { enable_peer, .. } => enable_peer(peer.context.0, 0),
+            }
+        };
+        match code {
+            PEER_ENABLED => Ok(()),
+            code => self.check(&format!("reaching the memory of device {}", peer.ordinal), code),
+        }
+    }
+
     /// Takes device memory. Its contents are undefined.
     ///
     /// # Errors
@@ -276,6 +300,21 @@ impl Device {
             let (free, _) = self.memory()?;
             self.check(&format!("taking {bytes} bytes of memory, of {free} free"), code)?;
         }
+        Ok(Memory { device: self.clone(), ptr, bytes })
+    }
+
+    /// The same, of memory that other devices see at once what is written to.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub(crate) fn allocate_uncached(&self, bytes: usize) -> Result<Memory, Error> {
+        let Special::Hip { allocate_with, .. } = &self.runtime.special else {
+            return self.allocate(bytes); // CUDA keeps no remote memory in its caches
+        };
+        let mut ptr = 0;
+        // SAFETY: `ptr` outlives the call.
+        let code = unsafe { allocate_with(&mut ptr, bytes.max(16), UNCACHED) };
+        self.check(&format!("taking {bytes} bytes of uncached memory"), code)?;
         Ok(Memory { device: self.clone(), ptr, bytes })
     }
 
@@ -339,6 +378,18 @@ impl Pinned {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as `as_slice`; `self` is borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.bytes) }
+    }
+}
+
+impl Pinned {
+    /// Sets the first word, which kernels may be looking at.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn post(&self, word: u32) {
+        assert!(self.bytes >= 4);
+        // SAFETY: the block has a word, is aligned to pages and lives as long as `self`.
+        unsafe { AtomicU32::from_ptr(self.ptr.cast()) }.store(word, Ordering::Release);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::kernels::ranks::Parts;
 use crate::kernels::{self, Rows, attention};
 use crate::modules::Kernels;
 use crate::moe::{Moe, Quantized};
+use crate::peers::Peers;
 use crate::sampler::Sampler;
 use crate::staging::Staging;
 use crate::stream::{Graph, Stream};
@@ -21,6 +22,18 @@ use crate::weights::Dense;
 
 /// Bytes of pinned memory that are filled at once while weights are loaded: several experts.
 const STAGING: usize = 16 << 20;
+
+/// How partial sums are added over ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllReduce {
+    /// In rank order, whatever the batch. Of few rows (and 2, 4 or 8 ranks) by one kernel that
+    /// reads all ranks' memory, the same sums as [`AllReduce::Ordered`].
+    OneShot,
+    /// In rank order, of parts that the library has moved.
+    Ordered,
+    /// In the library's own order, which depends on the batch.
+    Library,
+}
 
 /// How a rank runs.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +46,8 @@ pub struct Options {
     pub max_num_seqs: usize,
     /// Whether decode batches are recorded once and replayed.
     pub graphs: bool,
-    /// Whether sums over ranks are taken in rank order, whatever the batch, or in the library's.
-    pub ordered_sums: bool,
+    /// How sums over ranks are taken.
+    pub all_reduce: AllReduce,
     /// How long a step may take before the device counts as hung.
     pub watchdog: Duration,
 }
@@ -108,7 +121,6 @@ pub(crate) struct Attention {
 pub struct Gpu {
     pub(crate) options: Options,
     pub(crate) ranks: usize,
-    pub(crate) group: Option<Communicator>,
     pub(crate) input: Input,
     /// Rounds of logits taken since the batch began.
     pub(crate) round: usize,
@@ -128,6 +140,9 @@ pub struct Gpu {
     pub(crate) kernels: Kernels,
     pub(crate) staging: Staging,
     pub(crate) stream: Stream,
+    // Below what may use them until the stream has ended.
+    pub(crate) peers: Option<Peers>,
+    pub(crate) group: Option<Communicator>,
 }
 
 impl Gpu {
@@ -157,6 +172,8 @@ impl Gpu {
             rope: config.qk_rope_head_dim,
         };
         let gathered = gathered_values(config, limits, ranks);
+        let one_shot = options.all_reduce == AllReduce::OneShot && matches!(ranks, 2 | 4 | 8);
+        let peers = group.as_ref().filter(|_| one_shot).map(|group| group.meet(&stream));
         Ok(Gpu {
             options,
             ranks,
@@ -172,10 +189,11 @@ impl Gpu {
             moe: Moe::new(device, config, rows, ranks, options.activations)?,
             sampler: Sampler::new(device, config.vocab_size)?,
             gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
-            group,
             kernels: Kernels::load(device)?,
             staging: Staging::new(device, STAGING)?,
             stream,
+            peers: peers.transpose()?,
+            group,
         })
     }
 
@@ -214,8 +232,11 @@ impl Gpu {
     }
 
     fn give_up(&mut self, message: String) -> DeviceError {
-        // What hangs in a collective ends, so that the stream can be destroyed.
-        if let Some(group) = self.group.take() {
+        // What waits for other ranks ends, so that the stream can be destroyed.
+        if let Some(peers) = &self.peers {
+            peers.stop();
+        }
+        if let Some(group) = &mut self.group {
             group.abort();
         }
         DeviceError(message)

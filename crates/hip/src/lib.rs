@@ -16,6 +16,7 @@ mod input;
 pub mod kernels;
 mod modules;
 mod moe;
+mod peers;
 mod sampler;
 mod staging;
 mod stream;
@@ -26,9 +27,12 @@ mod weights;
 pub use collective::{Communicator, Meeting};
 pub use device::{Device, Memory, Pinned, Runtime};
 pub use error::Error;
-pub use gpu::{Buffer, Gpu, Options, Weights, cache_bytes, decode_buckets, scratch_bytes};
+pub use gpu::{
+    AllReduce, Buffer, Gpu, Options, Weights, cache_bytes, decode_buckets, scratch_bytes,
+};
 pub use modules::{Kernel, Kernels, code_objects};
 pub use moe::{Experts, Quantized, Routing};
+pub use peers::Peers;
 pub use sampler::Sampler;
 pub use staging::Staging;
 pub use stream::{Event, Graph, Stream};

@@ -158,6 +158,9 @@ pub(crate) enum Special {
     /// HIP's current device is a number.
     Hip {
         set_device: unsafe extern "C" fn(c_int) -> c_int,
+        /// Of the current device to another.
+        enable_peer: unsafe extern "C" fn(c_int, c_uint) -> c_int,
+        allocate_with: unsafe extern "C" fn(*mut DevicePtr, usize, c_uint) -> c_int,
         /// `hipGetDevicePropertiesR0600`: a struct of 1,472 bytes (HIP 6 and 7).
         properties: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
         error_name: unsafe extern "C" fn(c_int) -> *const c_char,
@@ -166,6 +169,8 @@ pub(crate) enum Special {
     Cuda {
         retain_context: unsafe extern "C" fn(*mut Handle, c_int) -> c_int,
         set_context: unsafe extern "C" fn(Handle) -> c_int,
+        /// Of the current context to another's memory.
+        enable_peer: unsafe extern "C" fn(Handle, c_uint) -> c_int,
         error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
     },
 }
@@ -178,12 +183,15 @@ impl Special {
             Ok(match platform {
                 Platform::Hip => Special::Hip {
                     set_device: symbol(library, "hipSetDevice")?,
+                    enable_peer: symbol(library, "hipDeviceEnablePeerAccess")?,
+                    allocate_with: symbol(library, "hipExtMallocWithFlags")?,
                     properties: symbol(library, "hipGetDevicePropertiesR0600")?,
                     error_name: symbol(library, "hipGetErrorName")?,
                 },
                 Platform::Cuda => Special::Cuda {
                     retain_context: symbol(library, "cuDevicePrimaryCtxRetain")?,
                     set_context: symbol(library, "cuCtxSetCurrent")?,
+                    enable_peer: symbol(library, "cuCtxEnablePeerAccess")?,
                     error_name: symbol(library, "cuGetErrorName")?,
                 },
             })

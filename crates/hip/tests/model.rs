@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
-use hip::{Device, Gpu, Meeting, Options};
+use hip::{AllReduce, Device, Gpu, Meeting, Options};
 use model::{
     Batch, CacheFormat, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput,
     SamplingParams, Span, Want,
@@ -24,7 +24,7 @@ const OPTIONS: Options = Options {
     cache: CacheFormat::Native,
     max_num_seqs: 16,
     graphs: true,
-    ordered_sums: true,
+    all_reduce: AllReduce::OneShot,
     watchdog: Duration::from_secs(600),
 };
 

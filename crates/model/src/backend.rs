@@ -162,14 +162,15 @@ pub trait Backend: Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// `residual += delta`, then as [`Backend::rms_norm`] of `residual`.
+    /// `residual += delta`, the ranks' `delta` added in rank order, then as [`Backend::rms_norm`]
+    /// of `residual`. `delta` is used up.
     ///
     /// # Errors
-    /// A failed device.
-    fn add_rms_norm(
+    /// A failed device or rank.
+    fn reduce_add_rms_norm(
         &mut self,
         residual: &mut Self::Buffer,
-        delta: &Self::Buffer,
+        delta: &mut Self::Buffer,
         weight: &Self::Vector,
         eps: f32,
         out: &mut Self::Buffer,
@@ -256,12 +257,6 @@ pub trait Backend: Sized + 'static {
         experts: &Self::Experts,
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
-
-    /// Adds the ranks' buffers, in rank order, into every rank's.
-    ///
-    /// # Errors
-    /// A failed device or rank.
-    fn all_reduce(&mut self, x: &mut Self::Buffer) -> Result<(), DeviceError>;
 
     /// `out[i] = x[outputs[i].row]`.
     ///

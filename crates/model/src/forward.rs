@@ -145,13 +145,11 @@ impl<B: Backend> Model<B> {
                 work,
             )?;
             norm = &layer.post_norm;
-            let (residual, delta) = (&mut work.residual, &work.delta);
-            self.backend.add_rms_norm(residual, delta, norm, self.eps, &mut work.normed)?;
+            reduce_norm(&mut self.backend, norm, self.eps, work)?;
             ffn(&mut self.backend, &layer.ffn, work)?;
             let next = self.weights.layers.get(i + 1).map(|next| &next.input_norm);
             norm = next.unwrap_or(&self.weights.norm);
-            let (residual, delta) = (&mut work.residual, &work.delta);
-            self.backend.add_rms_norm(residual, delta, norm, self.eps, &mut work.normed)?;
+            reduce_norm(&mut self.backend, norm, self.eps, work)?;
         }
         self.head(batch)
     }
@@ -170,7 +168,7 @@ impl<B: Backend> Model<B> {
     }
 }
 
-/// `delta = Attn(normed)`, summed over ranks.
+/// `delta = Attn(normed)`, this rank's part.
 fn attention<B: Backend>(
     b: &mut B,
     layer: &Layer<B>,
@@ -188,11 +186,10 @@ fn attention<B: Backend>(
     let (q, kv_a) = (&mut work.q, &work.kv_a);
     b.rope_and_cache(index, heads, q, kv_a, &layer.kv_a_norm, eps, rope_table)?;
     b.attention(index, &work.q, &layer.kv_b, scale, &mut work.attention)?;
-    b.matmul(&work.attention, &layer.o, &mut work.delta)?;
-    b.all_reduce(&mut work.delta)
+    b.matmul(&work.attention, &layer.o, &mut work.delta)
 }
 
-/// `delta = FFN(normed)`, summed over ranks.
+/// `delta = FFN(normed)`, this rank's part.
 fn ffn<B: Backend>(b: &mut B, ffn: &Ffn<B>, work: &mut Workspace<B>) -> Result<(), DeviceError> {
     match ffn {
         Ffn::Dense(dense) => mlp(b, dense, work)?,
@@ -206,7 +203,18 @@ fn ffn<B: Backend>(b: &mut B, ffn: &Ffn<B>, work: &mut Workspace<B>) -> Result<(
             b.experts(&work.normed, &work.routing, experts, &mut work.delta)?;
         }
     }
-    b.all_reduce(&mut work.delta)
+    Ok(())
+}
+
+/// `residual += delta`, summed over ranks; `normed` is its norm.
+fn reduce_norm<B: Backend>(
+    b: &mut B,
+    norm: &B::Vector,
+    eps: f32,
+    work: &mut Workspace<B>,
+) -> Result<(), DeviceError> {
+    let (residual, delta) = (&mut work.residual, &mut work.delta);
+    b.reduce_add_rms_norm(residual, delta, norm, eps, &mut work.normed)
 }
 
 /// `delta = down(swiglu(gate_up(normed)))`.

@@ -3,7 +3,7 @@
 
 use super::ds;
 use super::map::vdst;
-use super::vmem::{alignment, race};
+use super::vmem::{alignment, announce, race};
 use crate::env::Env;
 use crate::inst::{Inst, Mem, MemKind};
 use crate::memory::Alloc;
@@ -65,6 +65,7 @@ impl Span {
         if !self.addr.is_multiple_of(alignment(m)) {
             return false;
         }
+        announce(env, m, self.addr);
         let strict = env.strict;
         let Env { view, lds: local, lds_shadow, .. } = env;
         let Ok(a) = view.find(self.addr, bytes as u64) else { return false };

@@ -222,6 +222,7 @@ fn lane(
         let what = format!("address not {align}-byte aligned");
         return env.fault(w, i, FaultKind::Misaligned, at, Some(addr), &what);
     }
+    announce(env, m, addr);
     let a = match env.view.find(addr, len as u64) {
         Ok(a) => a,
         Err(miss) => {
@@ -229,11 +230,6 @@ fn lane(
             return env.fault(w, i, FaultKind::OutOfBounds, at, Some(addr), &what);
         }
     };
-    let changes = atomic || matches!(m.kind, MemKind::Store { .. });
-    if let (true, Some(scope), Some(s)) = (changes, m.scope(), &env.segments) {
-        // Before others can see the value.
-        s.publish(addr, scope);
-    }
     match m.kind {
         MemKind::Load { .. } | MemKind::LoadD16 { .. } | MemKind::LoadLds => {
             // SAFETY: `find` returned the allocation containing the whole range.
@@ -347,6 +343,14 @@ pub(super) unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u3
         Some(u64::from(n[0]) | u64::from(n[1]) << 32)
     });
     split(r.unwrap_or_else(|o| o))
+}
+
+/// Tells the race detector of an access that publishes, before others can see its value.
+pub(super) fn announce(env: &Env, m: &Mem, addr: u64) {
+    let changes = matches!(m.kind, MemKind::Store { .. } | MemKind::Atomic(_));
+    if let (true, Some(scope), Some(s)) = (changes, m.scope(), &env.segments) {
+        s.publish(addr, scope);
+    }
 }
 
 /// Tells the race detector of an access to `len` bytes by lanes from `first` on.

@@ -4,6 +4,7 @@
 //! that its kernel does not know. It trusts addresses of numbers in device memory (counts, tokens,
 //! positions, slots, block tables), and those numbers.
 
+pub mod all_reduce;
 pub mod attention;
 pub mod embed;
 pub mod experts_down;

@@ -65,7 +65,12 @@ pub struct Gpu {
 }
 
 pub fn gpu() -> Gpu {
-    let device = Device::open(&runtime(), 0).unwrap();
+    gpu_of(&runtime(), 0)
+}
+
+/// Another than the first device.
+pub fn gpu_of(runtime: &Arc<Runtime>, ordinal: usize) -> Gpu {
+    let device = Device::open(runtime, ordinal).unwrap();
     let stream = Stream::new(&device).unwrap();
     let kernels = Kernels::load(&device).unwrap();
     Gpu { device, stream, kernels }

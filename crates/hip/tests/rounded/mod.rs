@@ -66,15 +66,15 @@ impl Backend for Rounded {
         round(out);
         Ok(())
     }
-    fn add_rms_norm(
+    fn reduce_add_rms_norm(
         &mut self,
         residual: &mut Self::Buffer,
-        delta: &Self::Buffer,
+        delta: &mut Self::Buffer,
         weight: &Self::Vector,
         eps: f32,
         out: &mut Self::Buffer,
     ) -> Result<()> {
-        self.0.add_rms_norm(residual, delta, weight, eps, out)?;
+        self.0.reduce_add_rms_norm(residual, delta, weight, eps, out)?;
         round(out);
         Ok(())
     }
@@ -131,9 +131,6 @@ impl Backend for Rounded {
         out: &mut Self::Buffer,
     ) -> Result<()> {
         self.0.experts(x, routing, experts, out)
-    }
-    fn all_reduce(&mut self, x: &mut Self::Buffer) -> Result<()> {
-        self.0.all_reduce(x)
     }
     fn select(&mut self, x: &Self::Buffer, o: &[OutputRow], out: &mut Self::Buffer) -> Result<()> {
         self.0.select(x, o, out)

@@ -101,8 +101,8 @@ pub struct Segments {
     /// Numbers of launches lately found to come before this one, though above its floor.
     settled: Cell<[(u32, u32); 4]>,
     known: Clocks,
-    /// Other launches in `known`.
-    others: Vec<u32>,
+    /// Other launches in `known`, and their pasts.
+    others: Vec<(u32, Arc<Past>)>,
     /// It has synchronised with another workgroup of its launch.
     knows_peers: bool,
     /// Read from channels and not yet known; to publish. Of its device, and of everybody.
@@ -164,7 +164,9 @@ impl Races {
             loose.fold((first, launch), |a, b| (a.0.min(b.0), a.1.min(b.1)));
         streams.entry(stream).or_default().push((seq, first, launch));
         drop(streams);
-        let inherited = self.knowledge.inherit(stream, &past, |launch| self.is_in(&past, launch));
+        let inherited = self
+            .knowledge
+            .inherit(stream, &past, |launch| self.is_in(launch, std::iter::once(&*past)));
         Operation {
             races: Arc::clone(self),
             device: device as u32,
@@ -180,16 +182,15 @@ impl Races {
         }
     }
 
-    /// Whether all of `launch` is in `past`.
-    fn is_in(&self, past: &Past, launch: u32) -> bool {
-        let launches = rd(&self.launches);
-        let before = |l: &Launch| past.order.get(&l.stream).is_some_and(|q| *q >= l.seq);
-        past.after.contains(&launch) || launches.get(launch as usize).is_none_or(before)
+    /// Whether all of `launch` is in one of the `pasts`.
+    fn is_in<'a>(&self, launch: u32, mut pasts: impl Iterator<Item = &'a Past>) -> bool {
+        let at = rd(&self.launches).get(launch as usize).map(|l| (l.stream, l.seq));
+        at.is_none_or(|at| pasts.any(|past| past.has(launch, at)))
     }
 
     /// Whether all of `launch` comes before `by`, which has told its past.
     fn came_before(&self, by: u32, launch: u32) -> bool {
-        self.knowledge.past(by).is_some_and(|past| self.is_in(&past, launch))
+        self.knowledge.past(by).is_some_and(|past| self.is_in(launch, std::iter::once(&*past)))
     }
 
     /// Numbers for `count` segments, the first of which is returned; 0 once they are used up.
@@ -277,9 +278,13 @@ impl Segments {
         let reach = if scope == Scope::System { 2 } else { 1 };
         for clocks in &mut self.acquired[..reach] {
             for ((launch, group), clock) in std::mem::take(clocks) {
+                if self.op.races.is_in(launch, std::iter::once(&*self.op.past)) {
+                    continue;
+                }
                 self.knows_peers |= launch == own && group != self.group;
-                if launch != own && !self.others.contains(&launch) {
-                    self.others.push(launch);
+                if launch != own && self.others.iter().all(|(other, _)| *other != launch) {
+                    let past = self.op.races.knowledge.past(launch);
+                    self.others.extend(past.map(|past| (launch, past)));
                 }
                 let x = self.known.entry((launch, group)).or_insert(0);
                 *x = (*x).max(clock);
@@ -287,9 +292,15 @@ impl Segments {
         }
     }
 
-    /// An atomic write at `addr`, about to happen: publishes what was released.
-    pub fn publish(&self, addr: u64, scope: Scope) {
-        self.channels(addr, scope, |reach, at| join_clocks(at, &self.released[reach]));
+    /// An atomic write at `addr`, about to happen: publishes what was released; beside what is there
+    /// already if the write `adds` to it.
+    pub fn publish(&self, addr: u64, scope: Scope, adds: bool) {
+        self.channels(addr, scope, |reach, at| {
+            if !adds {
+                at.clear();
+            }
+            join_clocks(at, &self.released[reach]);
+        });
     }
 
     /// An atomic read at `addr` that has happened: collects what others published.
@@ -363,9 +374,9 @@ impl Segments {
     }
 
     fn launch_before(&self, launch: u32) -> bool {
-        let races = &self.op.races;
-        let mut told = self.others.iter().chain(&self.op.inherited.launches);
-        races.is_in(&self.op.past, launch) || told.any(|by| races.came_before(*by, launch))
+        let told = self.others.iter().map(|(_, past)| past).chain(&self.op.inherited.pasts);
+        let pasts = std::iter::once(&self.op.past).chain(told);
+        self.op.races.is_in(launch, pasts.map(|past| &**past))
     }
 
     fn rival(&self, r: Record, wrote: bool) -> Option<Rival> {

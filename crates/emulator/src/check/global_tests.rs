@@ -30,7 +30,7 @@ fn groups_race_unless_released_and_acquired() {
     assert_eq!(touch(&b, &cell, 0b1100, Access::Read), None);
     assert!(touch(&b, &cell, 0b0001, Access::Read).is_some_and(|r| !r.other_launch && r.wrote));
     a.release(Scope::Device);
-    a.publish(64, Scope::Device);
+    a.publish(64, Scope::Device, false);
     b.collect(64, Scope::Device);
     assert!(touch(&b, &cell, 1, Access::Read).is_some(), "no acquire yet");
     b.acquire(Scope::Device);
@@ -76,7 +76,7 @@ fn every_reader_counts() {
         assert_eq!(touch(s, &cell, 15, Access::Read), None);
     }
     g[1].release(Scope::Device);
-    g[1].publish(64, Scope::Device);
+    g[1].publish(64, Scope::Device, false);
     g[2].collect(64, Scope::Device);
     g[2].acquire(Scope::Device);
     let r = touch(&g[2], &cell, 15, Access::Write);
@@ -207,7 +207,7 @@ fn devices_meet_by_fences_that_reach_all() {
         let mut a = Segments::new(&begin("a", 0, (1, 2)), 0, 1);
         let mut b = Segments::new(&begin("b", 1, (2, 1)), 0, 1);
         a.release(out);
-        a.publish(64, Scope::System);
+        a.publish(64, Scope::System, false);
         b.collect(64, Scope::System);
         b.acquire(Scope::System);
         let seen = touch(&b, &cell, 15, Access::Read);
@@ -216,7 +216,7 @@ fn devices_meet_by_fences_that_reach_all() {
             continue;
         }
         b.release(Scope::System);
-        b.publish(128, Scope::System);
+        b.publish(128, Scope::System, false);
         a.collect(128, Scope::System);
         a.acquire(back);
         drop(a);

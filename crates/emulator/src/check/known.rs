@@ -70,12 +70,19 @@ pub(super) struct Past {
     pub(super) after: HashSet<u32>,
 }
 
+impl Past {
+    /// Whether all of a launch, which is the `seq`th operation of `stream`, is in it.
+    pub(super) fn has(&self, launch: u32, (stream, seq): (u64, u64)) -> bool {
+        self.order.get(&stream).is_some_and(|last| *last >= seq) || self.after.contains(&launch)
+    }
+}
+
 /// What operations inherit from those before them.
 #[derive(Default)]
 pub(super) struct Inherited {
     pub(super) clocks: Clocks,
-    /// The launches in `clocks`.
-    pub(super) launches: Vec<u32>,
+    /// The pasts of the launches in `clocks`.
+    pub(super) pasts: Vec<Arc<Past>>,
 }
 
 /// A launch of another stream whose clocks an operation has learnt.
@@ -117,7 +124,10 @@ impl Knowledge {
     ) {
         let mut all = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
         let own = all.entry(stream).or_default();
-        for (&(launch, group), &clock) in clocks {
+        let launches: HashSet<u32> = clocks.keys().map(|(launch, _)| *launch).collect();
+        let covered = |launch| launches.iter().any(|by| *by != launch && before(*by, launch));
+        let last: HashSet<u32> = launches.iter().copied().filter(|l| !covered(*l)).collect();
+        for (&(launch, group), &clock) in clocks.iter().filter(|((l, _), _)| last.contains(l)) {
             let place = own.iter().position(|l| (l.seq, l.launch) == (seq, launch));
             let place = place.unwrap_or_else(|| {
                 own.retain(|l| l.launch == launch || !before(launch, l.launch));
@@ -143,7 +153,7 @@ impl Knowledge {
             let until = if *from == stream { Some(&u64::MAX) } else { past.order.get(from) };
             let Some(until) = until else { continue };
             for l in learnt.iter().filter(|l| l.seq <= *until && !settled(l.launch)) {
-                inherited.launches.push(l.launch);
+                inherited.pasts.extend(self.past(l.launch));
                 for (&group, &clock) in &l.clocks {
                     let x = inherited.clocks.entry((l.launch, group)).or_insert(0);
                     *x = (*x).max(clock);

@@ -347,9 +347,10 @@ pub(super) unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u3
 
 /// Tells the race detector of an access that publishes, before others can see its value.
 pub(super) fn announce(env: &Env, m: &Mem, addr: u64) {
-    let changes = matches!(m.kind, MemKind::Store { .. } | MemKind::Atomic(_));
+    let atomic = matches!(m.kind, MemKind::Atomic(_));
+    let changes = atomic || matches!(m.kind, MemKind::Store { .. });
     if let (true, Some(scope), Some(s)) = (changes, m.scope(), &env.segments) {
-        s.publish(addr, scope);
+        s.publish(addr, scope, atomic);
     }
 }
 

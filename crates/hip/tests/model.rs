@@ -206,3 +206,21 @@ fn composition_changes_no_bit_on_one_rank() {
 fn composition_changes_no_bit_on_two_ranks() {
     composition_changes_no_bit(2, Activations::Mxfp4, CacheFormat::Native);
 }
+
+/// The one-shot sum, and the sum of moved parts: a prompt's rows, then one decoded in a graph.
+#[test]
+fn one_shot_and_ordered_sums_have_the_same_bits() {
+    let ids = ids(21, 5, 1024);
+    for ranks in [2, 4] {
+        let found = [AllReduce::OneShot, AllReduce::Ordered].map(|all_reduce| {
+            let mut gpus = on_gpus(TINY, ranks, Options { all_reduce, ..OPTIONS });
+            let mut results = bits(&gpus.run(batch(&[(&ids, 0, 20, 3)])).unwrap());
+            // Recorded, then replayed.
+            for _ in 0..2 {
+                results.extend(bits(&gpus.run(batch(&[(&ids, 20, 21, 3)])).unwrap()));
+            }
+            results
+        });
+        assert!(found[0] == found[1], "{ranks} ranks");
+    }
+}

@@ -256,12 +256,12 @@ fn bounds(i: &Inst) -> Result<(), String> {
 pub(crate) fn decode(elf: &[u8], object: &Object, simd: Simd) -> Result<Code, DecodeError> {
     static DONE: Mutex<Vec<(Vec<u8>, Simd, Code)>> = Mutex::new(Vec::new());
     const KEPT: usize = 256;
-    let done = || DONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((.., code)) = done().iter().find(|d| d.0 == elf && d.1 == simd) {
+    // Locked meanwhile: several devices load the same files at the same time.
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((.., code)) = done.iter().find(|d| d.0 == elf && d.1 == simd) {
         return Ok(code.clone());
     }
     let code = decode_new(elf, object, simd)?;
-    let mut done = done();
     if done.len() == KEPT {
         done.clear();
     }

@@ -104,7 +104,9 @@ impl Node {
         };
         let node = Node {
             races: Arc::default(),
-            modules: (0..2).map(|d| loader::load(&memory, d, object).unwrap()).collect(),
+            modules: (0..2)
+                .map(|d| loader::load(&memory, d, object, config.simd).unwrap())
+                .collect(),
             buffers: (0..2).map(buffers).collect(),
             // Both devices reach what the first one has.
             rows: filled(0, &[ROWS as u32]),

@@ -1,5 +1,8 @@
 //! `--device hip` through the real binary, on the emulator.
 
+use std::path::Path;
+
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -40,6 +43,56 @@ async fn many_requests_on_two_gpus_answer_as_they_do_alone() {
     let distinct: std::collections::BTreeSet<String> =
         together.iter().map(|answer| answer["logprobs"].to_string()).collect();
     assert!(distinct.len() > 16, "all answers are alike");
+}
+
+/// A server of two ranks, of which the second's GPU hangs in the middle of a stream: the watchdog
+/// ends the stream with an error event, /health says why, and the server ends by itself.
+async fn a_gpu_hangs(all_reduce: &str) {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stalled-by-{all_reduce}"));
+    let _ = std::fs::remove_file(&file);
+    let stall = format!("1:{}", file.display());
+    let args = [
+        ["--tensor-parallel-size", "2"],
+        ["--served-model-name", "tiny"],
+        ["--max-model-len", "2048"],
+        ["--max-num-seqs", "2"],
+        ["--max-num-batched-tokens", "16"],
+        // Long enough for any step on a busy machine.
+        ["--watchdog-timeout", "20"],
+        ["--all-reduce", all_reduce],
+    ];
+    let model = "tests/data/tiny-k2/mxfp4";
+    let mut server = Server::start_on_emulator_with(("EMU_STALL", &stall), model, &args.concat());
+    let body = json!({
+        "model": "tiny", "prompt": "on and on", "max_tokens": 2000, "ignore_eos": true,
+        "stream": true, "temperature": 0
+    });
+    let request = server.client.post(format!("{}/v1/completions", server.url)).json(&body);
+    let mut stream = request.send().await.unwrap().bytes_stream();
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(first.starts_with(b"data: {"), "{first:?}");
+    std::fs::write(&file, "").unwrap();
+    let mut rest = Vec::new();
+    while let Some(Ok(bytes)) = stream.next().await {
+        rest.extend(bytes);
+    }
+    let rest = String::from_utf8(rest).unwrap();
+    let last = rest.lines().rfind(|line| line.contains("error")).unwrap_or_default();
+    let reason = "a step has not ended within 20 s (--watchdog-timeout)";
+    assert!(last.contains(reason), "{last}");
+    let (status, health) = server.get("/health").await;
+    assert_eq!((status, &health["status"]), (503, &json!("failed")));
+    assert!(health["reason"].as_str().unwrap().contains(reason), "{health}");
+    assert_eq!(server.exit_code(), Some(1));
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_gpu_is_noticed_while_the_others_wait_for_it() {
+    let each = ["one-shot", "ordered"].map(|mode| tokio::spawn(a_gpu_hangs(mode)));
+    for result in join_all(each).await {
+        result.unwrap();
+    }
 }
 
 #[test]

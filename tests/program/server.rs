@@ -47,8 +47,17 @@ impl Server {
 
     /// The same with `--device hip` on the emulator.
     pub(crate) fn start_on_emulator(model: &str, args: &[&str]) -> Server {
+        Server::start_on_emulator_with(("EMU_CHECK", "on"), model, args)
+    }
+
+    /// The same with a setting of the emulator's.
+    pub(crate) fn start_on_emulator_with(
+        (name, value): (&str, &str),
+        model: &str,
+        args: &[&str],
+    ) -> Server {
         let mut command = Command::new(binary());
-        command.env("LD_LIBRARY_PATH", emulator());
+        command.env("LD_LIBRARY_PATH", emulator()).env(name, value);
         Server::start_command(command, model, &[&["--device", "hip"], args].concat())
     }
 
@@ -84,6 +93,17 @@ impl Server {
         let answer = self.client.post(url).json(body).send().await.unwrap();
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap())
+    }
+
+    /// GETs JSON; returns the status and the JSON answer.
+    pub(crate) async fn get(&self, route: &str) -> (u16, Value) {
+        let answer = self.client.get(format!("{}{route}", self.url)).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// The code it ends with, by itself.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
     }
 
     /// Whether it has not ended.

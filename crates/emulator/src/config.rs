@@ -1,5 +1,7 @@
 //! Settings, from environment variables.
 
+use std::path::PathBuf;
+
 use crate::simd::Simd;
 
 /// How long a wave runs before another gets its turn.
@@ -36,6 +38,8 @@ pub struct Config {
     pub hang_seconds: u64,
     /// `EMU_SIMD`: the variant of the loops over lanes; the widest that the processor runs.
     pub simd: Simd,
+    /// `EMU_STALL=DEVICE:FILE`: once the file exists, kernels of the device hang.
+    pub stall: Option<(usize, PathBuf)>,
     /// `EMU_DEVICES`: number of devices.
     pub devices: usize,
     /// `EMU_MEMORY_GB`: memory of each device.
@@ -75,10 +79,20 @@ impl Config {
             counters_file,
             hang_seconds: number("EMU_HANG_SECONDS", 600),
             simd: get("EMU_SIMD").map_or_else(Simd::best, |name| simd(&name)),
+            stall: get("EMU_STALL").and_then(|text| stall(&text)),
             devices: number("EMU_DEVICES", 8).clamp(1, crate::MAX_DEVICES as u64) as usize,
             memory: number("EMU_MEMORY_GB", 288).saturating_mul(1 << 30),
         }
     }
+}
+
+fn stall(text: &str) -> Option<(usize, PathBuf)> {
+    let parts = text.split_once(':');
+    let stall = parts.and_then(|(device, file)| Some((device.parse().ok()?, file.into())));
+    if stall.is_none() {
+        eprintln!("emulator: EMU_STALL={text} is not DEVICE:FILE, ignored");
+    }
+    stall
 }
 
 fn simd(name: &str) -> Simd {
@@ -103,12 +117,13 @@ mod tests {
                 "EMU_QUANTUM" => "3",
                 "EMU_SEED" => "x",
                 "EMU_SIMD" => "portable",
+                "EMU_STALL" => "1:/there",
                 _ => return None,
             };
             Some(v.to_owned())
         };
         let c = Config::from(set);
         assert_eq!((c.strict, c.late, c.quantum, c.seed), (false, false, Quantum::Fixed(3), 0));
-        assert_eq!(c.simd, Simd::Portable);
+        assert_eq!((c.simd, c.stall), (Simd::Portable, Some((1, "/there".into()))));
     }
 }

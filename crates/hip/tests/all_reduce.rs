@@ -12,7 +12,7 @@ use hip::kernels::all_reduce::all_reduce_norm;
 use hip::kernels::matmul::{Output, View, Weights, Workspace, matmul};
 use hip::kernels::ranks::{Parts, sum_ranks};
 use hip::kernels::rms_norm::{add_rms_norm, rms_norm};
-use hip::{Communicator, Meeting, Memory, Peers};
+use hip::{Communicator, Meeting, Memory, Peers, Platform};
 use random::Random;
 
 const EPS: f32 = 1e-5;
@@ -243,7 +243,11 @@ fn layers_in_steps(gpu: &Gpu, ranks: usize, steps: usize) -> Bits {
 #[test]
 fn a_recorded_sum_is_right_in_every_replay() {
     let full = std::env::var_os("MOONROCK_FULL").is_some();
-    let replays = if full { 10_000 } else { 100 };
+    let replays = match (device::platform(), full) {
+        (Platform::Cuda, _) => 100_000,
+        (Platform::Hip, true) => 10_000,
+        (Platform::Hip, false) => 100,
+    };
     for ranks in [2, 4] {
         let found = on_ranks(ranks, |rank| replayed(rank, replays));
         let Some(first) = found.first() else { continue };

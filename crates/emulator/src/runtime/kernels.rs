@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -176,6 +177,15 @@ pub(crate) fn occupancy(k: &Kernel, threads: u32, dynamic_lds: u32) -> u32 {
 pub(crate) fn run(l: &Launch, place: &Place<'_>) {
     let r = runtime();
     let started = std::time::Instant::now();
+    if let Some((device, file)) = &r.config.stall
+        && *device == place.device
+        && file.exists()
+    {
+        // As long as other hangs are waited for.
+        std::thread::sleep(Duration::from_secs(r.config.hang_seconds));
+        let what = format!("Hang: {} was stalled by EMU_STALL", l.kernel.name);
+        return r.fail(place.device, error::LAUNCH_FAILURE, &what);
+    }
     let groups = l.grid.iter().product::<u32>();
     let race = place.operation(&l.kernel.name, (groups, l.kernel.atomics));
     match sched::run(&r.memory, l, &r.config, race) {

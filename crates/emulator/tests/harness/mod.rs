@@ -27,6 +27,7 @@ pub fn strict() -> Config {
         counters: false,
         counters_file: None,
         hang_seconds: 60,
+        stall: None,
         simd: Simd::best(),
         devices: 8,
         memory: 1 << 32,

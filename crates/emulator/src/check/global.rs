@@ -5,8 +5,8 @@
 //! missed: an access to part of a dword forgets ordered accesses to its other bytes; a write by a
 //! workgroup that synchronised with some workgroup of its launch, after more than [`KEPT`] of them
 //! read (or changed by atomics) the dword; atomic reads are checked against plain writes that came
-//! before them, not remembered; an order between parallel branches of one graph is taken for granted
-//! once one of them has synchronised with another stream.
+//! before them, not remembered; what one of the parallel branches of a graph has learnt of another
+//! stream counts for all of them.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -292,8 +292,8 @@ impl Segments {
         }
     }
 
-    /// An atomic write at `addr`, about to happen: publishes what was released; beside what is there
-    /// already if the write `adds` to it.
+    /// An atomic write at `addr`, about to happen: publishes what was released; if the write `adds`
+    /// to what is there, beside that.
     pub fn publish(&self, addr: u64, scope: Scope, adds: bool) {
         self.channels(addr, scope, |reach, at| {
             if !adds {

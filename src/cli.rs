@@ -122,6 +122,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_delimiter = ',')]
     pub(crate) allowed_origins: Vec<String>,
 
+    /// PEM file with the certificate to answer TLS with, and those between it and the root
+    #[arg(long, requires = "ssl_keyfile")]
+    pub(crate) ssl_certfile: Option<PathBuf>,
+
+    /// PEM file with that certificate's private key
+    #[arg(long, requires = "ssl_certfile")]
+    pub(crate) ssl_keyfile: Option<PathBuf>,
+
     /// Most bytes in a request's body; more are answered 413 [default: room for the longest prompt
     /// as token ids]
     #[arg(long, default_value_t = MAX_BODY_BYTES, hide_default_value = true,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use checkpoint::{Activations, Checkpoint};
 use engine::{Engine, EngineConfig};
-use server::{App, ServerConfig};
+use server::{App, ServerConfig, Tls};
 use text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
 
@@ -38,6 +38,11 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 /// Answers on `listener` with the model of `args`, until a signal asks for the end.
 pub(crate) async fn on(listener: TcpListener, args: &ServeArgs) -> anyhow::Result<()> {
+    let tls = match (&args.ssl_certfile, &args.ssl_keyfile) {
+        (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
+        _ => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let checkpoint = Checkpoint::open(&args.model)?;
     let tokenizer = Tokenizer::from_dir(&args.model)?;
     let template = ChatTemplate::from_dir(&args.model)?;
@@ -76,7 +81,7 @@ pub(crate) async fn on(listener: TcpListener, args: &ServeArgs) -> anyhow::Resul
     let loaded =
         tokio::task::spawn_blocking(move || place.load(checkpoint, limits, activations, &owned));
     let address = listener.local_addr()?;
-    let mut server = pin!(server::serve(listener, app.clone(), stop_signal()));
+    let mut server = pin!(server::serve(listener, tls, app.clone(), stop_signal()));
     let engine = tokio::select! {
         loaded = loaded => {
             let mut ranks = loaded??;
@@ -88,7 +93,7 @@ pub(crate) async fn on(listener: TcpListener, args: &ServeArgs) -> anyhow::Resul
         ended = &mut server => return Ok(ended?),
     };
     app.start(engine.clone());
-    eprintln!("listening on http://{address}");
+    eprintln!("listening on {scheme}://{address}");
     tokio::select! {
         ended = &mut server => Ok(ended?),
         reason = failure(&engine) => {

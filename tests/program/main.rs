@@ -15,3 +15,4 @@ mod sdk;
 mod server;
 mod soak;
 mod start;
+mod tls;

@@ -13,7 +13,7 @@ pub(crate) fn interpreter() -> std::ffi::OsString {
 }
 
 /// Runs a Python script of this folder with the server's address and more arguments.
-fn python(script: &str, server: &Server, args: &[&str]) {
+pub(crate) fn python(script: &str, server: &Server, args: &[&str]) {
     run(Command::new(interpreter())
         .arg(path("tests/program").join(script))
         .arg(format!("{}/v1", server.url))

@@ -34,7 +34,7 @@ pub(crate) fn emulator() -> PathBuf {
 
 pub(crate) struct Server {
     child: Child,
-    /// `http://host:port`.
+    /// `http://host:port`, or `https`.
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
 }
@@ -75,8 +75,8 @@ impl Server {
         let url = loop {
             let line = lines.next().unwrap_or_else(|| panic!("ended before listening:\n{seen}"));
             let line = line.unwrap();
-            if let Some((_, url)) = line.split_once("http://") {
-                break format!("http://{}", url.trim());
+            if let Some(url) = line.strip_prefix("listening on ") {
+                break url.trim().to_owned();
             }
             seen += &line;
             seen.push('\n');

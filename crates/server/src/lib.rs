@@ -34,6 +34,7 @@ mod stop;
 mod structure;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokenize;
 mod transcript;
 mod usage;
@@ -49,6 +50,7 @@ use axum::routing::{get, post};
 pub use app::{App, ServerConfig};
 use error::ApiError;
 pub use listen::serve;
+pub use tls::{Tls, TlsError};
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {

@@ -85,7 +85,7 @@ async fn a_client_that_goes_away_frees_its_sequences() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(crate::serve(listener, app, async {
+    let server = tokio::spawn(crate::serve(listener, None, app, async {
         let _ = stopped.await;
     }));
     for stream in [false, true] {

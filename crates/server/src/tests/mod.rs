@@ -9,6 +9,7 @@ mod operations;
 mod responses;
 mod routes;
 mod structure;
+mod tls;
 mod usage;
 
 use std::path::Path;

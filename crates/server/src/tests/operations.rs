@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::failures::await_sequences;
 use super::{TEMPLATE, TOKENIZER, post_request, raw_events, read_json, send, server_config};
 use super::{answer, app, app_with, engine_config, ids, player, post};
-use crate::{App, ServerConfig};
+use crate::{App, ServerConfig, Tls};
 
 const URI: &str = "/v1/completions";
 
@@ -155,23 +155,27 @@ async fn a_server_without_its_model_says_that_it_is_starting() {
 }
 
 /// A server on a real port.
-struct Listening {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<std::io::Result<()>>,
+pub(super) struct Listening {
+    pub(super) address: SocketAddr,
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) ended: JoinHandle<std::io::Result<()>>,
 }
 
 async fn listen(app: Arc<App>) -> Listening {
+    listen_with(app, None).await
+}
+
+pub(super) async fn listen_with(app: Arc<App>, tls: Option<Tls>) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let ended = tokio::spawn(crate::serve(listener, app, async {
+    let ended = tokio::spawn(crate::serve(listener, tls, app, async {
         let _ = stopped.await;
     }));
     Listening { address, stop, ended }
 }
 
-fn http(uri: &str, body: &str) -> String {
+pub(super) fn http(uri: &str, body: &str) -> String {
     format!("POST {uri} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
@@ -185,7 +189,7 @@ async fn head(address: SocketAddr, request: &str) -> String {
 }
 
 /// A device that takes a step for every permit.
-fn gated() -> (Sender<()>, Execute) {
+pub(super) fn gated() -> (Sender<()>, Execute) {
     let (permits, permit) = channel();
     let mut inner = player(vec![ids("hello hello")]);
     let execute = Box::new(move |batch| {

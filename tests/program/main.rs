@@ -8,6 +8,7 @@ mod eval;
 mod fuzz;
 mod gpu;
 mod identity;
+mod lm_eval;
 mod load;
 mod quantize;
 mod reference;

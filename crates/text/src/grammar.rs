@@ -9,6 +9,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::grammar_cache::GrammarCache;
 use crate::{Tokenizer, multiple_of};
 
 /// Why there is no grammar, or none any more. Fit for an API user.
@@ -21,6 +22,7 @@ pub struct GrammarCompiler {
     factory: ParserFactory,
     end_ids: Vec<u32>,
     vocab_size: u32,
+    cache: GrammarCache,
 }
 
 impl std::fmt::Debug for GrammarCompiler {
@@ -90,7 +92,7 @@ impl GrammarCompiler {
             .map_err(|error| GrammarError(error.to_string()))?;
         *factory.limits_mut() = limits();
         factory.quiet();
-        Ok(Self { factory, end_ids: end_ids.to_vec(), vocab_size })
+        Ok(Self { factory, end_ids: end_ids.to_vec(), vocab_size, cache: GrammarCache::default() })
     }
 
     /// Compiles a grammar, in bounded time and memory.
@@ -98,29 +100,35 @@ impl GrammarCompiler {
     /// # Errors
     /// A source that is malformed, not supported, too large, or that nothing can match.
     pub fn compile(&self, source: GrammarSource) -> Result<Grammar, GrammarError> {
-        let (grammar, size) = match source {
+        match source {
             GrammarSource::JsonSchema(schema) => {
                 let schema = with_options(schema)?;
-                let size = schema.to_string().len();
-                (GrammarWithLexer::from_json_schema(schema), size)
+                let text = schema.to_string();
+                check_size(&text)?;
+                self.compiled("json", &text, || GrammarWithLexer::from_json_schema(schema))
             }
-            GrammarSource::Regex(regex) => (GrammarWithLexer::from_regex(regex), regex.len()),
+            GrammarSource::Regex(regex) => {
+                check_size(regex)?;
+                self.compiled("regex", regex, || GrammarWithLexer::from_regex(regex))
+            }
             GrammarSource::Choice(choices) => {
                 let choices: Vec<String> = choices.iter().map(|choice| literal(choice)).collect();
                 let lark = format!("start: {}", choices.join(" | "));
-                let size = lark.len();
-                (GrammarWithLexer::from_lark(lark), size)
+                check_size(&lark)?;
+                self.compiled_lark(lark)
             }
-            GrammarSource::Lark(lark) => (GrammarWithLexer::from_lark(lark.to_owned()), lark.len()),
-        };
-        self.compile_checked(grammar, size)
+            GrammarSource::Lark(lark) => {
+                check_size(lark)?;
+                self.compiled_lark(lark.to_owned())
+            }
+        }
     }
 
     /// The JSON text that `schema` accepts, then the control token `end`.
     pub(crate) fn compile_until(&self, schema: &Value, end: u32) -> Result<Grammar, GrammarError> {
         let lark = format!("start: %json {} <[{end}]>", with_options(schema)?);
-        let size = lark.len();
-        self.compile_checked(GrammarWithLexer::from_lark(lark), size)
+        check_size(&lark)?;
+        self.compiled_lark(lark)
     }
 
     /// One of `prefixes`, then `suffix`, then the control token `end`.
@@ -132,22 +140,29 @@ impl GrammarCompiler {
     ) -> Result<Grammar, GrammarError> {
         let prefixes: Vec<String> = prefixes.map(|prefix| literal(&prefix)).collect();
         let lark = format!("start: ({}) {} <[{end}]>", prefixes.join(" | "), literal(suffix));
-        self.compile_checked(GrammarWithLexer::from_lark(lark), 0)
+        self.compiled_lark(lark)
     }
 
-    fn compile_checked(
+    fn compiled_lark(&self, lark: String) -> Result<Grammar, GrammarError> {
+        self.compiled("lark", &lark, || GrammarWithLexer::from_lark(lark.clone()))
+    }
+
+    /// The grammar of `source`, which is of a `kind` of its own for each way to read it.
+    fn compiled(
         &self,
-        grammar: GrammarWithLexer,
-        size: usize,
+        kind: &'static str,
+        source: &str,
+        grammar: impl FnOnce() -> GrammarWithLexer,
     ) -> Result<Grammar, GrammarError> {
-        if size > MAX_SOURCE_BYTES {
-            return Err(GrammarError(format!("is larger than {MAX_SOURCE_BYTES} bytes")));
-        }
-        let parser = self.factory.create_parser(TopLevelGrammar::from_grammar(grammar));
-        let mut grammar = Grammar(Matcher::new(Ok(parser.map_err(reason)?)));
-        // One that cannot even begin is found here.
-        grammar.mask()?;
-        Ok(grammar)
+        self.cache.get(kind, source, || {
+            let parser = self.factory.create_parser(TopLevelGrammar::from_grammar(grammar()));
+            let parser = parser.map_err(reason)?;
+            let lexer_bytes = parser.parser.lexer_stats().num_bytes;
+            let mut grammar = Grammar { matcher: Matcher::new(Ok(parser)), lexer_bytes };
+            // One that cannot even begin is found here.
+            grammar.mask()?;
+            Ok(grammar)
+        })
     }
 
     /// Ids that end a text.
@@ -163,7 +178,11 @@ impl GrammarCompiler {
 
 /// A compiled grammar and how much of it has been seen. A copy goes its own way.
 #[derive(Clone)]
-pub struct Grammar(Matcher);
+pub struct Grammar {
+    matcher: Matcher,
+    /// Bytes of the lexer's tables as it was compiled.
+    lexer_bytes: usize,
+}
 
 impl std::fmt::Debug for Grammar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -178,7 +197,17 @@ impl Grammar {
     /// # Errors
     /// Nothing can follow, or to find out took too much.
     pub fn mask(&mut self) -> Result<Vec<u32>, GrammarError> {
-        self.0.compute_mask_or_eos().map(Vec::from).map_err(reason)
+        self.matcher.compute_mask_or_eos().map(Vec::from).map_err(reason)
+    }
+
+    /// A copy that has nothing in common with this one: clones find the lexer's states together, in
+    /// turns and within one limit.
+    pub(crate) fn copy(&self) -> Grammar {
+        Grammar { matcher: self.matcher.deep_clone(), lexer_bytes: self.lexer_bytes }
+    }
+
+    pub(crate) fn lexer_bytes(&self) -> usize {
+        self.lexer_bytes
     }
 
     /// Takes the next id.
@@ -186,7 +215,7 @@ impl Grammar {
     /// # Errors
     /// One that may not come next.
     pub fn push(&mut self, id: u32) -> Result<(), GrammarError> {
-        self.0.consume_token(id).map_err(reason)
+        self.matcher.consume_token(id).map_err(reason)
     }
 }
 
@@ -201,6 +230,13 @@ fn reason(error: impl std::fmt::Display) -> GrammarError {
         _ => "is not supported",
     };
     GrammarError(line.chars().take(MAX_CHARACTERS).collect())
+}
+
+fn check_size(source: &str) -> Result<(), GrammarError> {
+    if source.len() > MAX_SOURCE_BYTES {
+        return Err(GrammarError(format!("is larger than {MAX_SOURCE_BYTES} bytes")));
+    }
+    Ok(())
 }
 
 /// A schema with our options in the place where llguidance looks for them.

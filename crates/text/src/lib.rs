@@ -13,6 +13,7 @@ mod byte_level;
 mod detokenizer;
 mod error;
 mod grammar;
+mod grammar_cache;
 mod guide;
 mod multiple_of;
 mod output_parser;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use checkpoint::{Activations, Checkpoint};
 use engine::{Engine, EngineConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::{App, ServerConfig, Tls};
 use text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
@@ -20,11 +21,20 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().with_span_list(false).init(),
     }
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(args));
     // A model that is still being loaded does not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// A connection is an open file: as many as the system allows, not the 1024 that are usual.
+fn allow_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        eprintln!("the limit of open files was not raised: {error}");
+    }
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<()> {

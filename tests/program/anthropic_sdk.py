@@ -51,6 +51,12 @@ def tools():
     answer = ask([question, {"role": "assistant", "content": answer.content},
                   {"role": "user", "content": [result]}], tools=[WEATHER])
     assert "21" in answer.content[0].text, answer
+    options = {"model": "demo", "max_tokens": 400, "messages": [question], "tools": [WEATHER]}
+    with client.messages.stream(**options, extra_body=GREEDY) as stream:
+        parts = [event.partial_json for event in stream if event.type == "input_json"]
+        final = stream.get_final_message()
+    streamed = next(block for block in final.content if block.type == "tool_use")
+    assert (streamed.id, streamed.input) == (call.id, call.input) and len(parts) > 1, final
     for choice in [{"type": "any"}, {"type": "tool", "name": "get_weather"}]:
         choice["disable_parallel_tool_use"] = True
         answer = ask("Hello!", tools=[WEATHER], tool_choice=choice)
@@ -63,6 +69,13 @@ def thinking():
     answer = ask(question, max_tokens=1200, thinking={"type": "enabled", "budget_tokens": 1024})
     assert [block.type for block in answer.content] == ["thinking", "text"], answer
     assert "42" in answer.content[1].text, answer
+    with client.messages.stream(model="demo", max_tokens=1200, extra_body=GREEDY,
+                                messages=[{"role": "user", "content": question}],
+                                thinking={"type": "enabled", "budget_tokens": 1024}) as stream:
+        thought = "".join(event.thinking for event in stream if event.type == "thinking")
+        final = stream.get_final_message()
+    assert thought == final.content[0].thinking == answer.content[0].thinking, (thought, answer)
+    assert final.content[1].text == answer.content[1].text, final
     short = ask(question, thinking={"type": "enabled", "budget_tokens": 3})
     assert len(short.content[0].thinking.split()) <= 3 and short.content[-1].type == "text", short
 

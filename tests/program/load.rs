@@ -14,7 +14,7 @@ fn body(i: usize, max_tokens: usize) -> Value {
 }
 
 /// One stream to its end: `(chunks, completion tokens, longest pause)`.
-async fn stream(server: &Server, i: usize, max_tokens: usize) -> (usize, u64, Duration) {
+pub(crate) async fn stream(server: &Server, i: usize, max_tokens: usize) -> (usize, u64, Duration) {
     let url = format!("{}/v1/chat/completions", server.url);
     let answer = server.client.post(url).json(&body(i, max_tokens)).send().await.unwrap();
     assert_eq!(answer.status(), 200);
@@ -33,7 +33,7 @@ async fn stream(server: &Server, i: usize, max_tokens: usize) -> (usize, u64, Du
     (events.len(), tokens, pause)
 }
 
-async fn load_figures(server: &Server) -> Value {
+pub(crate) async fn load_figures(server: &Server) -> Value {
     let url = format!("{}/load", server.url);
     server.client.get(url).send().await.unwrap().json().await.unwrap()
 }
@@ -76,20 +76,22 @@ async fn a_client_that_leaves_frees_its_blocks() {
         bytes.next().await.unwrap().unwrap();
         streams.push(bytes);
     }
-    running(&server, 4).await;
+    // A few steps' time.
+    let limit = Duration::from_secs(5);
+    running(&server, 4, limit).await;
     drop(streams);
-    running(&server, 0).await;
+    running(&server, 0, limit).await;
 }
 
-/// Waits until `count` sequences run, for a few steps' time at most.
-async fn running(server: &Server, count: usize) {
+/// Waits until `count` sequences run, for a while at most.
+pub(crate) async fn running(server: &Server, count: usize, limit: Duration) {
     let begin = std::time::Instant::now();
     loop {
         let load = load_figures(server).await;
         if load["running"] == count {
             return;
         }
-        assert!(begin.elapsed() < Duration::from_secs(5), "not {count}: {load}");
+        assert!(begin.elapsed() < limit, "not {count}: {load}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

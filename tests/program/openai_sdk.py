@@ -136,6 +136,32 @@ def logprobs():
     assert len(answer.prompt_logprobs) == answer.usage.prompt_tokens
 
 
+def completions():
+    options = {"model": "demo", "prompt": "The capital of France is", "temperature": 0,
+               "max_tokens": 6}
+    scored = client.completions.create(**options, logprobs=2, echo=True)
+    choice, usage = scored.choices[0], scored.usage
+    assert choice.text.startswith(options["prompt"]), scored
+    lists = [choice.logprobs.tokens, choice.logprobs.token_logprobs, choice.logprobs.top_logprobs]
+    assert [len(values) for values in lists] == [usage.total_tokens] * 3, scored
+    assert choice.logprobs.token_logprobs[0] is None and "".join(lists[0]) == choice.text, scored
+    # What is streamed adds up to the same.
+    streamed, scores = "", []
+    for chunk in client.completions.create(**options, logprobs=2, echo=True, stream=True):
+        streamed += chunk.choices[0].text
+        if chunk.choices[0].logprobs:
+            scores += chunk.choices[0].logprobs.token_logprobs
+    assert (streamed, scores) == (choice.text, choice.logprobs.token_logprobs), (streamed, scored)
+    ids = {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 1, "n": 2}
+    several = client.completions.create(**options | ids)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3], several
+
+
+def models():
+    assert [model.id for model in client.models.list()] == ["demo"]
+    assert client.models.retrieve("demo").id == "demo"
+
+
 def responses():
     off = {"effort": "none"}
     first = client.responses.create(model="demo", temperature=0, reasoning=off,
@@ -152,6 +178,13 @@ def responses():
     called = client.responses.create(model="demo", temperature=0, reasoning=off, tools=[tool],
                                      tool_choice="required", input="Weather in Lisbon?")
     assert called.output[0].type == "function_call", called
+    events = list(client.responses.create(model="demo", temperature=0, reasoning=off, tools=[tool],
+                                          tool_choice="required", input="Weather in Lisbon?",
+                                          stream=True))
+    arguments = "".join(event.delta for event in events
+                        if event.type == "response.function_call_arguments.delta")
+    assert arguments == called.output[0].arguments, (events, called)
+    assert events[-1].type == "response.completed", events[-1]
     parsed = client.responses.parse(model="demo", temperature=0, reasoning=off, input="Paris?",
                                     text_format=Capital)
     assert isinstance(parsed.output_parsed, Capital), parsed
@@ -173,6 +206,20 @@ def errors():
             assert error.body["message"] and "param" in error.body, error.body
         else:
             raise AssertionError(f"{options} was accepted")
+    for wrong, kind in [
+        (lambda: client.models.retrieve("other"), openai.NotFoundError),
+        (lambda: client.completions.create(model="demo", prompt=[-1]), openai.BadRequestError),
+        (lambda: client.responses.create(model="demo", input="x", previous_response_id="resp_x"),
+         openai.BadRequestError),
+        # The whole stream fails, before its first chunk.
+        (lambda: ask([user("hi")], stream=True, max_tokens=10**6), openai.BadRequestError),
+    ]:
+        try:
+            wrong()
+        except kind as error:
+            assert error.request_id and error.body["message"], error
+        else:
+            raise AssertionError("a bad request was accepted")
 
 
 streaming(plain())
@@ -181,6 +228,8 @@ tools()
 forced_tools()
 structured_output()
 logprobs()
+completions()
+models()
 responses()
 errors()
 print("ok")

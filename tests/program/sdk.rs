@@ -39,6 +39,13 @@ fn anthropic_python() {
     python("anthropic_sdk.py", &server, &[]);
 }
 
+#[test]
+fn refusals_python() {
+    let limits = ["--max-num-seqs", "1", "--max-waiting", "1", "--api-key", "secret"];
+    let args = [&["--served-model-name", "demo"], &limits[..]].concat();
+    python("refusals_sdk.py", &Server::start("tests/data/tiny-k2/mxfp4", &args), &[]);
+}
+
 /// `scripts/test` installs the SDK beside the build and names the folder.
 #[test]
 fn openai_node() {

@@ -18,7 +18,7 @@ use crate::{App, sse};
 use response::{AnswerChunks, Choice};
 
 pub(crate) use conversation::{Conversation, encode, thinks};
-pub(crate) use tools::{Tool, ToolChoice, Tools, definition, take_choice};
+pub(crate) use tools::{MAX_TOOLS, Tool, ToolChoice, Tools, definition, take_choice};
 
 pub(crate) async fn create(State(app): State<Arc<App>>, body: Body) -> Result<Response, ApiError> {
     let request = convert(&app, body, request::convert).await?;

@@ -8,6 +8,8 @@ use crate::error::ApiError;
 use crate::fields::{Fields, wrong_type};
 
 const MAX_NAME: usize = 64;
+/// Most tools in a request, OpenAI's limit: each may take a second to compile.
+pub(crate) const MAX_TOOLS: usize = 128;
 
 /// A declared tool.
 #[derive(Debug)]
@@ -41,13 +43,16 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// Checks that the choice, from the field `param`, is one of these tools.
+    /// Checks the number of tools, and that the choice, from the field `param`, is one of them.
     pub(crate) fn new(
         mut tools: Vec<Tool>,
         choice: ToolChoice,
         parallel: bool,
         param: &str,
     ) -> Result<Self, ApiError> {
+        if tools.len() > MAX_TOOLS {
+            return Err(ApiError::field("tools", format!("may hold {MAX_TOOLS} at most")));
+        }
         match &choice {
             ToolChoice::Auto => {}
             // A tool that is not declared is not called.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::requests::shared;
-use super::{array, boolean, integer, joined, one_of_these, record, string, texts};
+use super::{array, boolean, integer, joined, one_of_these, record, string, texts, tools};
 use crate::App;
 
 /// The fields of a function: its schema is in the field `schema`.
@@ -56,7 +56,7 @@ pub(super) fn conversation() -> Value {
         record(&["type", "function"], named)]});
     json!({
         "messages": {"type": "array", "minItems": 1, "items": message()},
-        "tools": array(record(&["type", "function"], tool)),
+        "tools": tools(record(&["type", "function"], tool)),
         "tool_choice": choice,
         "parallel_tool_calls": boolean(),
         "chat_template_kwargs": record(&[], json!({"thinking": boolean(),

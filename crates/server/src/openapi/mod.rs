@@ -1,5 +1,5 @@
 //! `/openapi.json`: what the routes take and give, as OpenAPI 3.1. Written by hand beside the code
-//! that checks requests; tests/program/fuzz.py holds the two against each other.
+//! that checks requests; tests/program/fuzz.rs holds the two against each other.
 
 mod answers;
 mod chat;
@@ -12,6 +12,7 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::chat::MAX_TOOLS;
 
 pub(crate) async fn document(State(app): State<Arc<App>>) -> Json<Value> {
     Json(openapi(&app))
@@ -34,6 +35,18 @@ fn openapi(app: &App) -> Value {
         let ok = json!({"application/json": {"schema": answer}});
         json!({"get": {"summary": summary, "responses": responses(ok)}})
     };
+    let mut health = get("Where the server is in its life", answers::object(&["status"]));
+    let mut model = get("One of the models served", answers::object(&["id", "max_model_len"]));
+    model["parameters"] =
+        json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    let mut components = json!({"schemas": {"Error": answers::error()}});
+    let mut security = json!([]);
+    if !app.config.api_keys.is_empty() {
+        security = json!([{"bearer": []}, {"x-api-key": []}]);
+        components["securitySchemes"] = json!({"bearer": {"type": "http", "scheme": "bearer"},
+            "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"}});
+        health["get"]["security"] = json!([]);
+    }
     let metrics = json!({"application/openmetrics-text": {"schema": {"type": "string"}}});
     json!({
         "openapi": "3.1.0",
@@ -57,13 +70,15 @@ fn openapi(app: &App) -> Value {
             "/tokenizer_info": get("The tokenizer and its chat template",
                 answers::object(&["vocab_size", "model_max_length"])),
             "/v1/models": get("The models served", answers::object(&["object", "data"])),
-            "/health": get("Where the server is in its life", answers::object(&["status"])),
+            "/v1/models/{id}": model,
+            "/health": health,
             "/load": get("What runs and waits", answers::object(&["running", "waiting"])),
             "/version": get("The server's version", answers::object(&["version"])),
             "/metrics": {"get": {"summary": "Prometheus metrics",
                 "responses": responses(metrics)}},
         },
-        "components": {"schemas": {"Error": answers::error()}},
+        "components": components,
+        "security": security,
     })
 }
 
@@ -73,6 +88,7 @@ fn responses(ok: Value) -> Value {
         ("400", "A field is wrong; `param` names it"),
         ("401", "The API key is missing or wrong"),
         ("404", "There is no such model"),
+        ("408", "The body took too long"),
         ("413", "The body is too large"),
         ("429", "Too many requests are waiting"),
         ("500", "Something failed on this side"),
@@ -106,6 +122,10 @@ fn joined(mut first: Value, second: Value) -> Value {
         first.extend(second);
     }
     first
+}
+
+fn tools(tool: Value) -> Value {
+    json!({"type": "array", "items": tool, "maxItems": MAX_TOOLS})
 }
 
 fn string() -> Value {

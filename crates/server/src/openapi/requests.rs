@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{array, boolean, integer, joined, number, one_of_these, record, string, texts};
+use super::{array, boolean, integer, joined, number, one_of_these, record, string, texts, tools};
 use crate::App;
 
 const U32_MAX: i64 = u32::MAX as i64;
@@ -159,7 +159,7 @@ pub(super) fn response(app: &App) -> Value {
         "stream": boolean(),
         "stream_options": stream,
         "text": record(&[], text),
-        "tools": array(record(&["type", "name"], tool)),
+        "tools": tools(record(&["type", "name"], tool)),
         "tool_choice": choice,
         "parallel_tool_calls": boolean(),
         "reasoning": reasoning,
@@ -226,7 +226,7 @@ fn conversation(app: &App) -> Value {
         "model": one_of_these(json!([app.config.served_model_name])),
         "system": system,
         "messages": {"type": "array", "minItems": 1, "items": messages},
-        "tools": array(record(&["name"], tool)),
+        "tools": tools(record(&["name"], tool)),
         "tool_choice": record(&["type"], choice),
         "thinking": record(&["type"], json!({
             "type": one_of_these(json!(["enabled", "adaptive", "disabled"])),

@@ -182,6 +182,9 @@ async fn fields_of_chats() {
     for (patch, param) in cases {
         check("/v1/chat/completions", &base_chat(), patch, param).await;
     }
+    let many = (0..129).map(|i| json!({"type": "function", "function": {"name": format!("f{i}")}}));
+    let many = json!({"tools": many.collect::<Vec<_>>()});
+    check("/v1/chat/completions", &base_chat(), many, "tools").await;
 }
 
 #[tokio::test]
@@ -285,7 +288,10 @@ async fn requests_to_the_wrong_place() {
         (Method::GET, "/v1/models/other", StatusCode::NOT_FOUND, "invalid_request_error"),
     ];
     for (method, uri, expected, kind) in cases {
-        let (status, answer) = read_json(send(&app, request(method, uri)).await).await;
+        let response = send(&app, request(method, uri)).await;
+        let tells_methods = response.headers().contains_key("allow");
+        assert_eq!(tells_methods, expected == StatusCode::METHOD_NOT_ALLOWED, "{uri}");
+        let (status, answer) = read_json(response).await;
         assert_eq!(status, expected, "{uri}");
         assert_eq!(answer["error"]["type"], kind, "{uri}");
     }

@@ -280,6 +280,20 @@ async fn headers_beyond_the_limit_are_refused() {
     assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
 }
 
+/// With nothing else to do, the paused clock jumps to the moment when the server gives up.
+#[tokio::test(start_paused = true)]
+async fn a_body_must_come_in_time() {
+    let server = listen(app(&["hi"])).await;
+    let begin = tokio::time::Instant::now();
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    let whole = http(URI, r#"{"prompt": "x"}"#);
+    client.write_all(&whole.as_bytes()[..whole.len() - 1]).await.unwrap();
+    let mut refused = String::new();
+    client.read_to_string(&mut refused).await.unwrap();
+    assert!(refused.starts_with("HTTP/1.1 408"), "{refused}");
+    assert!(begin.elapsed() >= crate::body::BODY_TIMEOUT);
+}
+
 /// More than sockets buffer is sent to a client that reads nothing: it is dropped, not waited for.
 #[tokio::test]
 async fn a_reader_that_stops_is_dropped() {

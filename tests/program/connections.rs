@@ -12,6 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::load::{load_figures, running, stream};
 use crate::server::Server;
 
+/// Slow readers; each makes the server write some MB before its socket is full.
+const SLOW: usize = 25;
 const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// Lets this process have so many files open; the server raises its own limit, to the hard one that
@@ -61,14 +63,14 @@ async fn idle_connections_and_slow_readers_stall_nobody() {
         idle.push(connect(address, number, None).await);
     }
     let mut slow = tokio::task::JoinSet::new();
-    for number in 0..100 {
+    for number in 0..SLOW {
         slow.spawn(read_slowly(connect(address, number, Some(4096)).await));
     }
     for (_, tokens, _) in join_all((0..8).map(|i| stream(&server, i, 40))).await {
         assert_eq!(tokens, 40);
     }
     // All are still there, and each is answered.
-    assert_eq!(slow.len(), 100);
+    assert_eq!(slow.len(), SLOW);
     assert!(slow.try_join_next().is_none(), "a slow reader was dropped");
     for client in &mut idle {
         client.write_all(HEALTH.as_bytes()).await.unwrap();

@@ -10,8 +10,13 @@ use crate::fields::{Fields, wrong_type};
 pub(super) fn take(fields: &mut Fields) -> Result<Conversation, ApiError> {
     let mut messages = Vec::new();
     if let Some(system) = fields.take("system") {
-        let text = texts(system, "system")?;
-        messages.push(json!({"role": "system", "content": text}));
+        let mut text = texts(system, "system")?;
+        if let Some(parts) = text.as_array_mut() {
+            parts.retain(|part| !is_attribution(part));
+        }
+        if text != json!([]) {
+            messages.push(json!({"role": "system", "content": text}));
+        }
     }
     let items = fields.array("messages")?;
     let items = fields.required("messages", items)?;
@@ -27,6 +32,12 @@ pub(super) fn take(fields: &mut Fields) -> Result<Conversation, ApiError> {
     let tools = take_tools(fields)?;
     let (thinking, budget) = take_thinking(fields)?;
     Ok(Conversation::new(messages, tools, thinking).with_thinking_budget(budget))
+}
+
+/// Whether a part of the system prompt is a line that Claude Code puts before it for billing. It is
+/// another one in each request, so that nothing behind it would be found in the prefix cache.
+fn is_attribution(part: &Value) -> bool {
+    part["text"].as_str().is_some_and(|text| text.starts_with("x-anthropic-billing-header:"))
 }
 
 fn take_choice(fields: &mut Fields) -> Result<(ToolChoice, bool), ApiError> {

@@ -185,6 +185,20 @@ async fn conversations_become_the_same_prompts_as_chats() {
 }
 
 #[tokio::test]
+async fn what_claude_code_says_of_its_bill_is_no_prompt() {
+    let app = app(&["hi"]);
+    let count = async |system: Value| {
+        let body = json!({"system": system, "messages": [{"role": "user", "content": "hi"}]});
+        answer(&app, &format!("{URI}/count_tokens"), &body).await["input_tokens"].clone()
+    };
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let bill = part("x-anthropic-billing-header: cc_version=2.1.37.3a3; cch=1a2b3;");
+    let kind = part("Be kind.");
+    assert_eq!(count(json!([bill, kind])).await, count(json!([kind])).await);
+    assert_eq!(count(json!([bill])).await, count(Value::Null).await);
+}
+
+#[tokio::test]
 async fn bad_fields_are_named() {
     let app = app(&["hi"]);
     let user = |content: Value| json!({"messages": [{"role": "user", "content": content}]});

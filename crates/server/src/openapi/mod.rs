@@ -22,7 +22,7 @@ fn openapi(app: &App) -> Value {
     let post = |summary: &str, request: Value, answer: Value, streams: bool| {
         let mut ok = json!({"application/json": {"schema": answer}});
         if streams {
-            ok["text/event-stream"] = json!({"schema": {"type": "string"}});
+            ok["text/event-stream"] = json!({"schema": event()});
         }
         json!({"post": {
             "summary": summary,
@@ -37,8 +37,8 @@ fn openapi(app: &App) -> Value {
     };
     let mut health = get("Where the server is in its life", answers::object(&["status"]));
     let mut model = get("One of the models served", answers::object(&["id", "max_model_len"]));
-    model["parameters"] =
-        json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    model["parameters"] = json!([{"name": "id", "in": "path", "required": true,
+            "schema": {"enum": [app.config.served_model_name]}}]);
     let mut components = json!({"schemas": {"Error": answers::error()}});
     let mut security = json!([]);
     if !app.config.api_keys.is_empty() {
@@ -80,6 +80,13 @@ fn openapi(app: &App) -> Value {
         "components": components,
         "security": security,
     })
+}
+
+/// One of a stream's server-sent events: what stands for the stream before OpenAPI 3.2.
+fn event() -> Value {
+    let description = "An event of the stream: JSON, or [DONE] at the end of OpenAI's";
+    json!({"type": "object", "required": ["data"],
+        "properties": {"event": string(), "data": {"type": "string", "description": description}}})
 }
 
 /// The answer to a good request, and errors.

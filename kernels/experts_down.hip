@@ -4,10 +4,11 @@
 // [hidden, width], its rows padded to a multiple of 64. pairs, groups, group_count: see `sort.hip`.
 // y [pairs, hidden] f32, by pair. One chain of additions over all of k, in ascending order.
 //
-// A workgroup takes a group of rows; each of its 4 waves 64 columns of y. Must move the weights and
-// scales once for each group (width * 17/32 bytes a column), and y; matrix instructions: one for
-// each 16 columns, 128 of k and 16 rows (of BF16 four).
-#include "mxfp4.h"
+// experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of its 4 waves 64
+// columns of y. experts_down_*_64, for groups of up to 64: 256 columns, see `rows64.h`; the same
+// bits. Must move the weights and scales once for each group (width * 17/32 bytes a column), the
+// rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16 rows (of BF16 four).
+#include "rows64.h"
 
 struct ExpertsDownArgs {
   const u8 *h;
@@ -24,9 +25,18 @@ struct ExpertsDownArgs {
 
 constexpr u32 WAVES = 4;
 
+/// Writes the sums of tile `m` of the rows and tile `tile` of the matrix.
+__device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 first, u32 rows,
+                             u32 m, u32 tile) {
+  for (u32 i = 0; i < ACCUMULATORS; ++i) {
+    u32 row = m * 16 + acc_row(i), column = tile * 16 + acc_col(i);
+    if (row < rows && column < args.hidden)
+      args.y[(u64)args.pairs[first + row] * args.hidden + column] = sums.v[i];
+  }
+}
+
 /// Grid: (hidden / 256 rounded up, bound on groups).
-template <class Rows, u32 ROW_TILES>
-__device__ inline void down(const ExpertsDownArgs &args) {
+template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2];
@@ -34,39 +44,37 @@ __device__ inline void down(const ExpertsDownArgs &args) {
   if (block >= column_blocks) return;
   u64 tile = ((u64)expert * column_blocks + block) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, args.width);
-
-  Rows x[ROW_TILES];
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 row = at_most(m * 16 + chunk_row(c), rows - 1);
-      x[m].set(c, args.h, args.h_scales, first + row, args.width);
-    }
-  }
-  Acc acc[ROW_TILES][TILES] = {};
-  multiply<Rows, ROW_TILES>(acc, x, weights, 0, Weights::quads(args.width), (rows + 15) / 16);
-
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    for (u32 i = 0; i < ACCUMULATORS; ++i) {
-      u32 row = m * 16 + acc_row(i), column = block * 64 + acc_col(i);
-      if (row >= rows) continue;
-      float *y = args.y + (u64)args.pairs[first + row] * args.hidden;
-      for (u32 t = 0; t < TILES; ++t) {
-        if (column + 16 * t < args.hidden) y[column + 16 * t] = acc[m][t].v[i];
-      }
-    }
-  }
+  Tile<Rows> x(args.h, args.h_scales, args.width,
+               [&](u32 row) { return first + at_most(row, rows - 1); });
+  Acc acc[TILES] = {};
+  multiply<Rows>(acc, x, weights, 0, Weights::quads(args.width));
+  for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 
-#define EXPERTS_DOWN(form, Rows, row_tiles)                                                        \
-  KERNEL(WAVES * WAVE) void experts_down_##form##_##row_tiles(ExpertsDownArgs args) {              \
-    down<Rows, row_tiles>(args);                                                                   \
-  }
-EXPERTS_DOWN(mxfp4, Fp4Rows, 1)
-EXPERTS_DOWN(mxfp4, Fp4Rows, 4)
-EXPERTS_DOWN(mxfp8, Fp8Rows, 1)
-EXPERTS_DOWN(mxfp8, Fp8Rows, 4)
-EXPERTS_DOWN(bf16, Bf16Rows, 1)
-EXPERTS_DOWN(bf16, Bf16Rows, 2)
+/// Grid: (hidden / 256 rounded up, bound on groups).
+template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
+  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
+  if (block_y() >= *args.group_count) return;
+  u32x4 group = args.groups[block_y()];
+  u32 expert = group[0], first = group[1], rows = group[2];
+  u32 column_blocks = (args.hidden + 63) / 64, block = block_x() * 4 + own_tile(0) / 4;
+  // Waves beyond the last block multiply it once more, and store nothing.
+  u64 tile = ((u64)expert * column_blocks + at_most(block, column_blocks - 1)) * TILES;
+  Weights weights(args.weights, args.weight_scales, tile, args.width);
+  auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
+  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      store(args, sums[t], first, rows, m, block * TILES + own_tile(t) % 4);
+  };
+  multiply_block<Rows, false>(staged, args.h, args.h_scales, weights, args.width, rows, row, use);
+}
+
+#define EXPERTS_DOWN(form, Rows)                                                                \
+  KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) { few_rows<Rows>(args); } \
+  KERNEL(256) void experts_down_##form##_64(ExpertsDownArgs args) { many_rows<Rows>(args); }
+EXPERTS_DOWN(mxfp4, Fp4Rows)
+EXPERTS_DOWN(mxfp8, Fp8Rows)
+EXPERTS_DOWN(bf16, Bf16Rows)
 
 struct ExpertsCombineArgs {
   const float *y;

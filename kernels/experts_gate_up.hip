@@ -6,11 +6,13 @@
 // out: h by slot, in the same form as x: codes [slots, width] with scale words, or BF16; h itself
 // is f32 before it is rounded. Slots without a pair are not written.
 //
-// A workgroup takes a group of rows and 32 hidden units. Its 8 waves each multiply an eighth of the
-// quads of 512 values; their sums are added in ascending order. Must move, once for each group:
-// hidden * 34 bytes of weights and scales for each workgroup (64 rows of hidden * 17/32 bytes);
-// matrix instructions: 4 * hidden / 128 for each 16 rows (of BF16 four times as many).
-#include "segments.h"
+// experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
+// Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
+// order. experts_gate_up_*_64, for groups of up to 64: 128 units, see `rows64.h`; the same bits.
+// Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
+// the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
+// as many).
+#include "rows64.h"
 
 struct ExpertsGateUpArgs {
   const u8 *x;
@@ -27,6 +29,14 @@ struct ExpertsGateUpArgs {
   u32 width;
 };
 
+/// Reads units `8 * part ..` of a row of [row][swizzled(row, unit)].
+__device__ inline void load_units(const float *h, u32 row, u32 part, float x[8]) {
+  for (u32 j = 0; j < 2; ++j) {
+    f32x4 four = *(const f32x4 *)(h + row * 32 + hidden_swizzle(row, part * 8 + 4 * j));
+    for (u32 i = 0; i < 4; ++i) x[4 * j + i] = four[i];
+  }
+}
+
 /// Rounds 16 rows of 32 units, [row][swizzled(row, unit)], to an MX block each; one wave.
 template <class Block>
 __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *h, u32 slot,
@@ -34,7 +44,7 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
   for (u32 e = lane(); e < 64; e += WAVE) {
     u32 row = e / 4, part = e % 4, words = scale_words(args.width);
     float x[8];
-    for (u32 i = 0; i < 8; ++i) x[i] = h[row * 32 + hidden_swizzle(row, part * 8 + i)];
+    load_units(h, row, part, x);
     u32 scale = Block::scale(block_amax(x));
     if (row >= rows) continue;
     Block::store(x, scale, args.out, ((u64)(slot + row) * args.width + block * 32) / 8 + part);
@@ -47,40 +57,64 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
   }
 }
 
+/// A unit from its sums.
+__device__ inline float swiglu(float gate, float up) { return gate / (1.0f + exp(-gate)) * up; }
+
 /// Grid: (width / 32, bound on groups).
-template <class Rows, class Store, u32 ROW_TILES>
-__device__ inline void gate_up(const ExpertsGateUpArgs &args, const Store &store) {
+template <class Rows, class Store>
+__device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
   __shared__ float partial[SEGMENTS * 1024];
-  __shared__ float h[16 * 32];
+  __shared__ __attribute__((aligned(16))) float h[16 * 32];
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2], k = args.hidden;
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
-
-  Rows x[ROW_TILES];
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 row = at_most(m * 16 + chunk_row(c), rows - 1);
-      x[m].set(c, args.x, args.x_scales, args.pairs[first + row] / args.top_k, k);
-    }
+  Tile<Rows> x(args.x, args.x_scales, k, [&](u32 row) {
+    return args.pairs[first + at_most(row, rows - 1)] / args.top_k;
+  });
+  Acc acc[TILES] = {};
+  multiply_segment<Rows>(acc, x, weights, k);
+  spread(acc, partial);
+  sync();
+  for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
+    u32 row = e / 32, unit = e % 32;
+    float gate = total(partial, unit / 16, row, unit % 16);
+    float up = total(partial, 2 + unit / 16, row, unit % 16);
+    h[row * 32 + hidden_swizzle(row, unit)] = swiglu(gate, up);
   }
-  Acc acc[ROW_TILES][TILES] = {};
-  multiply_segment<Rows, ROW_TILES>(acc, x, weights, k, (rows + 15) / 16);
+  sync();
+  if (wave() == 0) store(args, h, first, rows, block_x());
+}
 
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    if (m * 16 >= rows) break;
-    spread(acc[m], partial);
+/// Grid: (width / 128 rounded up, bound on groups).
+template <class Rows, class Store>
+__device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &store) {
+  constexpr u32 BLOCKS = BLOCK_TILES / 4; // of 32 units
+  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
+  __shared__ __attribute__((aligned(16))) float h[BLOCKS][16 * 32];
+  if (block_y() >= *args.group_count) return;
+  u32x4 group = args.groups[block_y()];
+  u32 expert = group[0], first = group[1], rows = group[2];
+  u32 blocks = args.width / 32, own = own_tile(0) / 4, block = block_x() * BLOCKS + own;
+  // Waves beyond the last block multiply it once more.
+  u64 tile = ((u64)expert * blocks + at_most(block, blocks - 1)) * TILES;
+  Weights weights(args.weights, args.weight_scales, tile, args.hidden);
+  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
+  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
+    for (u32 t = 0; t < OWN_TILES / 2; ++t)
+      for (u32 i = 0; i < ACCUMULATORS; ++i) {
+        u32 unit = own_tile(t) % 4 * 16 + acc_col(i);
+        h[own][acc_row(i) * 32 + hidden_swizzle(acc_row(i), unit)] =
+            swiglu(sums[t].v[i], sums[t + OWN_TILES / 2].v[i]);
+      }
     sync();
-    for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
-      u32 row = e / 32, unit = e % 32;
-      float g = total(partial, unit / 16, row, unit % 16);
-      float u = total(partial, 2 + unit / 16, row, unit % 16);
-      h[row * 32 + hidden_swizzle(row, unit)] = g / (1.0f + exp(-g)) * u;
-    }
+    u32 stored = block_x() * BLOCKS + wave();
+    if (wave() < BLOCKS && stored < blocks && m * 16 < rows)
+      store(args, h[wave()], first + m * 16, rows - m * 16, stored);
     sync();
-    if (wave() == 0) store(args, h, first + m * 16, rows - m * 16, block_x());
-  }
+  };
+  multiply_block<Rows, true>(staged, args.x, args.x_scales, weights, args.hidden, rows, row, use);
 }
 
 struct StoreFp4 {
@@ -101,21 +135,22 @@ struct StoreBf16 {
     for (u32 e = lane(); e < 64; e += WAVE) {
       u32 row = e / 4, part = e % 4;
       if (row >= rows) continue;
-      bf16x8 x;
-      for (u32 i = 0; i < 8; ++i) x[i] = (__bf16)h[row * 32 + hidden_swizzle(row, part * 8 + i)];
-      ((bf16x8 *)args.out)[((u64)(slot + row) * args.width + block * 32) / 8 + part] = x;
+      float x[8];
+      load_units(h, row, part, x);
+      bf16x8 y;
+      for (u32 i = 0; i < 8; ++i) y[i] = (__bf16)x[i];
+      ((bf16x8 *)args.out)[((u64)(slot + row) * args.width + block * 32) / 8 + part] = y;
     }
   }
 };
 
-#define EXPERTS_GATE_UP(form, Rows, Store, row_tiles)                                  \
-  KERNEL(SEGMENTS * WAVE)                                                              \
-  void experts_gate_up_##form##_##row_tiles(ExpertsGateUpArgs args) {                  \
-    gate_up<Rows, Store, row_tiles>(args, Store());                                    \
+#define EXPERTS_GATE_UP(form, Rows, Store)                                      \
+  KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
+    few_rows<Rows>(args, Store());                                              \
+  }                                                                             \
+  KERNEL(256) void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {        \
+    many_rows<Rows>(args, Store());                                             \
   }
-EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4, 1)
-EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4, 4)
-EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8, 1)
-EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8, 4)
-EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16, 1)
-EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16, 2)
+EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)
+EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)
+EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16)

@@ -1,10 +1,11 @@
 // out = x w^T with an MXFP4 matrix.
 //
 // x: rows in one of `mxfp4.h`'s forms [rows, k]. w: MXFP4 [n, k], its rows padded to a multiple of
-// 64. out [rows, n] f32. A workgroup takes 64 columns and 16 * ROW_TILES rows; its 8 waves each
-// multiply an eighth of the quads, as `segments.h` says. Must move w once for each 16 * ROW_TILES
-// rows, x once for each 64 columns, and out.
-#include "segments.h"
+// 64. out [rows, n] f32. matmul_mxfp4_*_16: a workgroup takes 64 columns and 16 rows; its 8 waves each
+// multiply an eighth of the quads, as `segments.h` says. matmul_mxfp4_*_64: 256 columns and 64 rows,
+// see `rows64.h`; the same bits. Must move w once for each 16 or 64 rows, x once for each 64 or 256
+// columns, and out.
+#include "rows64.h"
 
 struct MatmulMxfp4Args {
   const u8 *x;
@@ -17,46 +18,49 @@ struct MatmulMxfp4Args {
   u32 k;
 };
 
-/// Grid: (n / 64 rounded up, bound on rows / (16 * ROW_TILES) rounded up).
-template <class Rows, u32 ROW_TILES>
-__device__ inline void matmul(const MatmulMxfp4Args &args) {
+/// Grid: (n / 64 rounded up, bound on rows / 16 rounded up).
+template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &args) {
   __shared__ float partial[SEGMENTS * 1024];
-  u32 first = block_y() * 16 * ROW_TILES, all = *args.rows;
+  u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
-  u32 rows = at_most(all - first, 16 * ROW_TILES);
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
-  Rows x[ROW_TILES];
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 row = at_most(m * 16 + chunk_row(c), rows - 1);
-      x[m].set(c, args.x, args.x_scales, first + row, args.k);
-    }
-  }
-  Acc acc[ROW_TILES][TILES] = {};
-  multiply_segment<Rows, ROW_TILES>(acc, x, weights, args.k, (rows + 15) / 16);
-
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    if (m * 16 >= rows) break;
-    spread(acc[m], partial);
-    sync();
-    for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
-      u32 row = e / 64, column = block_x() * 64 + e % 64;
-      float sum = total(partial, e % 64 / 16, row, e % 16);
-      if (m * 16 + row < rows && column < args.n) {
-        args.out[(u64)(first + m * 16 + row) * args.n + column] = sum;
-      }
-    }
-    sync();
+  Tile<Rows> x(args.x, args.x_scales, args.k, [&](u32 row) { return at_most(first + row, all - 1); });
+  Acc acc[TILES] = {};
+  multiply_segment<Rows>(acc, x, weights, args.k);
+  spread(acc, partial);
+  sync();
+  for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
+    u32 row = first + e / 64, column = block_x() * 64 + e % 64;
+    float sum = total(partial, e % 64 / 16, e / 64, e % 16);
+    if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sum;
   }
 }
 
-#define MATMUL_MXFP4(form, Rows, row_tiles)                                                        \
-  KERNEL(SEGMENTS * WAVE) void matmul_mxfp4_##form##_##row_tiles(MatmulMxfp4Args args) {           \
-    matmul<Rows, row_tiles>(args);                                                                 \
-  }
-MATMUL_MXFP4(mxfp4, Fp4Rows, 1)
-MATMUL_MXFP4(mxfp4, Fp4Rows, 4)
-MATMUL_MXFP4(mxfp8, Fp8Rows, 1)
-MATMUL_MXFP4(mxfp8, Fp8Rows, 4)
-MATMUL_MXFP4(bf16, Bf16Rows, 1)
-MATMUL_MXFP4(bf16, Bf16Rows, 2)
+/// Grid: (n / 256 rounded up, bound on rows / 64 rounded up).
+template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &args) {
+  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
+  u32 first = block_y() * 64, all = *args.rows;
+  if (first >= all) return;
+  u32 column_blocks = (args.n + 63) / 64, block = block_x() * 4 + own_tile(0) / 4;
+  // Waves beyond the last block multiply it once more, and store nothing.
+  Weights weights(args.w, args.w_scales, at_most(block, column_blocks - 1) * TILES, args.k);
+  auto row = [&](u32 i) { return at_most(first + i, all - 1); };
+  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 i = 0; i < ACCUMULATORS; ++i) {
+        u32 row = first + 16 * m + acc_row(i);
+        u32 column = (block * TILES + own_tile(t) % 4) * 16 + acc_col(i);
+        if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sums[t].v[i];
+      }
+  };
+  multiply_block<Rows, true>(staged, args.x, args.x_scales, weights, args.k, all - first, row, use);
+}
+
+#define MATMUL_MXFP4(form, Rows)                                          \
+  KERNEL(SEGMENTS *WAVE) void matmul_mxfp4_##form##_16(MatmulMxfp4Args args) { \
+    few_rows<Rows>(args);                                                 \
+  }                                                                       \
+  KERNEL(256) void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) { many_rows<Rows>(args); }
+MATMUL_MXFP4(mxfp4, Fp4Rows)
+MATMUL_MXFP4(mxfp8, Fp8Rows)
+MATMUL_MXFP4(bf16, Bf16Rows)

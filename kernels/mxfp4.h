@@ -11,9 +11,9 @@
 //   Bf16Rows BF16; no scales. Weights are expanded to BF16 in registers, which is exact.
 // Beyond k the last values of the row are read again: the matrix has zeros there.
 //
-// A wave multiplies up to ROW_TILES tiles of 16 rows with 4 tiles of the matrix; weights go from
-// memory to registers, each once. Order of additions: quads ascending, in a quad slabs ascending,
-// each slab one matrix instruction (four for BF16, of 32 values each).
+// A wave multiplies a tile of 16 rows with 4 tiles of the matrix; weights go from memory to
+// registers, each once. Order of additions: quads ascending, in a quad slabs ascending, each slab
+// one matrix instruction (four for BF16, of 32 values each). For many rows see `rows64.h`.
 #pragma once
 #include "mx.h"
 
@@ -42,111 +42,114 @@ struct Weights {
 
 __device__ inline u32 at_most(u32 x, u32 limit) { return x < limit ? x : limit; }
 
-/// The lane's part of a tile of rows. `set(c, ..)` says which row is the lane's chunk `c`.
-struct Fp4Rows {
-  static constexpr u32 CODE_BITS = 4;
-  const u8 *codes[CHUNKS];
-  const u32 *scales[CHUNKS];
-  u32 last;
+// A form of activations. `PIECES`: matrix instructions for a slab. `Piece`: the lane's operand of
+// one of them. `offset`: where in a row part `part` (of CODE_BITS / 4, 16 bytes each) of group
+// `group` of a slab begins; a piece has `PARTS / PIECES` of them. `Operand`: the lane's part of a
+// tile of weights for a piece.
 
-  __device__ void set(u32 c, const u8 *x, const u32 *x_scales, u64 row, u32 k) {
-    codes[c] = x + row * (k / 2);
-    scales[c] = x_scales + row * scale_words(k) + chunk_group();
-    last = k / 2 - 16;
-  }
-  struct Scale {
-    u32 word[CHUNKS];
+struct Fp4Rows {
+  static constexpr u32 CODE_BITS = 4, PIECES = 1, PARTS = 1;
+  struct Piece {
+    u32x4 chunk[CHUNKS][1];
   };
-  __device__ Scale scale(u32 quad) const {
-    Scale s;
-    for (u32 c = 0; c < CHUNKS; ++c) s.word[c] = scales[c][quad * 4];
-    return s;
-  }
-  struct Slab {
-    u32x4 chunk[CHUNKS];
+  struct Operand {
+    u32x4 codes[CHUNKS];
   };
-  __device__ Slab slab(u32 i) const {
-    Slab s;
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      s.chunk[c] = *(const u32x4 *)(codes[c] + at_most(i * 64 + chunk_group() * 16, last));
-    }
-    return s;
+  __device__ static u32 offset(u32 slab, u32 group, u32, u32 k) {
+    return at_most(slab * 64 + group * 16, k / 2 - 16);
+  }
+  template <int STEP> __device__ static Operand operand(const u32x4 *w, const u32 *, u32) {
+    Operand o;
+    for (u32 c = 0; c < CHUNKS; ++c) o.codes[c] = w[c];
+    return o;
   }
   template <int STEP>
-  __device__ static void multiply(Acc &acc, const Slab &x, const Scale &sx, const u32x4 *w,
+  __device__ static void multiply(Acc &acc, const Piece &x, const u32 *sx, const Operand &w,
                                   const u32 *sw) {
-    mma_mxfp4<STEP>(acc, x.chunk, sx.word, w, sw);
+    mma_mxfp4<STEP>(acc, x.chunk, sx, w.codes, sw);
   }
 };
 
 struct Fp8Rows {
-  static constexpr u32 CODE_BITS = 8;
-  const u8 *codes[CHUNKS];
-  const u32 *scales[CHUNKS];
-  u32 last;
-
-  __device__ void set(u32 c, const u8 *x, const u32 *x_scales, u64 row, u32 k) {
-    codes[c] = x + row * k;
-    scales[c] = x_scales + row * scale_words(k) + chunk_group();
-    last = k - 16;
-  }
-  typedef Fp4Rows::Scale Scale;
-  __device__ Scale scale(u32 quad) const {
-    Scale s;
-    for (u32 c = 0; c < CHUNKS; ++c) s.word[c] = scales[c][quad * 4];
-    return s;
-  }
-  struct Slab {
+  static constexpr u32 CODE_BITS = 8, PIECES = 1, PARTS = 2;
+  struct Piece {
     u32x4 chunk[CHUNKS][2];
   };
-  __device__ Slab slab(u32 i) const {
-    Slab s;
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      for (u32 p = 0; p < 2; ++p) {
-        s.chunk[c][p] = *(const u32x4 *)(codes[c] + at_most(i * 128 + fp8_offset(p), last));
-      }
-    }
-    return s;
+  typedef Fp4Rows::Operand Operand;
+  __device__ static u32 offset(u32 slab, u32 group, u32 part, u32 k) {
+    return at_most(slab * 128 + fp8_offset(group, part), k - 16);
+  }
+  template <int STEP> __device__ static Operand operand(const u32x4 *w, const u32 *sw, u32 piece) {
+    return Fp4Rows::operand<STEP>(w, sw, piece);
   }
   template <int STEP>
-  __device__ static void multiply(Acc &acc, const Slab &x, const Scale &sx, const u32x4 *w,
+  __device__ static void multiply(Acc &acc, const Piece &x, const u32 *sx, const Operand &w,
                                   const u32 *sw) {
-    mma_mxfp8<STEP>(acc, x.chunk, sx.word, w, sw);
+    mma_mxfp8<STEP>(acc, x.chunk, sx, w.codes, sw);
   }
 };
 
 struct Bf16Rows {
-  static constexpr u32 CODE_BITS = 16;
-  const u8 *values[CHUNKS];
-  u32 last;
-
-  __device__ void set(u32 c, const u8 *x, const u32 *, u64 row, u32 k) {
-    values[c] = x + row * k * 2;
-    last = k * 2 - 64;
-  }
-  struct Scale {};
-  __device__ Scale scale(u32) const { return {}; }
-  struct Slab {
-    bf16x8 part[4][CHUNKS];
+  static constexpr u32 CODE_BITS = 16, PIECES = 4, PARTS = 4;
+  struct Piece {
+    u32x4 chunk[CHUNKS][1];
   };
-  __device__ Slab slab(u32 i) const {
-    Slab s;
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      const u8 *group = values[c] + at_most(i * 256 + chunk_group() * 64, last);
-      for (u32 p = 0; p < 4; ++p) s.part[p][c] = *(const bf16x8 *)(group + 16 * p);
-    }
-    return s;
+  struct Operand {
+    bf16x8 values[CHUNKS];
+  };
+  __device__ static u32 offset(u32 slab, u32 group, u32 part, u32 k) {
+    return at_most(slab * 256 + group * 64, 2 * k - 64) + 16 * part;
+  }
+  template <int STEP> __device__ static Operand operand(const u32x4 *w, const u32 *sw, u32 piece) {
+    Operand o;
+    for (u32 c = 0; c < CHUNKS; ++c) o.values[c] = dequantize_fp4<STEP>(w[c][piece], sw[c]);
+    return o;
   }
   template <int STEP>
-  __device__ static void multiply(Acc &acc, const Slab &x, const Scale &, const u32x4 *w,
-                                  const u32 *sw) {
-    bf16x8 expanded[CHUNKS][4];
-    for (u32 c = 0; c < CHUNKS; ++c) dequantize_fp4<STEP>(w[c], sw[c], expanded[c]);
-    for (u32 p = 0; p < 4; ++p) {
-      bf16x8 b[CHUNKS];
-      for (u32 c = 0; c < CHUNKS; ++c) b[c] = expanded[c][p];
-      mma_bf16(acc, x.part[p], b);
+  __device__ static void multiply(Acc &acc, const Piece &x, const u32 *, const Operand &w,
+                                  const u32 *) {
+    bf16x8 a[CHUNKS];
+    for (u32 c = 0; c < CHUNKS; ++c) a[c] = __builtin_bit_cast(bf16x8, x.chunk[c][0]);
+    mma_bf16(acc, a, w.values);
+  }
+};
+
+/// The scale words of the lane's rows of a tile; BF16 has none.
+struct RowScales {
+  const u32 *words[CHUNKS];
+
+  /// Chunk `c` is of row `row`.
+  template <class Rows> __device__ void set(u32 c, const u32 *scales, u64 row, u32 k) {
+    if (Rows::CODE_BITS < 16) words[c] = scales + row * scale_words(k) + chunk_group();
+  }
+  template <class Rows> __device__ void load(u32 quad, u32 (&out)[CHUNKS]) const {
+    for (u32 c = 0; c < CHUNKS; ++c) out[c] = Rows::CODE_BITS < 16 ? words[c][quad * 4] : 0;
+  }
+};
+
+/// The lane's part of a tile of rows in memory.
+template <class Rows> struct Tile {
+  const u8 *rows[CHUNKS];
+  RowScales scales;
+  u32 k;
+
+  /// Row `i` of the tile is row `row(i)` of x.
+  template <class RowAt>
+  __device__ Tile(const u8 *x, const u32 *x_scales, u32 k, RowAt row) : k(k) {
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      u64 at = row(chunk_row(c));
+      rows[c] = x + at * k * Rows::CODE_BITS / 8;
+      scales.set<Rows>(c, x_scales, at, k);
     }
+  }
+  __device__ typename Rows::Piece piece(u32 slab, u32 piece) const {
+    constexpr u32 EACH = Rows::PARTS / Rows::PIECES;
+    typename Rows::Piece x;
+    for (u32 c = 0; c < CHUNKS; ++c)
+      for (u32 p = 0; p < EACH; ++p)
+        x.chunk[c][p] = *(const u32x4 *)(rows[c] + Rows::offset(slab, chunk_group(),
+                                                                piece * EACH + p, k));
+    return x;
   }
 };
 
@@ -156,41 +159,40 @@ struct Quad {
   u32 scales[TILES][CHUNKS];
 };
 
-template <class Rows, u32 ROW_TILES, int STEP>
-__device__ inline void multiply_slab(Acc acc[ROW_TILES][TILES], const Rows x[ROW_TILES],
-                                     const typename Rows::Scale sx[ROW_TILES], const Quad &w,
-                                     u32 slab, u32 row_tiles) {
-  for (u32 m = 0; m < ROW_TILES; ++m) {
-    if (m > 0 && m >= row_tiles) continue;
-    typename Rows::Slab rows = x[m].slab(slab);
-    for (u32 t = 0; t < TILES; ++t) {
-      Rows::template multiply<STEP>(acc[m][t], rows, sx[m], w.codes[STEP][t], w.scales[t]);
+template <class Rows, int STEP>
+__device__ inline void multiply_slab(Acc acc[TILES], const Tile<Rows> &x, const u32 *sx,
+                                     const Quad &w, u32 slab) {
+  typename Rows::Piece pieces[Rows::PIECES];
+  for (u32 p = 0; p < Rows::PIECES; ++p) pieces[p] = x.piece(slab, p);
+  for (u32 t = 0; t < TILES; ++t)
+    for (u32 p = 0; p < Rows::PIECES; ++p) {
+      auto operand = Rows::template operand<STEP>(w.codes[STEP][t], w.scales[t], p);
+      Rows::template multiply<STEP>(acc[t], pieces[p], sx, operand, w.scales[t]);
     }
-  }
 }
 
-/// `acc[m][t] += x[m] w[t]^T` over the quads `begin..end`, for the first `row_tiles` m.
-template <class Rows, u32 ROW_TILES>
-__device__ inline void multiply(Acc acc[ROW_TILES][TILES], const Rows x[ROW_TILES],
-                                const Weights &weights, u32 begin, u32 end, u32 row_tiles) {
+/// `acc[t] += x w[t]^T` over the quads `begin..end`.
+template <class Rows>
+__device__ inline void multiply(Acc acc[TILES], const Tile<Rows> &x, const Weights &weights,
+                                u32 begin, u32 end) {
   for (u32 quad = begin; quad < end; ++quad) {
     u32 slab = quad * 4, slabs = weights.slabs - slab; // 4, but in the last quad
     Quad w;
-    typename Rows::Scale sx[ROW_TILES];
+    u32 sx[CHUNKS];
     for (u32 t = 0; t < TILES; ++t) {
       for (u32 c = 0; c < CHUNKS; ++c) w.scales[t][c] = weights.scale(t, quad, c);
     }
-    for (u32 m = 0; m < ROW_TILES; ++m) sx[m] = x[m].scale(quad);
+    x.scales.template load<Rows>(quad, sx);
     if (slabs >= 4) {
       for (u32 s = 0; s < 4; ++s) {
         for (u32 t = 0; t < TILES; ++t) {
           for (u32 c = 0; c < CHUNKS; ++c) w.codes[s][t][c] = weights.chunk(t, slab + s, c);
         }
       }
-      multiply_slab<Rows, ROW_TILES, 0>(acc, x, sx, w, slab, row_tiles);
-      multiply_slab<Rows, ROW_TILES, 1>(acc, x, sx, w, slab + 1, row_tiles);
-      multiply_slab<Rows, ROW_TILES, 2>(acc, x, sx, w, slab + 2, row_tiles);
-      multiply_slab<Rows, ROW_TILES, 3>(acc, x, sx, w, slab + 3, row_tiles);
+      multiply_slab<Rows, 0>(acc, x, sx, w, slab);
+      multiply_slab<Rows, 1>(acc, x, sx, w, slab + 1);
+      multiply_slab<Rows, 2>(acc, x, sx, w, slab + 2);
+      multiply_slab<Rows, 3>(acc, x, sx, w, slab + 3);
     } else {
       for (u32 s = 0; s < 3; ++s) {
         for (u32 t = 0; t < TILES; ++t) {
@@ -199,9 +201,9 @@ __device__ inline void multiply(Acc acc[ROW_TILES][TILES], const Rows x[ROW_TILE
           }
         }
       }
-      multiply_slab<Rows, ROW_TILES, 0>(acc, x, sx, w, slab, row_tiles);
-      if (slabs > 1) multiply_slab<Rows, ROW_TILES, 1>(acc, x, sx, w, slab + 1, row_tiles);
-      if (slabs > 2) multiply_slab<Rows, ROW_TILES, 2>(acc, x, sx, w, slab + 2, row_tiles);
+      multiply_slab<Rows, 0>(acc, x, sx, w, slab);
+      if (slabs > 1) multiply_slab<Rows, 1>(acc, x, sx, w, slab + 1);
+      if (slabs > 2) multiply_slab<Rows, 2>(acc, x, sx, w, slab + 2);
     }
   }
 }

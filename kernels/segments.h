@@ -8,12 +8,11 @@
 constexpr u32 SEGMENTS = 8;
 
 /// This wave's segment of a product.
-template <class Rows, u32 ROW_TILES>
-__device__ inline void multiply_segment(Acc acc[ROW_TILES][TILES], const Rows x[ROW_TILES],
-                                        const Weights &weights, u32 k, u32 row_tiles) {
+template <class Rows>
+__device__ inline void multiply_segment(Acc acc[TILES], const Tile<Rows> &x,
+                                        const Weights &weights, u32 k) {
   u32 quads = Weights::quads(k);
-  multiply<Rows, ROW_TILES>(acc, x, weights, quads * wave() / SEGMENTS,
-                            quads * (wave() + 1) / SEGMENTS, row_tiles);
+  multiply<Rows>(acc, x, weights, quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
 }
 
 /// Where LDS has element (row, col) of the 16 x 16 sums of tile `tile`. Lanes that hold a column of
@@ -40,5 +39,5 @@ __device__ inline float total(const float *partial, u32 tile, u32 row, u32 col) 
   return sum;
 }
 
-/// Where a row of 32 hidden units has unit `unit`.
+/// Where a row of 32 hidden units has unit `unit`; fours stay together.
 __device__ inline u32 hidden_swizzle(u32 row, u32 unit) { return unit ^ (row / 2 & 1) << 2; }

@@ -81,8 +81,14 @@ __device__ inline u32 chunk_row(u32) { return lane() % 16; }
 __device__ inline u32 chunk_group() { return lane() / 16; }
 __device__ inline u32 acc_row(u32 i) { return lane() / 16 * 4 + i; }
 __device__ inline u32 acc_col(u32) { return lane() % 16; }
-/// Byte offset in a row's 128-byte slab of FP8 where the lane's 16-byte part `p` (of 2) starts.
-__device__ inline u32 fp8_offset(u32 p) { return 64 * p + 16 * chunk_group(); }
+/// The row and group of chunk `i` of 64 of a slab in LDS: the lane's chunk `c` is `WAVE * c + lane()`.
+__device__ inline u32 lds_row(u32 i) { return i % 16; }
+__device__ inline u32 lds_group(u32 i) { return i / 16; }
+/// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.
+__device__ inline u32 fp8_offset(u32 g, u32 p) { return 64 * p + 16 * g; }
+/// Whether `sync_copies` counts loads to registers as copies: those under way since a copy's start
+/// belong to its `LEFT`.
+constexpr bool COPIES_COUNT_LOADS = true;
 
 typedef __attribute__((ext_vector_type(8))) int i32x8;
 
@@ -119,9 +125,9 @@ __device__ inline float max_over_groups(float x) {
 }
 
 template <int STEP>
-__device__ inline void mma_mxfp4(Acc &c, const u32x4 *a, const u32 *sa, const u32x4 *b,
+__device__ inline void mma_mxfp4(Acc &c, const u32x4 (*a)[1], const u32 *sa, const u32x4 *b,
                                  const u32 *sb) {
-  i32x8 x = {(int)a[0][0], (int)a[0][1], (int)a[0][2], (int)a[0][3]};
+  i32x8 x = {(int)a[0][0][0], (int)a[0][0][1], (int)a[0][0][2], (int)a[0][0][3]};
   i32x8 y = {(int)b[0][0], (int)b[0][1], (int)b[0][2], (int)b[0][3]};
   f32x4 d = {c.v[0], c.v[1], c.v[2], c.v[3]};
   d = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(x, y, d, 4, 4, STEP, sa[0], STEP, sb[0]);
@@ -140,17 +146,14 @@ __device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, con
 
 typedef __attribute__((ext_vector_type(2))) __bf16 bf16x2;
 
-/// 32 FP4 values times the scale in byte `STEP` of `scale`, as four runs of 8.
-template <int STEP>
-__device__ inline void dequantize_fp4(u32x4 chunk, u32 scale, bf16x8 out[4]) {
+/// 8 FP4 values times the scale in byte `STEP` of `scale`.
+template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 codes, u32 scale) {
   float s = __builtin_bit_cast(float, (scale >> 8 * STEP & 0xff) << 23);
-  for (u32 j = 0; j < 4; ++j) {
-    bf16x2 p0 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 0);
-    bf16x2 p1 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 1);
-    bf16x2 p2 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 2);
-    bf16x2 p3 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(chunk[j], s, 3);
-    out[j] = bf16x8{p0[0], p0[1], p1[0], p1[1], p2[0], p2[1], p3[0], p3[1]};
-  }
+  bf16x2 p0 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(codes, s, 0);
+  bf16x2 p1 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(codes, s, 1);
+  bf16x2 p2 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(codes, s, 2);
+  bf16x2 p3 = __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(codes, s, 3);
+  return bf16x8{p0[0], p0[1], p1[0], p1[1], p2[0], p2[1], p3[0], p3[1]};
 }
 
 /// Eight FP8 (E4M3) values times the power of two of the scale byte.

@@ -73,8 +73,13 @@ __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
 __device__ inline u32 chunk_group() { return lane() % 4; }
 __device__ inline u32 acc_row(u32 i) { return lane() / 4 + i / 2 % 2 * 8; }
 __device__ inline u32 acc_col(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
-/// Byte offset in a row's 128-byte slab of FP8 where the lane's 16-byte part `p` (of 2) starts.
-__device__ inline u32 fp8_offset(u32 p) { return 32 * chunk_group() + 16 * p; }
+/// The row and group of chunk `i` of 64 of a slab in LDS: the lane's chunk `c` is `WAVE * c + lane()`.
+__device__ inline u32 lds_row(u32 i) { return i / 4; }
+__device__ inline u32 lds_group(u32 i) { return i % 4; }
+/// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.
+__device__ inline u32 fp8_offset(u32 g, u32 p) { return 32 * g + 16 * p; }
+/// Whether `sync_copies` counts loads to registers as copies.
+constexpr bool COPIES_COUNT_LOADS = false;
 
 __device__ inline void mma_m16n8k16(float *d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
@@ -128,35 +133,30 @@ __device__ inline u32 scale_bf16x2(u32 scale, u32 step) {
   return bits | bits << 16;
 }
 
-/// 32 FP4 values times the scale in byte `STEP` of `scale`, as four runs of 8.
-template <int STEP>
-__device__ inline void dequantize_fp4(u32x4 chunk, u32 scale, bf16x8 out[4]) {
+/// 8 FP4 values times the scale in byte `STEP` of `scale`.
+template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 codes, u32 scale) {
   // A code's exponent and mantissa bits, put at BF16's, are its value times 2^-126.
   u32 s = scale_bf16x2(scale, STEP);
   const u32 bias = 0x7e807e80; // 2^126
-  for (u32 j = 0; j < 4; ++j) {
-    u32 w = chunk[j];
-    u32x4 pairs;
-    for (u32 p = 0; p < 4; ++p) {
-      u32 two = (w >> 8 * p & 0xf) | (w >> 8 * p & 0xf0) << 12;
-      u32 bits = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
-      pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, bias), s);
-    }
-    out[j] = __builtin_bit_cast(bf16x8, pairs);
+  u32x4 pairs;
+  for (u32 p = 0; p < 4; ++p) {
+    u32 two = (codes >> 8 * p & 0xf) | (codes >> 8 * p & 0xf0) << 12;
+    u32 bits = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
+    pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, bias), s);
   }
+  return __builtin_bit_cast(bf16x8, pairs);
 }
 
 template <int STEP>
-__device__ inline void mma_mxfp4(Acc &c, const u32x4 *a, const u32 *sa, const u32x4 *b,
+__device__ inline void mma_mxfp4(Acc &c, const u32x4 (*a)[1], const u32 *sa, const u32x4 *b,
                                  const u32 *sb) {
-  bf16x8 x[2][4], y[2][4];
-  for (u32 h = 0; h < 2; ++h) {
-    dequantize_fp4<STEP>(a[h], sa[h], x[h]);
-    dequantize_fp4<STEP>(b[h], sb[h], y[h]);
-  }
   for (u32 j = 0; j < 4; ++j) {
-    bf16x8 p[2] = {x[0][j], x[1][j]}, q[2] = {y[0][j], y[1][j]};
-    mma_bf16(c, p, q);
+    bf16x8 x[2], y[2];
+    for (u32 h = 0; h < 2; ++h) {
+      x[h] = dequantize_fp4<STEP>(a[h][0][j], sa[h]);
+      y[h] = dequantize_fp4<STEP>(b[h][j], sb[h]);
+    }
+    mma_bf16(c, x, y);
   }
 }
 
@@ -173,22 +173,16 @@ __device__ inline void dequantize_fp8(u32 codes, u32 scale, u32 *out) {
 template <int STEP>
 __device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, const u32x4 *b,
                                  const u32 *sb) {
-  bf16x8 x[2][4], y[2][4];
-  for (u32 h = 0; h < 2; ++h) {
-    u32 s = scale_bf16x2(sa[h], STEP);
-    for (u32 j = 0; j < 4; ++j) {
-      u32x4 pairs;
-      u32 words[4];
+  for (u32 j = 0; j < 4; ++j) {
+    bf16x8 x[2], y[2];
+    for (u32 h = 0; h < 2; ++h) {
+      u32 s = scale_bf16x2(sa[h], STEP), words[4];
       dequantize_fp8(a[h][j / 2][j % 2 * 2], s, words);
       dequantize_fp8(a[h][j / 2][j % 2 * 2 + 1], s, words + 2);
-      for (u32 p = 0; p < 4; ++p) pairs[p] = words[p];
-      x[h][j] = __builtin_bit_cast(bf16x8, pairs);
+      x[h] = __builtin_bit_cast(bf16x8, u32x4{words[0], words[1], words[2], words[3]});
+      y[h] = dequantize_fp4<STEP>(b[h][j], sb[h]);
     }
-    dequantize_fp4<STEP>(b[h], sb[h], y[h]);
-  }
-  for (u32 j = 0; j < 4; ++j) {
-    bf16x8 p[2] = {x[0][j], x[1][j]}, q[2] = {y[0][j], y[1][j]};
-    mma_bf16(c, p, q);
+    mma_bf16(c, x, y);
   }
 }
 

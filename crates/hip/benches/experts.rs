@@ -121,7 +121,7 @@ fn layer(gpu: &Gpu, random: &mut Random, layer: &Layer, form: Activations, token
         let logits = &logits[i % copies];
         route(stream, kernels, rows, logits, &bias, EXPERTS, shape, choice).unwrap();
     };
-    let tile_count = tiles.count(form);
+    let tile_count = tiles.count();
     let run_sort = |_| {
         sort(stream, kernels, rows, &chosen, TOP_K, EXPERTS, tile_count, &sorted).unwrap();
     };

@@ -20,7 +20,7 @@ type Hidden = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn run(gpu: &Gpu, case: &Case, x: &Operand, matrices: &[Matrix], tiles: RowTiles) -> Hidden {
     let width = matrices[0].rows / 2;
-    let sorted = case.sort(gpu, tiles.count(x.form));
+    let sorted = case.sort(gpu, tiles.count());
     let slots = slots(case.chosen.len(), case.experts);
     let (codes, scales) = activated_bytes(x.form, slots, width);
     let out = (gpu.poisoned(codes / 4), gpu.poisoned(scales / 4));
@@ -148,6 +148,8 @@ fn ragged_experts_and_long_rows() {
     for form in FORMS {
         check(&gpu, &Case::random(1, 0, 2, 5), form, 64, 32);
         check(&gpu, &Case::same(70, 3, 4), form, 160, 32);
+        check(&gpu, &Case::same(40, 3, 4), form, 160, 32);
+        check(&gpu, &Case::same(20, 3, 4), form, 160, 32);
         check(&gpu, &Case::random(4, 4, 1, 2), form, 4640, 32);
         check(&gpu, &Case::random(5, 2, 2, 2), form, 256, 544);
     }

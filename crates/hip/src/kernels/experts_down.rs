@@ -24,12 +24,12 @@ struct Args {
 
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
-        (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_1",
-        (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_4",
-        (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_1",
-        (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_4",
-        (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_1",
-        (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_2",
+        (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_16",
+        (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_64",
+        (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_16",
+        (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_64",
+        (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_16",
+        (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_64",
     }
 }
 
@@ -54,7 +54,7 @@ pub fn experts_down(
 ) -> Result<(), Error> {
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
-    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(h.form));
+    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count());
     h.check_room(name, slots(pairs, experts))?;
     weights.check_room(name, experts)?;
     check_room(name, "y", y, pairs * weights.rows * 4)?;
@@ -72,7 +72,10 @@ pub fn experts_down(
         width: h.width as u32,
     };
     let grid = [weights.rows.div_ceil(256) as u32, groups(pairs, experts, row_tiles) as u32, 1];
-    let threads = 4 * stream.device().wave() as u32;
+    let threads = match tiles {
+        RowTiles::Few => 4 * stream.device().wave() as u32,
+        RowTiles::Many => 256,
+    };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }

@@ -26,12 +26,12 @@ struct Args {
 
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
-        (Activations::Mxfp4, RowTiles::Few) => "experts_gate_up_mxfp4_1",
-        (Activations::Mxfp4, RowTiles::Many) => "experts_gate_up_mxfp4_4",
-        (Activations::Mxfp8, RowTiles::Few) => "experts_gate_up_mxfp8_1",
-        (Activations::Mxfp8, RowTiles::Many) => "experts_gate_up_mxfp8_4",
-        (Activations::Bf16, RowTiles::Few) => "experts_gate_up_bf16_1",
-        (Activations::Bf16, RowTiles::Many) => "experts_gate_up_bf16_2",
+        (Activations::Mxfp4, RowTiles::Few) => "experts_gate_up_mxfp4_16",
+        (Activations::Mxfp4, RowTiles::Many) => "experts_gate_up_mxfp4_64",
+        (Activations::Mxfp8, RowTiles::Few) => "experts_gate_up_mxfp8_16",
+        (Activations::Mxfp8, RowTiles::Many) => "experts_gate_up_mxfp8_64",
+        (Activations::Bf16, RowTiles::Few) => "experts_gate_up_bf16_16",
+        (Activations::Bf16, RowTiles::Many) => "experts_gate_up_bf16_64",
     }
 }
 
@@ -58,7 +58,7 @@ pub fn experts_gate_up(
     let name = name(x.form, tiles);
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
-    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(x.form));
+    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count());
     x.check_room(name, rows.bound)?;
     weights.check_room(name, experts)?;
     out.check_room(name, slots(pairs, experts))?;
@@ -77,8 +77,11 @@ pub fn experts_gate_up(
         hidden: x.width as u32,
         width: out.width as u32,
     };
-    let grid = [(out.width / 32) as u32, groups(pairs, experts, row_tiles) as u32, 1];
-    let threads = 8 * stream.device().wave() as u32;
+    let (units, threads) = match tiles {
+        RowTiles::Few => (32, 8 * stream.device().wave() as u32),
+        RowTiles::Many => (128, 256),
+    };
+    let grid = [out.width.div_ceil(units) as u32, groups(pairs, experts, row_tiles) as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }

@@ -21,12 +21,12 @@ struct Args {
 
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
-        (Activations::Mxfp4, RowTiles::Few) => "matmul_mxfp4_mxfp4_1",
-        (Activations::Mxfp4, RowTiles::Many) => "matmul_mxfp4_mxfp4_4",
-        (Activations::Mxfp8, RowTiles::Few) => "matmul_mxfp4_mxfp8_1",
-        (Activations::Mxfp8, RowTiles::Many) => "matmul_mxfp4_mxfp8_4",
-        (Activations::Bf16, RowTiles::Few) => "matmul_mxfp4_bf16_1",
-        (Activations::Bf16, RowTiles::Many) => "matmul_mxfp4_bf16_2",
+        (Activations::Mxfp4, RowTiles::Few) => "matmul_mxfp4_mxfp4_16",
+        (Activations::Mxfp4, RowTiles::Many) => "matmul_mxfp4_mxfp4_64",
+        (Activations::Mxfp8, RowTiles::Few) => "matmul_mxfp4_mxfp8_16",
+        (Activations::Mxfp8, RowTiles::Many) => "matmul_mxfp4_mxfp8_64",
+        (Activations::Bf16, RowTiles::Few) => "matmul_mxfp4_bf16_16",
+        (Activations::Bf16, RowTiles::Many) => "matmul_mxfp4_bf16_64",
     }
 }
 
@@ -59,9 +59,12 @@ pub fn matmul_mxfp4(
         n: w.rows as u32,
         k: w.cols as u32,
     };
-    let row_blocks = rows.bound.div_ceil(16 * tiles.count(x.form));
-    let grid = [w.rows.div_ceil(64) as u32, row_blocks as u32, 1];
-    let threads = 8 * stream.device().wave() as u32;
+    let row_blocks = rows.bound.div_ceil(16 * tiles.count());
+    let (columns, threads) = match tiles {
+        RowTiles::Few => (64, 8 * stream.device().wave() as u32),
+        RowTiles::Many => (256, 256),
+    };
+    let grid = [w.rows.div_ceil(columns) as u32, row_blocks as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }
 }

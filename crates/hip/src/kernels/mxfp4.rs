@@ -175,12 +175,12 @@ impl Weights<'_> {
     }
 }
 
-/// How many tiles of 16 rows a workgroup takes at once. The results do not depend on it.
+/// How many rows a workgroup takes at once. The results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowTiles {
-    /// One: decode.
+    /// 16: decode. The values of k are cut into parts for its waves.
     Few,
-    /// Four, or two for BF16 (whose operands take more registers): weights are read once for all.
+    /// 64: the rows go through LDS, so that weights are read once for all of them.
     Many,
 }
 
@@ -190,12 +190,11 @@ impl RowTiles {
         if pairs > 4 * matrices { RowTiles::Many } else { RowTiles::Few }
     }
 
-    /// How many they are.
-    pub fn count(self, form: Activations) -> usize {
-        match (self, form) {
-            (RowTiles::Few, _) => 1,
-            (RowTiles::Many, Activations::Bf16) => 2,
-            (RowTiles::Many, _) => 4,
+    /// How many tiles of 16 rows they are.
+    pub fn count(self) -> usize {
+        match self {
+            RowTiles::Few => 1,
+            RowTiles::Many => 4,
         }
     }
 }

@@ -70,7 +70,9 @@ template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &ar
 }
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
-  KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) { few_rows<Rows>(args); } \
+  KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {                     \
+    few_rows<Rows>(args);                                                                       \
+  }                                                                                             \
   KERNEL(256) void experts_down_##form##_64(ExpertsDownArgs args) { many_rows<Rows>(args); }
 EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)

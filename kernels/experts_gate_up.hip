@@ -29,15 +29,15 @@ struct ExpertsGateUpArgs {
   u32 width;
 };
 
-/// Reads units `8 * part ..` of a row of [row][swizzled(row, unit)].
+/// Reads units `8 * part ..` of a row, where `hidden_place` says.
 __device__ inline void load_units(const float *h, u32 row, u32 part, float x[8]) {
   for (u32 j = 0; j < 2; ++j) {
-    f32x4 four = *(const f32x4 *)(h + row * 32 + hidden_swizzle(row, part * 8 + 4 * j));
+    f32x4 four = *(const f32x4 *)(h + hidden_place(row, part * 8 + 4 * j));
     for (u32 i = 0; i < 4; ++i) x[4 * j + i] = four[i];
   }
 }
 
-/// Rounds 16 rows of 32 units, [row][swizzled(row, unit)], to an MX block each; one wave.
+/// Rounds 16 rows of 32 units, where `hidden_place` says, to an MX block each; one wave.
 template <class Block>
 __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *h, u32 slot,
                                     u32 rows, u32 block) {
@@ -81,7 +81,7 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
     u32 row = e / 32, unit = e % 32;
     float gate = total(partial, unit / 16, row, unit % 16);
     float up = total(partial, 2 + unit / 16, row, unit % 16);
-    h[row * 32 + hidden_swizzle(row, unit)] = swiglu(gate, up);
+    h[hidden_place(row, unit)] = swiglu(gate, up);
   }
   sync();
   if (wave() == 0) store(args, h, first, rows, block_x());
@@ -105,8 +105,8 @@ __device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &sto
     for (u32 t = 0; t < OWN_TILES / 2; ++t)
       for (u32 i = 0; i < ACCUMULATORS; ++i) {
         u32 unit = own_tile(t) % 4 * 16 + acc_col(i);
-        h[own][acc_row(i) * 32 + hidden_swizzle(acc_row(i), unit)] =
-            swiglu(sums[t].v[i], sums[t + OWN_TILES / 2].v[i]);
+        float gate = sums[t].v[i], up = sums[t + OWN_TILES / 2].v[i];
+        h[own][hidden_place(acc_row(i), unit)] = swiglu(gate, up);
       }
     sync();
     u32 stored = block_x() * BLOCKS + wave();

@@ -167,13 +167,13 @@ template <u32 T> struct Copies {
     bool weights = wave() >= WAVES / 2;
     step = weights ? 1024 : 64;
     for (u32 i = 0; i < COUNT; ++i) {
-      u32 chunk = (wave() % (WAVES / 2) * COUNT + i) * WAVE + lane();
+      u32 chunk = (wave() % (WAVES / 2) * COUNT + i) * WAVE + lane(), tile = chunk / 64;
+      u32 row = lds_row(chunk % 64), group = lds_group(chunk % 64);
       if (weights)
-        from[i] = (const u8 *)(area.weights(args, area.first_column / 16 + chunk / 64) +
-                               chunk % 64);
+        from[i] =
+            (const u8 *)(area.weights(args, area.first_column / 16 + tile) + 16 * group + row);
       else
-        from[i] = (const u8 *)(area.x(args, area.first_row + chunk / 64 * 16 + chunk % 16) +
-                               chunk % 64 / 16 * 8);
+        from[i] = (const u8 *)(area.x(args, area.first_row + tile * 16 + row) + group * 8);
     }
   }
 
@@ -191,9 +191,10 @@ template <u32 T, u32 M, u32 N>
 __device__ inline void add_stage(Acc (&acc)[M][N], const Stage<T> &stage, u32 x, u32 weights) {
   bf16x8 a[M][CHUNKS], b[N][CHUNKS];
   for (u32 c = 0; c < CHUNKS; ++c) {
-    for (u32 m = 0; m < M; ++m) a[m][c] = __builtin_bit_cast(bf16x8, stage.x[x + m][slot(c)]);
+    u32 chunk = WAVE * c + lane();
+    for (u32 m = 0; m < M; ++m) a[m][c] = __builtin_bit_cast(bf16x8, stage.x[x + m][chunk]);
     for (u32 n = 0; n < N; ++n)
-      b[n][c] = __builtin_bit_cast(bf16x8, stage.weights[weights + n][slot(c)]);
+      b[n][c] = __builtin_bit_cast(bf16x8, stage.weights[weights + n][chunk]);
   }
   for (u32 m = 0; m < M; ++m)
     for (u32 n = 0; n < N; ++n) mma_bf16(acc[m][n], a[m], b[n]);

@@ -1,10 +1,10 @@
 // out = x w^T with an MXFP4 matrix.
 //
 // x: rows in one of `mxfp4.h`'s forms [rows, k]. w: MXFP4 [n, k], its rows padded to a multiple of
-// 64. out [rows, n] f32. matmul_mxfp4_*_16: a workgroup takes 64 columns and 16 rows; its 8 waves each
-// multiply an eighth of the quads, as `segments.h` says. matmul_mxfp4_*_64: 256 columns and 64 rows,
-// see `rows64.h`; the same bits. Must move w once for each 16 or 64 rows, x once for each 64 or 256
-// columns, and out.
+// 64. out [rows, n] f32. matmul_mxfp4_*_16: a workgroup takes 64 columns and 16 rows; its 8 waves
+// each multiply an eighth of the quads, as `segments.h` says. matmul_mxfp4_*_64: 256 columns and 64
+// rows, see `rows64.h`; the same bits. Must move w once for each 16 or 64 rows, x once for each 64
+// or 256 columns, and out.
 #include "rows64.h"
 
 struct MatmulMxfp4Args {
@@ -24,7 +24,8 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
-  Tile<Rows> x(args.x, args.x_scales, args.k, [&](u32 row) { return at_most(first + row, all - 1); });
+  Tile<Rows> x(args.x, args.x_scales, args.k,
+               [&](u32 row) { return at_most(first + row, all - 1); });
   Acc acc[TILES] = {};
   multiply_segment<Rows>(acc, x, weights, args.k);
   spread(acc, partial);

@@ -3,8 +3,8 @@
 //
 // A workgroup of 256 threads multiplies M tiles of 16 rows with 16 tiles of the matrix, a wave all
 // of the rows with its share of these. Slabs of the rows are copied to LDS, in operand order, some
-// stages ahead; weights are loaded a slab or two ahead. The order of additions is that of `segments.h`
-// (SEGMENTED), or of `multiply` in `mxfp4.h`.
+// stages ahead; weights are loaded a slab or two ahead. The order of additions is that of
+// `segments.h` (SEGMENTED), or of `multiply` in `mxfp4.h`.
 #pragma once
 #include "segments.h"
 
@@ -161,8 +161,8 @@ __device__ inline void multiply_tiles(Staged<Rows> &staged, const u8 *x, const u
   for (u32 m = 0; m < M; ++m) use(sums.tile[m], m);
 }
 
-/// Multiplies `rows` rows of x, 1 to 64, of which row `i` is `row(i)`, and calls `use(sums, m)` with
-/// the wave's sums of each tile of them.
+/// Multiplies `rows` rows of x, 1 to 64 (all, if more), of which row `i` is row `row(i)`, and calls
+/// `use(sums, m)` with the wave's sums of each tile of them.
 template <class Rows, bool SEGMENTED, class RowAt, class Use>
 __device__ inline void multiply_block(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
                                       const Weights &weights, u32 k, u32 rows, RowAt row,

@@ -39,5 +39,8 @@ __device__ inline float total(const float *partial, u32 tile, u32 row, u32 col) 
   return sum;
 }
 
-/// Where a row of 32 hidden units has unit `unit`; fours stay together.
-__device__ inline u32 hidden_swizzle(u32 row, u32 unit) { return unit ^ (row / 2 & 1) << 2; }
+/// Where 16 rows of 32 hidden units have one; fours of a row stay together. Lanes that hold a
+/// column of results, and lanes that read fours of several rows, use different banks.
+__device__ inline u32 hidden_place(u32 row, u32 unit) {
+  return (row ^ row / 8) * 32 + (unit ^ (row / 2 & 1) << 2 ^ (row / 4 & 1) << 4);
+}

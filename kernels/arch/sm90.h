@@ -73,7 +73,8 @@ __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
 __device__ inline u32 chunk_group() { return lane() % 4; }
 __device__ inline u32 acc_row(u32 i) { return lane() / 4 + i / 2 % 2 * 8; }
 __device__ inline u32 acc_col(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
-/// The row and group of chunk `i` of 64 of a slab in LDS: the lane's chunk `c` is `WAVE * c + lane()`.
+/// The row and group of chunk `i` of 64 of a slab in LDS, where the lane's chunk `c` is chunk
+/// `WAVE * c + lane()`.
 __device__ inline u32 lds_row(u32 i) { return i / 4; }
 __device__ inline u32 lds_group(u32 i) { return i % 4; }
 /// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.

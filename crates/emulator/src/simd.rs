@@ -24,10 +24,10 @@ impl Simd {
     /// All, narrowest first.
     pub const ALL: [Simd; 3] = [Simd::Portable, Simd::Avx2, Simd::Avx512];
 
-    /// The widest that this processor runs.
+    /// The fastest that this processor runs: AVX2, where it was measured beside AVX-512.
     pub fn best() -> Simd {
-        let runs = |s: &Simd| s.missing().is_empty();
-        Simd::ALL.into_iter().rev().find(runs).unwrap_or(Simd::Portable)
+        let fastest = [Simd::Avx2, Simd::Avx512, Simd::Portable];
+        fastest.into_iter().find(|s| s.missing().is_empty()).unwrap_or(Simd::Portable)
     }
 
     /// The instruction sets that this processor lacks to run the variant.
@@ -74,9 +74,9 @@ mod tests {
     fn the_best_variant_lacks_nothing() {
         assert!(Simd::Portable.missing().is_empty());
         assert!(Simd::best().missing().is_empty());
+        assert_eq!(Simd::best() == Simd::Portable, !Simd::Avx2.missing().is_empty());
         for s in Simd::ALL {
             assert_eq!(Simd::named(&s.to_string()), Some(s));
-            assert!(s <= Simd::best() || !s.missing().is_empty(), "{s} is wider and runs");
         }
         assert_eq!(Simd::named("avx"), None);
     }

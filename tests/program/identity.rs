@@ -27,14 +27,15 @@ const TINY: Kind = ("tests/data/tiny-k2/mxfp4", 1024);
 /// The one that ships: trained, with Kimi-K2's head geometry.
 const DEMO: Kind = ("models/demo", 2304);
 
-struct Random {
-    seed: u64,
-    index: u64,
+/// A workload's random choices.
+pub(crate) struct Random {
+    pub(crate) seed: u64,
+    pub(crate) index: u64,
 }
 
 impl Random {
     /// A number in `0..limit`; `limit` is at least 1.
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.index += 1;
         (uniform(self.seed, self.index) * limit as f32) as usize
     }

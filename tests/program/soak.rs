@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use model::uniform;
 use serde_json::{Value, json};
 
+use crate::identity::Random;
 use crate::server::Server;
 
 const CLIENTS: usize = 200;
@@ -69,20 +70,6 @@ impl std::iter::Sum for Ends {
             left: sum.left + one.left,
             tokens: sum.tokens + one.tokens,
         })
-    }
-}
-
-/// One client's random choices.
-struct Random {
-    seed: u64,
-    index: u64,
-}
-
-impl Random {
-    /// A number in `0..limit`; `limit` is at least 1.
-    fn below(&mut self, limit: usize) -> usize {
-        self.index += 1;
-        (uniform(self.seed, self.index) * limit as f32) as usize
     }
 }
 

@@ -10,7 +10,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use crate::grammar_cache::GrammarCache;
-use crate::{Tokenizer, multiple_of};
+use crate::{Tokenizer, dates, multiple_of};
 
 /// Why there is no grammar, or none any more. Fit for an API user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -254,6 +254,7 @@ fn with_options(schema: &Value) -> Result<Value, GrammarError> {
         return Err(GrammarError(format!("{OPTIONS} is not supported")));
     }
     multiple_of::check(fields)?;
+    dates::constrain(fields);
     fields.insert(OPTIONS.to_owned(), json!({"whitespace_pattern": JSON_WHITESPACE}));
     Ok(schema)
 }

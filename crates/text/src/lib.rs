@@ -10,6 +10,7 @@
 //! What a user writes never becomes a control token, wherever the template puts it.
 
 mod byte_level;
+mod dates;
 mod detokenizer;
 mod error;
 mod grammar;

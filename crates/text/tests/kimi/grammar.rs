@@ -69,6 +69,33 @@ fn only_texts_that_match_can_end() {
 }
 
 #[test]
+fn dates_are_days_that_exist() {
+    let schema = json!({"type": "string", "format": "date"});
+    let time = json!({"anyOf": [{"format": "date-time", "pattern": "Z$", "type": "string"}]});
+    for year in [0, 1, 4, 10, 96, 100, 400, 1000, 1900, 2000, 2023, 2024, 2100, 2400, 9999] {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        for (day, exists) in [
+            ("01-31", true),
+            ("02-01", true),
+            ("02-28", true),
+            ("02-29", leap),
+            ("02-30", false),
+            ("04-31", false),
+            ("10-10", true),
+            ("12-31", true),
+            ("13-01", false),
+        ] {
+            let (day, exists) = (format!("{year:04}-{day}"), exists && year > 0);
+            check(GrammarSource::JsonSchema(&schema), &format!("\"{day}\""), exists);
+            let noon = format!("\"{day}T12:00:00Z\"");
+            check(GrammarSource::JsonSchema(&time), &noon, exists);
+        }
+    }
+    let noon = "\"2024-02-29T12:00:00+01:00\"";
+    check(GrammarSource::JsonSchema(&time), noon, false);
+}
+
+#[test]
 fn what_is_no_grammar_is_refused_with_a_reason() {
     let schema =
         |schema: Value| compile(GrammarSource::JsonSchema(&schema)).unwrap_err().to_string();

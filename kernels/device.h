@@ -109,22 +109,6 @@ __device__ inline float workgroup_sum(float x) {
   return sum;
 }
 
-/// Counts the workgroup in at `counter`. True for the last of `count` to arrive: it sees what the
-/// others stored before they arrived, and sets the counter back to zero.
-__device__ inline bool last_to_arrive(u32 *counter, u32 count) {
-  __shared__ u32 last;
-  __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_DEVICE);
-  sync();
-  if (thread() == 0) {
-    u32 before = __scoped_atomic_fetch_add(counter, 1, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
-    last = before + 1 == count;
-    if (last) __scoped_atomic_store_n(counter, 0, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
-  }
-  sync();
-  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE);
-  return last;
-}
-
 /// Writes a word that threads of other devices `peek` at.
 __device__ inline void post(u32 *word, u32 value) {
   __scoped_atomic_store_n(word, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);

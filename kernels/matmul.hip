@@ -6,179 +6,165 @@
 // `b * out_batch` on; f32, or in the `_bf16` kernels bf16 rounded to nearest even.
 // `x_stride`, `x_batch` are multiples of 8.
 //
-// Order of additions, in every form: k is cut into segments of `segment` slabs; each is one chain
-// of matrix instructions in ascending k from zero; the segments' sums are added in ascending order.
-// `segment` depends on the matrix alone, so a row's bits do not depend on form or batch.
+// Order of additions, in every form: k is cut into 2^`log_segments` segments, 8 at most; each is one
+// chain of matrix instructions in ascending k from zero; the segments' sums are added in ascending
+// order. `log_segments` depends on k alone, so a row's bits do not depend on form or batch.
 //
-// With several segments over workgroups, their sums go to `partials`, f32 `[batch][row_blocks]
-// [segments][rows of a workgroup][16 * tiles]`, and the last workgroup to arrive at its `counters`
-// (`[batch][row_blocks][grid x]`, zero before the launch and after it) adds them up.
-//
-// matmul_16, up to 16 rows: bound by the weights' 2 n k bytes, each read once, from memory into
-// operand registers. A wave multiplies a tile of weights in one segment. Grid: (tiles / WAVES
-// rounded up, segments, batch).
-// matmul_64, matmul_rows: bound by matrix instructions as rows become many. A workgroup computes 64
-// x 64 or 128 x 128 results; both operands go to LDS by direct copies in operand order, several
-// stages deep. Grid: (tiles / 4 rounded up, rows / 64 rounded up * segments, batch), and (tiles / 8
-// rounded up, rows / 128 rounded up, batch).
-// Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
+// matmul_{16,32,64}_{1,2}, up to so many rows a workgroup: bound by the weights' 2 n k bytes, each
+// read once, from memory into operand registers. A wave multiplies so many tiles of weights (more:
+// x is read from the cache less often) in one segment; a tile's segments are waves of one
+// workgroup, which adds them up through LDS. Grid: (tiles * segments / 8 / tiles of a wave, blocks
+// of rows, batch).
+// matmul_rows: bound by matrix instructions. A workgroup computes 128 x 128 results; both operands
+// go to LDS by direct copies in operand order, several stages deep. Grid: (tiles / 8, rows / 128,
+// batch).
+// All sizes of grids are rounded up. Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
 #include "device.h"
-
-constexpr u32 WAVES = 256 / WAVE;
 
 struct MatmulArgs {
   const u32 *rows;
   const __bf16 *x;
   const u32x4 *weights;
   void *out;
-  float *partials;
-  u32 *counters;
   u32 x_stride;
   u32 x_batch;
   u32 out_stride;
   u32 out_batch;
   u32 n;
   u32 slabs;
-  u32 segment;
-  u32 row_blocks;
+  u32 log_segments;
 };
 
-/// What a workgroup computes: up to `height` rows from `first_row` on, `width` columns from
-/// `first_column` on, in slabs `begin..end`, which is segment `part` of `parts`, or all.
-struct Area {
-  u32 rows;
-  u32 first_row;
-  u32 height;
-  u32 first_column;
-  u32 width;
-  u32 part;
-  u32 parts;
-  u32 begin;
-  u32 end;
+/// The first slab of segment `s`.
+__device__ inline u32 segment_start(const MatmulArgs &args, u32 s) {
+  return args.slabs * s >> args.log_segments;
+}
 
-  /// Workgroup `block` of those for the same columns.
-  __device__ Area(const MatmulArgs &args, u32 height, u32 width, bool split, u32 block)
-      : rows(*args.rows), height(height), first_column(block_x() * width), width(width) {
-    parts = split ? (args.slabs + args.segment - 1) / args.segment : 1;
-    first_row = block / parts * height;
-    part = block % parts;
-    begin = part * args.segment;
-    end = parts > 1 && begin + args.segment < args.slabs ? begin + args.segment : args.slabs;
-  }
+/// The blocks of tile `tile` of this batch's weights; of the last tile for those beyond it.
+__device__ inline const u32x4 *tile_weights(const MatmulArgs &args, u32 tile) {
+  u32 tiles = (args.n + 15) / 16;
+  tile = tile < tiles ? tile : tiles - 1;
+  return args.weights + ((u64)block_z() * tiles + tile) * args.slabs * 64;
+}
 
-  __device__ const u32x4 *weights(const MatmulArgs &args, u32 tile) const {
-    u32 tiles = (args.n + 15) / 16;
-    tile = tile < tiles ? tile : tiles - 1;
-    return args.weights + (((u64)block_z() * tiles + tile) * args.slabs + begin) * 64;
-  }
+/// The values of row `row` of `rows`, of this batch; of the last row for those beyond it.
+__device__ inline const __bf16 *row_values(const MatmulArgs &args, u32 row, u32 rows) {
+  row = row < rows ? row : rows - 1;
+  return args.x + (u64)row * args.x_stride + (u64)block_z() * args.x_batch;
+}
 
-  /// Row `row`'s values from the area's first slab on; the last row again for those beyond it.
-  __device__ const __bf16 *x(const MatmulArgs &args, u32 row) const {
-    row = row < rows ? row : rows - 1;
-    return args.x + (u64)row * args.x_stride + (u64)block_z() * args.x_batch + (u64)begin * 32;
-  }
+/// Writes a result if it exists.
+template <typename Out>
+__device__ inline void put(const MatmulArgs &args, u32 rows, u32 row, u32 column, float value) {
+  if (row >= rows || column >= args.n) return;
+  Out *out = (Out *)args.out + (u64)row * args.out_stride + (u64)block_z() * args.out_batch;
+  out[column] = (Out)value;
+}
 
-  /// Adds up all parts.
-  template <typename Out>
-  __device__ void add_parts(const MatmulArgs &args, const float *partials, u32 stride) const {
-    Out *out = (Out *)args.out + (u64)block_z() * args.out_batch;
-    u32 count = rows - first_row < height ? rows - first_row : height;
-    for (u32 i = thread(); i < count * width; i += 256) {
-      u32 row = i / width, column = first_column + i % width;
-      if (column >= args.n) continue;
-      const float *from = partials + (u64)row * stride + column;
-      float sum = *from;
-      for (u32 p = 1; p < parts; ++p) sum += from[(u64)p * height * stride];
-      out[(u64)(first_row + row) * args.out_stride + column] = (Out)sum;
-    }
-  }
+/// A slab of M tiles of rows and N tiles of weights in registers.
+template <u32 M, u32 N> struct Slab {
+  u32x4 x[M][CHUNKS], weights[N][CHUNKS];
 
-  /// Writes the waves' results, tiles from `row` and `column` on, to `out`, or as the area's part;
-  /// then the last workgroup adds up all parts.
-  template <typename Out, u32 M, u32 N>
-  __device__ void store(const MatmulArgs &args, const Acc (&acc)[M][N], u32 row, u32 column) const {
-    Out *out = (Out *)args.out + (u64)block_z() * args.out_batch;
-    u32 stride = (args.n + 15) / 16 * 16;
-    u64 block = (u64)block_z() * args.row_blocks + first_row / height;
-    float *partials = args.partials + block * parts * height * stride;
-    float *own = partials + (u64)part * height * stride;
+  __device__ void multiply(Acc (&acc)[M][N]) const {
     for (u32 m = 0; m < M; ++m)
-      for (u32 n = 0; n < N; ++n)
-        for (u32 i = 0; i < ACCUMULATORS; ++i) {
-          u32 r = row + 16 * m + acc_row(i), c = column + 16 * n + acc_col(i);
-          if (r >= rows || c >= args.n) continue;
-          if (parts == 1)
-            out[(u64)r * args.out_stride + c] = (Out)acc[m][n].v[i];
-          else
-            own[(u64)(r - first_row) * stride + c] = acc[m][n].v[i];
+      for (u32 n = 0; n < N; ++n) {
+        bf16x8 a[CHUNKS], b[CHUNKS];
+        for (u32 c = 0; c < CHUNKS; ++c) {
+          a[c] = __builtin_bit_cast(bf16x8, x[m][c]);
+          b[c] = __builtin_bit_cast(bf16x8, weights[n][c]);
         }
-    if (parts == 1) return;
-    u32 groups = (stride + width - 1) / width;
-    if (last_to_arrive(args.counters + block * groups + block_x(), parts))
-      add_parts<Out>(args, partials, stride);
+        mma_bf16(acc[m][n], a, b);
+      }
   }
 };
 
-/// `acc += x w^T` over `STEPS` slabs from `slab` on, of a tile of rows and a tile of weights.
-template <u32 STEPS>
-__device__ inline void add_slabs(Acc &acc, const __bf16 *const *x, const u32x4 *weights, u32 slab) {
-  bf16x8 a[STEPS][CHUNKS], b[STEPS][CHUNKS];
-  for (u32 s = 0; s < STEPS; ++s)
+/// Waves of a workgroup of the forms for few rows.
+constexpr u32 WAVES = 8;
+
+/// M x N tiles for each wave, whose operands are loaded AHEAD slabs before they are used.
+template <u32 M, u32 N, u32 AHEAD, typename Out>
+__device__ inline void few_rows(const MatmulArgs &args) {
+  __shared__ float partial[WAVES][M * ACCUMULATORS][WAVE];
+  u32 rows = *args.rows, first_row = block_y() * 16 * M;
+  if (first_row >= rows) return;
+  u32 segments = 1 << args.log_segments, part = wave() & (segments - 1), own = wave() - part;
+  u32 tile = ((block_x() * WAVES + own) >> args.log_segments) * N;
+  const __bf16 *x[M][CHUNKS];
+  const u32x4 *weights[N];
+  for (u32 m = 0; m < M; ++m)
+    for (u32 c = 0; c < CHUNKS; ++c)
+      x[m][c] = row_values(args, first_row + 16 * m + chunk_row(c), rows) + 8 * chunk_group();
+  for (u32 n = 0; n < N; ++n) weights[n] = tile_weights(args, tile + n);
+  Slab<M, N> slabs[AHEAD];
+  auto load = [&](Slab<M, N> &slab, u32 k) {
     for (u32 c = 0; c < CHUNKS; ++c) {
-      b[s][c] =
-          __builtin_bit_cast(bf16x8, load_once(weights + (u64)(slab + s) * 64 + slot(c)));
-      a[s][c] = *(const bf16x8 *)(x[c] + (u64)(slab + s) * 32);
+      for (u32 n = 0; n < N; ++n)
+        slab.weights[n][c] = load_once(weights[n] + (u64)k * 64 + slot(c));
+      for (u32 m = 0; m < M; ++m) slab.x[m][c] = *(const u32x4 *)(x[m][c] + (u64)k * 32);
     }
-  loads_first();
-  for (u32 s = 0; s < STEPS; ++s) mma_bf16(acc, a[s], b[s]);
+  };
+  Acc acc[M][N] = {};
+  u32 k = segment_start(args, part), end = segment_start(args, part + 1);
+  // The last again where there are fewer: without branches, the compiler knows what is under way.
+  for (u32 i = 0; i < AHEAD; ++i) load(slabs[i], k + i < end ? k + i : end - 1);
+  for (; k + 2 * AHEAD <= end; k += AHEAD)
+    for (u32 i = 0; i < AHEAD; ++i) {
+      loads_in_order();
+      slabs[i].multiply(acc);
+      load(slabs[i], k + AHEAD + i);
+    }
+  for (u32 i = 0; i < AHEAD; ++i) {
+    if (k + i < end) slabs[i].multiply(acc);
+    if (k + AHEAD + i < end) load(slabs[i], k + AHEAD + i);
+  }
+  for (u32 i = 0; i < AHEAD; ++i)
+    if (k + AHEAD + i < end) slabs[i].multiply(acc);
+  for (u32 n = 0; n < N; ++n) {
+    if (n > 0) sync();
+    for (u32 m = 0; m < M; ++m)
+      for (u32 i = 0; i < ACCUMULATORS; ++i)
+        partial[wave()][m * ACCUMULATORS + i][lane()] = acc[m][n].v[i];
+    sync();
+    for (u32 j = part; j < M * ACCUMULATORS; j += segments) {
+      float sum = partial[own][j][lane()];
+      for (u32 s = 1; s < segments; ++s) sum += partial[own + s][j][lane()];
+      u32 row = first_row + j / ACCUMULATORS * 16 + acc_row(j % ACCUMULATORS);
+      put<Out>(args, rows, row, (tile + n) * 16 + acc_col(j % ACCUMULATORS), sum);
+    }
+  }
 }
 
-template <typename Out> __device__ inline void few_rows(const MatmulArgs &args) {
-  constexpr u32 UNROLL = 8;
-  Area area(args, 16, 16 * WAVES, true, block_y());
-  if (area.rows == 0) return;
-  Acc acc[1][1] = {};
-  u32 tile = block_x() * WAVES + wave();
-  if (16 * tile < args.n) {
-    const u32x4 *weights = area.weights(args, tile);
-    const __bf16 *x[CHUNKS];
-    for (u32 c = 0; c < CHUNKS; ++c) x[c] = area.x(args, chunk_row(c)) + 8 * chunk_group();
-    u32 k = 0, count = area.end - area.begin;
-    for (; k + UNROLL <= count; k += UNROLL) add_slabs<UNROLL>(acc[0][0], x, weights, k);
-    for (; k < count; ++k) add_slabs<1>(acc[0][0], x, weights, k);
-  }
-  area.store<Out>(args, acc, 0, 16 * tile);
-}
+/// Tiles of each operand that a workgroup of the form for many rows takes, and its waves.
+constexpr u32 T = 8, STAGES = 3, ROWS_WAVES = 256 / WAVE;
 
 /// A slab of k in LDS: T tiles of each operand.
-template <u32 T> struct Stage {
+struct Stage {
   u32x4 x[T][64];
   u32x4 weights[T][64];
 };
 
 /// A wave's share of the copies into stages: half of the waves copy x, the others weights, each
 /// chunks that follow one another in a stage.
-template <u32 T> struct Copies {
-  static constexpr u32 COUNT = sizeof(Stage<T>) / 16 / 256;
+struct Copies {
+  static constexpr u32 COUNT = sizeof(Stage) / 16 / 256;
   const u8 *from[COUNT];
   u32 step;
 
-  __device__ Copies(const MatmulArgs &args, const Area &area) {
-    bool weights = wave() >= WAVES / 2;
+  __device__ Copies(const MatmulArgs &args, u32 rows) {
+    bool weights = wave() >= ROWS_WAVES / 2;
     step = weights ? 1024 : 64;
     for (u32 i = 0; i < COUNT; ++i) {
-      u32 chunk = (wave() % (WAVES / 2) * COUNT + i) * WAVE + lane(), tile = chunk / 64;
+      u32 chunk = (wave() % (ROWS_WAVES / 2) * COUNT + i) * WAVE + lane(), tile = chunk / 64;
       u32 row = lds_row(chunk % 64), group = lds_group(chunk % 64);
       if (weights)
-        from[i] =
-            (const u8 *)(area.weights(args, area.first_column / 16 + tile) + 16 * group + row);
+        from[i] = (const u8 *)(tile_weights(args, block_x() * T + tile) + 16 * group + row);
       else
-        from[i] = (const u8 *)(area.x(args, area.first_row + tile * 16 + row) + group * 8);
+        from[i] = (const u8 *)(row_values(args, (block_y() * T + tile) * 16 + row, rows) + group * 8);
     }
   }
 
   /// Starts the next slab's copies.
-  __device__ void start(Stage<T> &stage) {
+  __device__ void start(Stage &stage) {
     u8 *to = (u8 *)&stage + (u64)wave() * COUNT * WAVE * 16;
     for (u32 i = 0; i < COUNT; ++i) {
       copy_to_lds(to + i * WAVE * 16, from[i]);
@@ -187,8 +173,8 @@ template <u32 T> struct Copies {
   }
 };
 
-template <u32 T, u32 M, u32 N>
-__device__ inline void add_stage(Acc (&acc)[M][N], const Stage<T> &stage, u32 x, u32 weights) {
+template <u32 M, u32 N>
+__device__ inline void add_stage(Acc (&acc)[M][N], const Stage &stage, u32 x, u32 weights) {
   bf16x8 a[M][CHUNKS], b[N][CHUNKS];
   for (u32 c = 0; c < CHUNKS; ++c) {
     u32 chunk = WAVE * c + lane();
@@ -201,46 +187,57 @@ __device__ inline void add_stage(Acc (&acc)[M][N], const Stage<T> &stage, u32 x,
 }
 
 /// T x T tiles for a workgroup, whose waves stand in two rows, each with M x N tiles.
-template <u32 T, u32 STAGES, bool SPLIT, typename Out>
-__device__ inline void many_rows(const MatmulArgs &args) {
-  constexpr u32 M = T / 2, N = T / (WAVES / 2), COPIES = Copies<T>::COUNT;
-  __shared__ Stage<T> stages[STAGES];
-  Area area(args, 16 * T, 16 * T, SPLIT, block_y());
-  if (area.first_row >= area.rows) return;
-  u32 x = wave() / (WAVES / 2) * M, weights = wave() % (WAVES / 2) * N;
-  u32 row = area.first_row + 16 * x, column = area.first_column + 16 * weights;
-  bool busy = row < area.rows && column < args.n;
-  u32 count = area.end - area.begin;
-  Copies<T> copies(args, area);
+template <typename Out> __device__ inline void many_rows(const MatmulArgs &args) {
+  constexpr u32 M = T / 2, N = T / (ROWS_WAVES / 2), COPIES = Copies::COUNT;
+  __shared__ Stage stages[STAGES];
+  u32 rows = *args.rows;
+  if (block_y() * 16 * T >= rows) return;
+  u32 x = wave() / (ROWS_WAVES / 2) * M, weights = wave() % (ROWS_WAVES / 2) * N;
+  u32 first_row = (block_y() * T + x) * 16, first_column = (block_x() * T + weights) * 16;
+  bool busy = first_row < rows && first_column < args.n;
+  Copies copies(args, rows);
   for (u32 s = 0; s < STAGES - 1; ++s)
-    if (s < count) copies.start(stages[s]);
+    if (s < args.slabs) copies.start(stages[s]);
   Acc acc[M][N] = {}, sum[M][N];
   for (u32 m = 0; m < M; ++m)
     for (u32 n = 0; n < N; ++n)
       for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] = -0.0f; // -0 + x is x for every x
-  u32 stage = 0, end = args.segment < count ? args.segment : count;
-  for (u32 k = 0; k < count; ++k) {
-    if (k + STAGES - 1 <= count)
+  u32 stage = 0, part = 1;
+  for (u32 k = 0; k < args.slabs; ++k) {
+    if (k + STAGES - 1 <= args.slabs)
       sync_copies<(STAGES - 2) * COPIES>();
     else
       sync_copies<0>();
-    if (k + STAGES - 1 < count) copies.start(stages[stage == 0 ? STAGES - 1 : stage - 1]);
+    if (k + STAGES - 1 < args.slabs) copies.start(stages[stage == 0 ? STAGES - 1 : stage - 1]);
     if (busy) add_stage(acc, stages[stage], x, weights);
     stage = stage == STAGES - 1 ? 0 : stage + 1;
-    if (k + 1 < end) continue;
-    end = end + args.segment < count ? end + args.segment : count;
+    if (k + 1 < segment_start(args, part)) continue;
+    ++part;
     for (u32 m = 0; m < M; ++m)
       for (u32 n = 0; n < N; ++n) {
         for (u32 i = 0; i < ACCUMULATORS; ++i) sum[m][n].v[i] += acc[m][n].v[i];
         acc[m][n] = Acc{};
       }
   }
-  area.store<Out>(args, sum, row, column);
+  for (u32 m = 0; m < M; ++m)
+    for (u32 n = 0; n < N; ++n)
+      for (u32 i = 0; i < ACCUMULATORS; ++i)
+        put<Out>(args, rows, first_row + 16 * m + acc_row(i), first_column + 16 * n + acc_col(i),
+                 sum[m][n].v[i]);
 }
 
-KERNEL(256) void matmul_16(MatmulArgs args) { few_rows<float>(args); }
-KERNEL(256) void matmul_16_bf16(MatmulArgs args) { few_rows<__bf16>(args); }
-KERNEL(256) void matmul_64(MatmulArgs args) { many_rows<4, 5, true, float>(args); }
-KERNEL(256) void matmul_64_bf16(MatmulArgs args) { many_rows<4, 5, true, __bf16>(args); }
-KERNEL(256) void matmul_rows(MatmulArgs args) { many_rows<8, 3, false, float>(args); }
-KERNEL(256) void matmul_rows_bf16(MatmulArgs args) { many_rows<8, 3, false, __bf16>(args); }
+#define FEW_ROWS(rows, tiles, ahead)                                        \
+  KERNEL(WAVES *WAVE) void matmul_##rows##_##tiles(MatmulArgs args) {       \
+    few_rows<rows / 16, tiles, ahead, float>(args);                         \
+  }                                                                         \
+  KERNEL(WAVES *WAVE) void matmul_##rows##_##tiles##_bf16(MatmulArgs args) { \
+    few_rows<rows / 16, tiles, ahead, __bf16>(args);                        \
+  }
+FEW_ROWS(16, 1, 8)
+FEW_ROWS(16, 2, 4)
+FEW_ROWS(32, 1, 4)
+FEW_ROWS(32, 2, 4)
+FEW_ROWS(64, 1, 4)
+FEW_ROWS(64, 2, 2)
+KERNEL(256) void matmul_rows(MatmulArgs args) { many_rows<float>(args); }
+KERNEL(256) void matmul_rows_bf16(MatmulArgs args) { many_rows<__bf16>(args); }

@@ -12,7 +12,7 @@ mod random;
 use device::Gpu;
 use hip::kernels::Rows;
 use hip::kernels::attention::{self, GROUP, LATENT, Places, ROPE, attention};
-use hip::kernels::matmul::{self, Output, View, Weights, matmul};
+use hip::kernels::matmul::{Output, View, Weights, matmul};
 use hip::kernels::rms_norm::add_rms_norm;
 use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Event, Memory, Platform};
@@ -28,15 +28,13 @@ struct Bench {
     gpu: Gpu,
     random: Random,
     filter: String,
-    workspace: matmul::Workspace,
 }
 
 impl Bench {
     fn new() -> Bench {
         let gpu = device::gpu();
         let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-        let workspace = matmul::Workspace::new(&gpu.device, &gpu.stream).unwrap();
-        Bench { gpu, random: Random::new(1), filter: filter.unwrap_or_default(), workspace }
+        Bench { gpu, random: Random::new(1), filter: filter.unwrap_or_default() }
     }
 
     fn on_hardware(&self) -> bool {
@@ -110,7 +108,7 @@ impl Bench {
         let Gpu { stream, kernels, .. } = &self.gpu;
         self.time(&name, bytes, 2 * rows * n * k * batch, |i| {
             let w = Weights { memory: &weights[i % weights.len()], n, k, batch };
-            matmul(stream, kernels, &self.workspace, rows_of, x, w, view, Output::F32).unwrap();
+            matmul(stream, kernels, rows_of, x, w, view, Output::F32).unwrap();
         });
     }
 

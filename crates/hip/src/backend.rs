@@ -176,13 +176,13 @@ impl Backend for Gpu {
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        let (Gpu { stream, kernels, products, moe, .. }, rows) = (self, x.rows);
+        let (Gpu { stream, kernels, moe, .. }, rows) = (self, x.rows);
         match w {
             Weights::Quantized(w) => moe.matmul(stream, kernels, rows, &x.memory, w, &out.memory),
             Weights::Dense(w) => {
                 let (x, out) = (whole(&x.memory, x.width), whole(&out.memory, out.width));
                 let (w, form) = (w.view(), Output::F32);
-                kernels::matmul::matmul(stream, kernels, products, rows, x, w, out, form)?;
+                kernels::matmul::matmul(stream, kernels, rows, x, w, out, form)?;
                 Ok(())
             }
         }
@@ -239,13 +239,12 @@ impl Backend for Gpu {
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        let (stream, kernels, products) = (&self.stream, &self.kernels, &self.products);
+        let (stream, kernels) = (&self.stream, &self.kernels);
         let (cache, own, rows) = (self.cache()?, &self.attention, q.rows);
         let by_head = |memory, width| View { memory, stride: heads * width, batch: width };
         kernels::matmul::matmul(
             stream,
             kernels,
-            products,
             rows,
             by_head(&own.nope, nope),
             kv_b.into.view(),
@@ -281,7 +280,6 @@ impl Backend for Gpu {
         kernels::matmul::matmul(
             stream,
             kernels,
-            products,
             rows,
             by_head(&own.mixed, latent),
             kv_b.out_of.view(),

@@ -132,7 +132,6 @@ pub struct Gpu {
     pub(crate) queued: bool,
     pub(crate) cache: Option<Cache>,
     pub(crate) attention: Attention,
-    pub(crate) products: kernels::matmul::Workspace,
     pub(crate) moe: Moe,
     pub(crate) sampler: Sampler,
     /// All ranks' parts of what is summed or gathered.
@@ -185,7 +184,6 @@ impl Gpu {
             queued: false,
             cache: None,
             attention,
-            products: kernels::matmul::Workspace::new(device, &stream)?,
             moe: Moe::new(device, config, rows, ranks, options.activations)?,
             sampler: Sampler::new(device, config.vocab_size)?,
             gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
@@ -278,7 +276,6 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
     2 * rows * heads * per_head
         + attention::Workspace::bytes(heads, limits.max_model_len, rows)
-        + kernels::matmul::Workspace::BYTES
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size)
         + 4 * (gathered + blocks + 8 * rows + 64)

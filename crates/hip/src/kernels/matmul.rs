@@ -2,15 +2,14 @@
 
 use super::{Rows, check_room, check_shape};
 use crate::weights::bytes_of;
-use crate::{Device, Error, Kernels, Memory, Stream};
+use crate::{Error, Kernels, Memory, Stream};
 
-/// Rows up to which `matmul_16` and `matmul_64` are taken.
-const FEW: usize = 16;
+/// Waves of a workgroup of the forms for few rows, and segments of k at most.
+const WAVES: usize = 8;
+/// Workgroups from which on a wave takes two tiles of weights rather than one.
+const ENOUGH: usize = 200;
+/// Rows up to which the forms for few rows may be taken.
 const SOME: usize = 256;
-/// Waves that a matrix's tiles are spread over at least, by cutting k into segments.
-const TARGET_WAVES: usize = 640;
-/// Slabs in the shortest segment: what the kernel for few rows loads at once.
-const UNIT: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -19,16 +18,13 @@ struct Args {
     x: u64,
     weights: u64,
     out: u64,
-    partials: u64,
-    counters: u64,
     x_stride: u32,
     x_batch: u32,
     out_stride: u32,
     out_batch: u32,
     n: u32,
     slabs: u32,
-    segment: u32,
-    row_blocks: u32,
+    log_segments: u32,
 }
 
 /// Bytes of a tile of a bf16 matrix of `k` columns in the kernels' order.
@@ -83,39 +79,9 @@ pub enum Output {
     Bf16,
 }
 
-/// Room for the sums of segments. Products on one stream share one.
-pub struct Workspace {
-    partials: Memory,
-    counters: Memory,
-}
-
-/// Bytes of partial sums: with several segments, tiles * segments < TARGET_WAVES + tiles and tiles
-/// < TARGET_WAVES.
-const PARTIALS: usize = 2 * TARGET_WAVES * 16 * SOME * 4;
-/// Bytes of counters: for each block of 64 rows at most one a tile.
-const COUNTERS: usize = TARGET_WAVES * SOME / 64 * 4;
-
-impl Workspace {
-    /// Bytes that one takes.
-    pub const BYTES: usize = PARTIALS + COUNTERS;
-
-    /// Room for any product.
-    ///
-    /// # Errors
-    /// Too little memory.
-    pub fn new(device: &Device, stream: &Stream) -> Result<Workspace, Error> {
-        let partials = device.allocate(PARTIALS)?;
-        let counters = device.allocate(COUNTERS)?;
-        stream.fill(&counters, 0)?;
-        Ok(Workspace { partials, counters })
-    }
-}
-
-/// Slabs in a segment: a function of the matrix alone.
-fn segment(n: usize, k: usize, batch: usize) -> usize {
-    let units = (k / 32).div_ceil(UNIT);
-    let wanted = TARGET_WAVES.div_ceil(n.div_ceil(16) * batch).clamp(1, units.max(1));
-    units.div_ceil(wanted) * UNIT
+/// The base-2 logarithm of the number of segments of k, of 4 slabs at least: a function of k alone.
+fn log_segments(slabs: usize) -> u32 {
+    (slabs / 4).clamp(1, WAVES).ilog2()
 }
 
 /// `out = x w^T` for each of a batch of matrices: `x` bf16 `[rows, k]`, `out` `[rows, n]`, both as
@@ -123,11 +89,9 @@ fn segment(n: usize, k: usize, batch: usize) -> usize {
 ///
 /// # Errors
 /// Buffers that are too small, a `k` that is no multiple of 32, a failed device.
-#[expect(clippy::too_many_arguments, reason = "both sides, the matrix and where to work")]
 pub fn matmul(
     stream: &Stream,
     kernels: &Kernels,
-    workspace: &Workspace,
     rows: Rows,
     x: View<'_>,
     weights: Weights<'_>,
@@ -143,39 +107,49 @@ pub fn matmul(
     let size = if output == Output::F32 { 4 } else { 2 };
     check_room("matmul", "x", x.memory, rows.bound * x.stride * 2)?;
     check_room("matmul", "out", out.memory, rows.bound * out.stride * size)?;
-    let (tiles, slabs, segment) = (n.div_ceil(16), k / 32, segment(n, k, batch));
-    let segments = slabs.div_ceil(segment);
-    let waves = 256 / stream.device().wave();
+    let (tiles, slabs) = (n.div_ceil(16), k / 32);
+    let log_segments = log_segments(slabs);
+    // Tiles that a workgroup of the forms for few rows takes when each wave takes one.
+    let together = WAVES >> log_segments;
+    let wide = tiles.div_ceil(together) * batch >= 2 * ENOUGH;
     // Whether the form for many rows would leave most of a GPU without work.
     let idle = |bound: usize| tiles.div_ceil(8) * bound.div_ceil(128) * batch < 64;
-    let [form, tiles_each, row_blocks, parts] = match rows.bound {
-        bound if bound <= FEW => [0, waves, 1, segments],
-        bound if bound <= 64 || bound <= SOME && idle(bound) => {
-            [1, 4, bound.div_ceil(64), segments]
-        }
-        bound => [2, 8, bound.div_ceil(128), 1],
+    let height = match rows.bound {
+        0..=16 => 16,
+        17..=32 => 32,
+        bound if bound <= 64 || bound <= SOME && idle(bound) => 64,
+        _ => 128,
     };
-    let name = match output {
-        Output::F32 => ["matmul_16", "matmul_64", "matmul_rows"][form],
-        Output::Bf16 => ["matmul_16_bf16", "matmul_64_bf16", "matmul_rows_bf16"][form],
+    let names = match (height, wide) {
+        (16, false) => ["matmul_16_1", "matmul_16_1_bf16"],
+        (16, true) => ["matmul_16_2", "matmul_16_2_bf16"],
+        (32, false) => ["matmul_32_1", "matmul_32_1_bf16"],
+        (32, true) => ["matmul_32_2", "matmul_32_2_bf16"],
+        (64, false) => ["matmul_64_1", "matmul_64_1_bf16"],
+        (64, true) => ["matmul_64_2", "matmul_64_2_bf16"],
+        _ => ["matmul_rows", "matmul_rows_bf16"],
     };
+    let (width, threads) = match height {
+        128 => (8, 256),
+        _ => (together * if wide { 2 } else { 1 }, (WAVES * stream.device().wave()) as u32),
+    };
+    let grid = [tiles.div_ceil(width), rows.bound.div_ceil(height).max(1), batch];
     let args = Args {
         rows: rows.count,
         x: x.memory.ptr(),
         weights: memory.ptr(),
         out: out.memory.ptr(),
-        partials: workspace.partials.ptr(),
-        counters: workspace.counters.ptr(),
         x_stride: x.stride as u32,
         x_batch: x.batch as u32,
         out_stride: out.stride as u32,
         out_batch: out.batch as u32,
         n: n as u32,
         slabs: slabs as u32,
-        segment: segment as u32,
-        row_blocks: row_blocks as u32,
+        log_segments,
     };
-    let grid = [tiles.div_ceil(tiles_each), row_blocks * parts, batch].map(|size| size as u32);
     // SAFETY: the parameter is the kernels', the buffers have room.
-    unsafe { stream.launch(kernels.get(name), grid, 256, &args) }
+    unsafe {
+        let kernel = kernels.get(names[usize::from(output == Output::Bf16)]);
+        stream.launch(kernel, grid.map(|size| size as u32), threads, &args)
+    }
 }

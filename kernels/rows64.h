@@ -167,12 +167,14 @@ template <class Rows, bool SEGMENTED, class RowAt, class Use>
 __device__ inline void multiply_block(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
                                       const Weights &weights, u32 k, u32 rows, RowAt row,
                                       Use use) {
-  if (rows <= 16)
+  // sm_90 expands all operands of these forms in registers, in code so long that one must do.
+  constexpr bool ONE_SIZE = WAVE == 32 && Rows::CODE_BITS < 16;
+  if (ONE_SIZE || rows > 48)
+    multiply_tiles<Rows, 4, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+  else if (rows <= 16)
     multiply_tiles<Rows, 1, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
   else if (rows <= 32)
     multiply_tiles<Rows, 2, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
-  else if (rows <= 48)
-    multiply_tiles<Rows, 3, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
   else
-    multiply_tiles<Rows, 4, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+    multiply_tiles<Rows, 3, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
 }

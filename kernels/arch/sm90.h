@@ -134,18 +134,31 @@ __device__ inline u32 scale_bf16x2(u32 scale, u32 step) {
   return bits | bits << 16;
 }
 
-/// 8 FP4 values times the scale in byte `STEP` of `scale`.
-template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 codes, u32 scale) {
-  // A code's exponent and mantissa bits, put at BF16's, are its value times 2^-126.
-  u32 s = scale_bf16x2(scale, STEP);
-  const u32 bias = 0x7e807e80; // 2^126
+/// Pairs of BF16 whose exponent and mantissa bits are those of FP4 codes, which makes them the
+/// codes' values times 2^-126, times a scale.
+__device__ inline bf16x8 scale_fp4(u32x4 pairs, u32 scale) {
+  for (u32 p = 0; p < 4; ++p)
+    pairs[p] = multiply_bf16x2(multiply_bf16x2(pairs[p], 0x7e807e80), scale);
+  return __builtin_bit_cast(bf16x8, pairs);
+}
+
+/// 8 FP4 values of a matrix times the scale in byte `STEP` of `scale`. Their bits stand as
+/// `Packing::Pairs` of `crates/hip/src/kernels/mxfp4.rs` has them.
+template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 packed, u32 scale) {
+  const u32 bits = 0x81c081c0;
+  u32 last = (packed >> 6 & 0x01800180) | (packed >> 4 & 0x00400040) | (packed << 4 & 0x80008000);
+  u32x4 pairs = {packed & bits, packed << 3 & bits, packed << 6 & bits, last};
+  return scale_fp4(pairs, scale_bf16x2(scale, STEP));
+}
+
+/// 8 FP4 values of a row of activations times the scale in byte `STEP` of `scale`.
+template <int STEP> __device__ inline bf16x8 dequantize_row_fp4(u32 codes, u32 scale) {
   u32x4 pairs;
   for (u32 p = 0; p < 4; ++p) {
     u32 two = (codes >> 8 * p & 0xf) | (codes >> 8 * p & 0xf0) << 12;
-    u32 bits = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
-    pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, bias), s);
+    pairs[p] = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
   }
-  return __builtin_bit_cast(bf16x8, pairs);
+  return scale_fp4(pairs, scale_bf16x2(scale, STEP));
 }
 
 template <int STEP>
@@ -154,7 +167,7 @@ __device__ inline void mma_mxfp4(Acc &c, const u32x4 (*a)[1], const u32 *sa, con
   for (u32 j = 0; j < 4; ++j) {
     bf16x8 x[2], y[2];
     for (u32 h = 0; h < 2; ++h) {
-      x[h] = dequantize_fp4<STEP>(a[h][0][j], sa[h]);
+      x[h] = dequantize_row_fp4<STEP>(a[h][0][j], sa[h]);
       y[h] = dequantize_fp4<STEP>(b[h][j], sb[h]);
     }
     mma_bf16(c, x, y);

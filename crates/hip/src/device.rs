@@ -228,6 +228,11 @@ impl Device {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// The device's platform.
+    pub fn platform(&self) -> Platform {
+        self.runtime.platform
+    }
+
     /// Threads in a wave of our kernels.
     pub(crate) fn wave(&self) -> usize {
         match self.runtime.platform {

@@ -48,7 +48,7 @@ impl Quantized {
             return Err(DeviceError("a layer's experts differ in shape".into()));
         }
         let (codes, scales) = weight_bytes(self.rows, self.cols);
-        let tiles = Tiles::new(matrix, order)?;
+        let tiles = Tiles::new(matrix, order, stream.device().platform())?;
         let (count, (code_bytes, scale_bytes)) = (tiles.count(), tiles.bytes());
         let (all_codes, all_scales) = (&self.codes, &self.scales);
         staging.upload(stream, all_codes, index * codes, count, code_bytes, |tile, out| {

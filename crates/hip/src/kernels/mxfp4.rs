@@ -4,7 +4,7 @@ use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
 
 use super::{check_room, check_shape};
-use crate::{Error, Memory};
+use crate::{Error, Memory, Platform};
 
 /// Rows of a tile.
 const TILE: usize = 16;
@@ -23,6 +23,53 @@ pub struct Tiles<'a> {
     packed: &'a [u8],
     scales: &'a [u8],
     order: RowOrder,
+    packing: Packing,
+}
+
+/// How 8 codes stand in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// As in the file, for matrix instructions that take them.
+    Codes,
+    /// For sm_90, which makes BF16 of them, two at a time: codes `2 p` and `2 p + 1` in the low and
+    /// the high half, their bits (sign; exponent and mantissa) where a shift or none brings them to
+    /// BF16's. 15; 8, 7, 6 for p = 0; three lower for 1; six lower for 2. What is left is for 3:
+    /// 11; 14, 13, 10.
+    Pairs,
+}
+
+impl Packing {
+    fn of(platform: Platform) -> Packing {
+        match platform {
+            Platform::Hip => Packing::Codes,
+            Platform::Cuda => Packing::Pairs,
+        }
+    }
+
+    /// Writes `chunk`, whole words of codes, to `out`.
+    fn write(self, chunk: &[u8], out: &mut [u8]) {
+        match self {
+            Packing::Codes => out.copy_from_slice(chunk),
+            Packing::Pairs => {
+                for (codes, out) in chunk.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
+                    let word = codes.iter().zip(0..).fold(0, |word, (pair, p)| {
+                        let code = |half: u32| u32::from(pair >> (4 * half)) & 15;
+                        word | pair_bits(code(0), p) | pair_bits(code(1), p) << 16
+                    });
+                    out.copy_from_slice(&word.to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// Where the bits of a code of pair `p` stand in its half of the word, see [`Packing::Pairs`].
+fn pair_bits(code: u32, p: u32) -> u32 {
+    let (sign, magnitude) = (code >> 3, code & 7);
+    match p {
+        3 => sign << 11 | (magnitude >> 1) << 13 | (magnitude & 1) << 10,
+        _ => sign << (15 - 3 * p) | magnitude << (6 - 3 * p),
+    }
 }
 
 /// Which row of the file stands where.
@@ -49,11 +96,11 @@ impl RowOrder {
 }
 
 impl Tiles<'_> {
-    /// Sees `matrix` as tiles.
+    /// Sees `matrix` as tiles for a platform's kernels.
     ///
     /// # Errors
     /// A matrix that is not MXFP4, or gate and up rows that are not whole blocks of 32.
-    pub fn new(matrix: &Matrix, order: RowOrder) -> Result<Tiles<'_>, Error> {
+    pub fn new(matrix: &Matrix, order: RowOrder, platform: Platform) -> Result<Tiles<'_>, Error> {
         let &Matrix { rows, cols, .. } = matrix;
         let Encoded::Mxfp4 { packed, scales } = &matrix.data else {
             return Err(Error::Unfit(format!("a matrix [{rows}, {cols}] is not MXFP4")));
@@ -64,7 +111,7 @@ impl Tiles<'_> {
                 rows / 2
             )));
         }
-        Ok(Tiles { rows, cols, packed, scales, order })
+        Ok(Tiles { rows, cols, packed, scales, order, packing: Packing::of(platform) })
     }
 
     /// How many there are.
@@ -92,7 +139,7 @@ impl Tiles<'_> {
             let codes = &self.packed[row * self.cols / 2..(row + 1) * self.cols / 2];
             for (block, chunk) in codes.chunks_exact(CHUNK).enumerate() {
                 let at = (block / 4 * 64 + block % 4 * TILE + place) * CHUNK;
-                out[at..at + CHUNK].copy_from_slice(chunk);
+                self.packing.write(chunk, &mut out[at..at + CHUNK]);
             }
         }
     }
@@ -195,6 +242,29 @@ impl RowTiles {
         match self {
             RowTiles::Few => 1,
             RowTiles::Many => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes words apart as `dequantize_fp4` of `kernels/arch/sm90.h` does.
+    #[test]
+    fn pairs_stand_where_shifts_find_them() {
+        let bits = 0x81c0_81c0;
+        for codes in [0x7654_3210u32, 0xfedc_ba98, 0x0f0f_a5a5, 0x8000_0001] {
+            let mut out = [0; 4];
+            Packing::Pairs.write(&codes.to_le_bytes(), &mut out);
+            let word = u32::from_le_bytes(out);
+            let last = word >> 6 & 0x0180_0180 | word >> 4 & 0x0040_0040 | word << 4 & 0x8000_8000;
+            let pairs = [word & bits, word << 3 & bits, word << 6 & bits, last];
+            for i in 0..8 {
+                let half = pairs[i / 2] >> (i % 2 * 16) & 0xffff;
+                let code = codes >> (4 * i) & 15;
+                assert_eq!(half, (code & 8) << 12 | (code & 7) << 6, "code {i} of {codes:x}");
+            }
         }
     }
 }

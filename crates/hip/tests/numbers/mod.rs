@@ -134,7 +134,8 @@ pub fn amax(values: &[f32]) -> f32 {
 
 /// Matrices of one shape in device memory, by way of a staging memory of a few tiles.
 pub fn upload_matrices(gpu: &Gpu, matrices: &[Matrix], order: RowOrder) -> (Memory, Memory) {
-    let all: Vec<Tiles<'_>> = matrices.iter().map(|m| Tiles::new(m, order).unwrap()).collect();
+    let tiles = |m| Tiles::new(m, order, gpu.device.platform()).unwrap();
+    let all: Vec<Tiles<'_>> = matrices.iter().map(tiles).collect();
     let (count, (code_bytes, scale_bytes)) = (all[0].count(), all[0].bytes());
     let mut staging = Staging::new(&gpu.device, 3 * code_bytes.max(scale_bytes)).unwrap();
     let codes = gpu.empty::<u8>(all.len() * count * code_bytes);

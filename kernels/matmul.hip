@@ -6,7 +6,7 @@
 // `b * out_batch` on; f32, or in the `_bf16` kernels bf16 rounded to nearest even.
 // `x_stride`, `x_batch` are multiples of 8.
 //
-// Order of additions, in every form: k is cut into 2^`log_segments` segments, 8 at most; each is one
+// Order of additions, in every form: k is cut into 2^`log_segments` segments, 8 at most; each is a
 // chain of matrix instructions in ascending k from zero; the segments' sums are added in ascending
 // order. `log_segments` depends on k alone, so a row's bits do not depend on form or batch.
 //
@@ -159,7 +159,8 @@ struct Copies {
       if (weights)
         from[i] = (const u8 *)(tile_weights(args, block_x() * T + tile) + 16 * group + row);
       else
-        from[i] = (const u8 *)(row_values(args, (block_y() * T + tile) * 16 + row, rows) + group * 8);
+        from[i] =
+            (const u8 *)(row_values(args, (block_y() * T + tile) * 16 + row, rows) + 8 * group);
     }
   }
 

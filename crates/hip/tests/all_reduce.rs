@@ -9,7 +9,7 @@ mod random;
 use device::Gpu;
 use hip::kernels::Rows;
 use hip::kernels::all_reduce::all_reduce_norm;
-use hip::kernels::matmul::{Output, View, Weights, Workspace, matmul};
+use hip::kernels::matmul::{Output, View, Weights, matmul};
 use hip::kernels::ranks::{Parts, sum_ranks};
 use hip::kernels::rms_norm::{add_rms_norm, rms_norm};
 use hip::{Communicator, Meeting, Memory, Peers, Platform};
@@ -148,7 +148,6 @@ const ROWS: usize = 3;
 /// sum over ranks.
 struct Layer {
     count: Memory,
-    products: Workspace,
     weights: Vec<Memory>,
     norm: Memory,
     residual: Memory,
@@ -166,7 +165,6 @@ impl Layer {
         });
         let layer = Layer {
             count: gpu.upload(&[ROWS as u32]),
-            products: Workspace::new(&gpu.device, &gpu.stream).unwrap(),
             weights: weights.collect(),
             norm: gpu.upload(&norm),
             residual: gpu.upload(&residual),
@@ -185,8 +183,7 @@ impl Layer {
         let x = View { memory: &self.normed, stride: WIDTH, batch: 0 };
         let w = Weights { memory: weights, n: WIDTH, k: WIDTH, batch: 1 };
         let out = View { memory: part, stride: WIDTH, batch: 0 };
-        let (stream, kernels, products) = (&gpu.stream, &gpu.kernels, &self.products);
-        matmul(stream, kernels, products, self.rows(), x, w, out, Output::F32).unwrap();
+        matmul(&gpu.stream, &gpu.kernels, self.rows(), x, w, out, Output::F32).unwrap();
     }
 
     fn bits(&self, gpu: &Gpu) -> Bits {

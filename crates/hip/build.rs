@@ -1,4 +1,6 @@
-//! Compiles `kernels/*.hip` for every GPU target and embeds the results.
+//! Compiles `kernels/*.hip` for every GPU target and embeds the results. They are kept in the target
+//! directory under a hash of all that they are made of: profiles share them, and what has not
+//! changed is not compiled again.
 //!
 //! The compiler is `MOONROCK_CLANG`, else the first of `clang-22`, `clang-21`, `clang-20`, ROCm's
 //! `amdclang++` and `clang` that is there and new enough. Without one the build succeeds with no
@@ -6,6 +8,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -62,13 +65,16 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let kernels = manifest.join("../../kernels");
+    // OUT_DIR is `<target directory>/<profile>/build/<crate>/out`.
+    let kept = out.ancestors().nth(4).expect("OUT_DIR is deep").join("kernels");
+    fs::create_dir_all(&kept).unwrap_or_else(|e| panic!("{}: {e}", kept.display()));
     println!("cargo::rerun-if-changed={}", kernels.display());
     println!("cargo::rerun-if-env-changed=MOONROCK_CLANG");
     let mut code = String::new();
     match compiler() {
         Ok(clang) => {
             for target in &TARGETS {
-                let objects = compile_all(&clang, &kernels, target, &out);
+                let objects = compile_all(&clang, &kernels, target, &kept);
                 code += &format!("/// Code objects for {}.\n", target.name);
                 let name = target.name.to_uppercase();
                 code += &format!("pub(crate) const {name}: &[(&str, &[u8])] = &[\n{objects}];\n");
@@ -110,27 +116,52 @@ fn compiler() -> Result<String, String> {
     ))
 }
 
-fn version(clang: &str) -> Option<u32> {
+fn version_text(clang: &str) -> Option<String> {
     let output = Command::new(clang).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn version(clang: &str) -> Option<u32> {
+    let text = version_text(clang)?;
     let number = text.split("clang version ").nth(1)?;
     number.split('.').next()?.trim().parse().ok()
 }
 
-/// Compiles every kernel file for `target`; returns the entries of its table.
-fn compile_all(clang: &str, kernels: &Path, target: &Target, out: &Path) -> String {
-    let mut sources: Vec<PathBuf> = fs::read_dir(kernels)
-        .unwrap_or_else(|e| panic!("{}: {e}", kernels.display()))
-        .map(|entry| entry.expect("a directory can be read").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "hip"))
-        .collect();
-    sources.sort();
-    let jobs: Vec<_> = sources
-        .iter()
+/// Files with one of these endings in `directory` or below, sorted.
+fn files(directory: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.expect("a directory can be read").path();
+        if path.is_dir() {
+            found.extend(files(&path, endings));
+        } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Compiles every kernel file for `target`, unless `kept` has it; returns the entries of its table.
+fn compile_all(clang: &str, kernels: &Path, target: &Target, kept: &Path) -> String {
+    let mut shared = DefaultHasher::new();
+    (version_text(clang), target.flags, COMMON).hash(&mut shared);
+    let read =
+        |path: &PathBuf| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    for header in files(kernels, &["h"]) {
+        (&header, read(&header)).hash(&mut shared);
+    }
+    let jobs: Vec<_> = files(kernels, &["hip"])
+        .into_iter()
         .map(|source| {
-            let stem = source.file_stem().expect("a file has a name").to_string_lossy();
-            let object = out.join(format!("{stem}.{}", target.extension));
-            (source, stem.into_owned(), object)
+            let stem =
+                source.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+            let mut hasher = shared.clone();
+            (&source, read(&source)).hash(&mut hasher);
+            let name = format!("{stem}-{:016x}.{}", hasher.finish(), target.extension);
+            (source, stem, kept.join(name))
         })
         .collect();
     let at_once = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
@@ -139,7 +170,9 @@ fn compile_all(clang: &str, kernels: &Path, target: &Target, out: &Path) -> Stri
         for _ in 0..at_once {
             scope.spawn(|| {
                 while let Some((source, _, object)) = jobs.get(next.fetch_add(1, Relaxed)) {
-                    compile(clang, kernels, target, source, object);
+                    if !object.exists() {
+                        compile(clang, kernels, target, source, object);
+                    }
                 }
             });
         }
@@ -153,10 +186,13 @@ fn compile_all(clang: &str, kernels: &Path, target: &Target, out: &Path) -> Stri
 fn compile(clang: &str, kernels: &Path, target: &Target, source: &Path, object: &Path) {
     let mut command = Command::new(clang);
     command.args(target.flags).args(COMMON).arg("-I").arg(kernels);
-    let output = command.arg(source).arg("-o").arg(object).output();
+    // Another build may be at it: it appears whole.
+    let unfinished = object.with_added_extension(std::process::id().to_string());
+    let output = command.arg(source).arg("-o").arg(&unfinished).output();
     let output = output.unwrap_or_else(|e| panic!("{clang}: {e}"));
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
         panic!("{} does not compile for {}:\n{errors}", source.display(), target.name);
     }
+    fs::rename(&unfinished, object).unwrap_or_else(|e| panic!("{}: {e}", object.display()));
 }

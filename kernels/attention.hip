@@ -2,13 +2,13 @@
 // arithmetic are in `mla.h`.
 //
 // attention_split: grid (rows, heads / 16 rounded up, splits at most). A row's splits write their
-// sums to `partials` f32 `[rows][grid z][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
+// means to `partials` f16 `[rows][grid z][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads.
-// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials: 32
-// KiB for 16 heads, 11 % of 256 keys in bf16. Splits of at least 512 keys would halve that, and
-// make a lone sequence wait for twice as many tiles one after another: on an H100, 64 sequences of
-// 4096 keys took 11 % less time with them, one took 58 % more.
+// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits their partials: 16.1 KiB
+// for 16 heads, 4.5 % of 320 keys in bf16 and 4.9 % of 512 in E4M3. Longer splits make a lone
+// sequence wait for more tiles one after another: on an H100, 64 sequences of 4096 keys took 11 %
+// less time with 512 keys than with 256 (in f32), one took 58 % more.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 
@@ -16,7 +16,7 @@ template <class Keys> __device__ inline void take_split(const AttentionArgs &arg
   __shared__ Shared<1> lds;
   u32 row = block_x(), split = block_z();
   if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(len), begin = split * length;
+  u32 len = args.positions[row] + 1, length = split_length(len, args.split), begin = split * length;
   if (begin >= len) return;
   Task<Keys, 1> task(args, lds, row, 1);
   Softmax softmax;
@@ -29,10 +29,12 @@ template <class Keys> __device__ inline void take_split(const AttentionArgs &arg
       if (head < args.heads)
         *(f32x2 *)(args.sums + 2 * (at + head)) = f32x2{softmax.max[c], softmax.sum[c]};
     }
-  task.each(task.columns[0], [&](u32 head, u32 column, u32, const float *v) {
-    FloatRun x;
-    for (u32 i = 0; i < RUN; ++i) x[i] = v[i];
-    *(FloatRun *)(args.partials + (at + head) * LATENT + column) = x;
+  float factor[CHUNKS];
+  for (u32 c = 0; c < CHUNKS; ++c) factor[c] = 1.0f / softmax.sum[c];
+  task.each(task.columns[0], [&](u32 head, u32 column, u32 c, const float *v) {
+    HalfRun x;
+    for (u32 i = 0; i < RUN; ++i) x[i] = rounded(v[i] * factor[c]);
+    *(HalfRun *)(args.partials + (at + head) * LATENT + column) = x;
   });
 }
 
@@ -45,26 +47,26 @@ constexpr u32 TOGETHER = 8;
 KERNEL(128) void attention_merge(AttentionArgs args) {
   u32 row = block_x(), head = block_y();
   if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(len);
+  u32 len = args.positions[row] + 1, length = split_length(len, args.split);
   if (length >= len) return;
   u32 splits = (len + length - 1) / length;
   float max = -__builtin_inff(), sum = 0;
   f32x4 columns = {0, 0, 0, 0};
   for (u32 first = 0; first < splits; first += TOGETHER) {
-    f32x4 x[TOGETHER];
+    f16x4 x[TOGETHER];
     f32x2 sums[TOGETHER];
     for (u32 i = 0; i < TOGETHER; ++i) {
       u32 split = first + i < splits ? first + i : splits - 1;
       u64 at = ((u64)row * args.max_splits + split) * args.heads + head;
-      x[i] = *(const f32x4 *)(args.partials + at * LATENT + 4 * thread());
+      x[i] = *(const f16x4 *)(args.partials + at * LATENT + 4 * thread());
       sums[i] = *(const f32x2 *)(args.sums + 2 * at);
     }
     loads_first();
     for (u32 i = 0; i < TOGETHER; ++i) {
       if (first + i >= splits) continue;
-      float own, other;
-      join(max, sum, sums[i][0], sums[i][1], own, other);
-      for (u32 c = 0; c < 4; ++c) columns[c] = __builtin_fmaf(columns[c], own, x[i][c] * other);
+      float weight, own = join(max, sum, sums[i][0], sums[i][1], weight);
+      for (u32 c = 0; c < 4; ++c)
+        columns[c] = __builtin_fmaf(columns[c], own, (float)x[i][c] * weight);
     }
   }
   float factor = 1.0f / sum;

@@ -15,19 +15,21 @@ template <u32 ROWS> struct SharedByRows {
   /// What the wave that weighs a row leaves to all. Weights as operand, as lanes have them.
   bf16x8 weights[2][ROWS][CHUNKS][WAVE];
   __attribute__((aligned(16))) float factors[2][16][ROWS];
-  /// Factors of what splits before summed to and of the split that ended.
-  __attribute__((aligned(16))) float joins[2][16][ROWS];
+  /// Of the split that ended the inverse of the sum of weights and the weight of its mean, and the
+  /// factor of what splits before summed to.
+  __attribute__((aligned(16))) float joins[3][16][ROWS];
   /// What splits before summed to for half of the rows, as threads have it: registers are few.
   f32x4 totals[ROWS / 2][COLUMNS][ACC_VALUES / 4][256];
 };
 
-/// `totals = own * totals + other * columns`.
-__device__ inline void add_split(Columns &totals, const Columns &columns, const float *own,
-                                 const float *other) {
+/// `totals = own * totals + weight * mean`, where `columns * inverse` is the mean of a split.
+__device__ inline void add_split(Columns &totals, const Columns &columns, const float *inverse,
+                                 const float *weight, const float *own) {
   for (u32 t = 0; t < COLUMNS; ++t)
     for (u32 i = 0; i < ACC_VALUES; ++i) {
-      float x = columns.tile[t].v[i] * other[own_chunk(i)];
-      totals.tile[t].v[i] = __builtin_fmaf(totals.tile[t].v[i], own[own_chunk(i)], x);
+      u32 c = own_chunk(i);
+      float mean = (float)rounded(columns.tile[t].v[i] * inverse[c]);
+      totals.tile[t].v[i] = __builtin_fmaf(totals.tile[t].v[i], own[c], mean * weight[c]);
     }
 }
 
@@ -49,16 +51,22 @@ __device__ inline void fetch(Columns &to, const Parked &from) {
 template <class Keys>
 __device__ inline void attend_one(const AttentionArgs &args, Shared<1> &lds, u32 row) {
   Task<Keys, 1> task(args, lds, row, 1);
-  u32 length = split_length(task.len);
+  u32 length = split_length(task.len, args.split);
   Softmax softmax, total;
+  if (length >= task.len) {
+    sum(task, 0, task.len, softmax);
+    return task.finish(0, softmax.sum, task.columns[0]);
+  }
   Columns totals = {};
   for (u32 begin = 0; begin < task.len; begin += length) {
     u32 end = begin + length < task.len ? begin + length : task.len;
     sum(task, begin, end, softmax);
-    float own[CHUNKS], other[CHUNKS];
-    for (u32 c = 0; c < CHUNKS; ++c)
-      join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], own[c], other[c]);
-    add_split(totals, task.columns[0], own, other);
+    float inverse[CHUNKS], weight[CHUNKS], own[CHUNKS];
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      inverse[c] = 1.0f / softmax.sum[c];
+      own[c] = join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], weight[c]);
+    }
+    add_split(totals, task.columns[0], inverse, weight, own);
   }
   task.finish(0, total.sum, totals);
 }
@@ -91,32 +99,34 @@ __device__ inline void attend(const AttentionArgs &args, Shared<ROWS> &lds,
   /// The split that has been weighed ends.
   auto join_splits = [&] {
     for (u32 c = 0; c < CHUNKS; ++c) {
-      float own, other;
-      join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], own, other);
-      shared.joins[0][chunk_row(c)][own_row] = own;
-      shared.joins[1][chunk_row(c)][own_row] = other;
+      float weight;
+      float own = join(total.max[c], total.sum[c], softmax.max[c], softmax.sum[c], weight);
+      shared.joins[0][chunk_row(c)][own_row] = 1.0f / softmax.sum[c];
+      shared.joins[1][chunk_row(c)][own_row] = weight;
+      shared.joins[2][chunk_row(c)][own_row] = own;
     }
     softmax = Softmax{};
   };
   auto add_splits = [&] {
     for (u32 r = 0; r < ROWS; ++r) {
-      float own[CHUNKS], other[CHUNKS];
+      float inverse[CHUNKS], weight[CHUNKS], own[CHUNKS];
       for (u32 c = 0; c < CHUNKS; ++c) {
-        own[c] = shared.joins[0][chunk_row(c)][r];
-        other[c] = shared.joins[1][chunk_row(c)][r];
+        inverse[c] = shared.joins[0][chunk_row(c)][r];
+        weight[c] = shared.joins[1][chunk_row(c)][r];
+        own[c] = shared.joins[2][chunk_row(c)][r];
       }
       if (r < ROWS / 2) {
-        add_split(totals[r], task.columns[r], own, other);
+        add_split(totals[r], task.columns[r], inverse, weight, own);
       } else {
         Columns parked;
         fetch(parked, shared.totals[r - ROWS / 2]);
-        add_split(parked, task.columns[r], own, other);
+        add_split(parked, task.columns[r], inverse, weight, own);
         park(shared.totals[r - ROWS / 2], parked);
       }
       task.columns[r] = Columns{};
     }
   };
-  u32 length = split_length(task.len), split_end = length, tile = 0;
+  u32 length = split_length(task.len, args.split), split_end = length, tile = 0;
   task.start(0);
   task.score(0, TILE);
   sync();
@@ -148,11 +158,16 @@ __device__ inline void attend(const AttentionArgs &args, Shared<ROWS> &lds,
   task.mix(tile, w);
   for (u32 c = 0; c < CHUNKS; ++c) shared.factors[tile ^ 1][chunk_row(c)][own_row] = total.sum[c];
   sync();
-  add_splits();
+  bool single = length >= task.len;
+  if (!single) add_splits();
   for (u32 r = 0; r < ROWS; ++r) {
     float sums[CHUNKS];
     for (u32 c = 0; c < CHUNKS; ++c) sums[c] = shared.factors[tile ^ 1][chunk_row(c)][r];
     if (r >= rows) break;
+    if (single) {
+      task.finish(r, sums, task.columns[r]);
+      continue;
+    }
     Columns parked;
     if (r >= ROWS / 2) fetch(parked, shared.totals[r - ROWS / 2]);
     task.finish(r, sums, r < ROWS / 2 ? totals[r] : parked);

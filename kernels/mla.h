@@ -16,8 +16,9 @@
 // 576 values. Within a split weights are relative to a reference, the greatest score of the first
 // tile, which is raised to a later tile's when that is more than 2^THRESHOLD times it; weights are
 // rounded to bf16, and f32 sums of them and of weighted values are chains of matrix instructions.
-// Then the splits' sums are merged in ascending order. Keys beyond `len` have weight 0; their
-// values must be finite.
+// Of several splits each one's mean value is rounded to f16, at most 65504 (2^-12 of it, where
+// weights are off by 2^-9); then they are merged in ascending order. Keys beyond `len` have weight
+// 0; their values must be finite.
 //
 // A workgroup takes 16 heads. Its waves share the scores (16 keys and a part of the 576 values
 // each), and the columns of the result. Keys go from memory into operand registers, and from there
@@ -34,7 +35,7 @@ constexpr u32 PARTS = WAVES / 2, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
 /// Tiles of 16 columns of the result for each wave, and how many tiles of values are loaded before
 /// one is used.
 constexpr u32 COLUMNS = LATENT / 16 / WAVES, AHEAD = 2;
-constexpr u32 MAX_SPLITS = 128, MIN_SPLIT = 256;
+constexpr u32 MAX_SPLITS = 128;
 /// The reference of weights is raised when a score's is 2^THRESHOLD times it.
 constexpr float THRESHOLD = 8;
 
@@ -43,9 +44,14 @@ __device__ inline bool exists(u32 part, u32 s) {
   return PARTS * SLABS == ENTRY / 32 || part * SLABS + s < ENTRY / 32;
 }
 
-/// Keys in a split of a row that sees `len`: a multiple of TILE that makes at most MAX_SPLITS.
-__device__ inline u32 split_length(u32 len) {
-  return MIN_SPLIT * ((len + MIN_SPLIT * MAX_SPLITS - 1) / (MIN_SPLIT * MAX_SPLITS));
+/// Keys in a split of a row that sees `len`: a multiple of TILE, so that there are as few splits of
+/// at most `most` as there can be, all but the last of one length; more than `most` where those
+/// would be more than MAX_SPLITS. Rows at positions `4 n .. 4 n + 3` have the same, as `most` is a
+/// multiple of TILE.
+__device__ inline u32 split_length(u32 len, u32 most) {
+  u32 splits = (len + most - 1) / most;
+  splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
+  return (len + splits * TILE - 1) / (splits * TILE) * TILE;
 }
 
 struct AttentionArgs {
@@ -58,11 +64,12 @@ struct AttentionArgs {
   const __bf16 *queries;
   const u8 *cache;
   __bf16 *out;
-  float *partials;
+  _Float16 *partials;
   float *sums;
   u32 heads;
   u32 block_size;
   u32 max_splits;
+  u32 split;
   float scale;
 };
 
@@ -342,14 +349,21 @@ template <class Keys, u32 ROWS> struct Task {
   }
 };
 
-/// The factors for two partial results when they become one, whose maximum `max` becomes.
-__device__ inline void join(float &max, float &sum, float other_max, float other_sum, float &own,
-                            float &other) {
+/// A value of a split's mean as it is merged with others.
+__device__ inline _Float16 rounded(float x) {
+  return (_Float16)__builtin_fmaxf(__builtin_fminf(x, 65504.0f), -65504.0f);
+}
+
+/// Joins a split's sum of weights to that of splits before: `max` and `sum` become both's. Returns
+/// the factor of what was summed before; `weight` becomes that of the split's mean.
+__device__ inline float join(float &max, float &sum, float other_max, float other_sum,
+                             float &weight) {
   float both = max > other_max ? max : other_max;
-  own = power_of_two(max - both);
-  other = power_of_two(other_max - both);
+  float own = power_of_two(max - both);
+  weight = other_sum * power_of_two(other_max - both);
   max = both;
-  sum = __builtin_fmaf(sum, own, other_sum * other);
+  sum = __builtin_fmaf(sum, own, weight);
+  return own;
 }
 
 /// Sums over keys `begin..end` for one row.

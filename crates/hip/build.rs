@@ -1,6 +1,6 @@
-//! Compiles `kernels/*.hip` for every GPU target and embeds the results. They are kept in the target
-//! directory under a hash of all that they are made of: profiles share them, and what has not
-//! changed is not compiled again.
+//! Compiles `kernels/*.hip` for every GPU target and embeds the results. They are kept in the
+//! target directory under a hash of all that they are made of: profiles share them, and what has
+//! not changed is not compiled again.
 //!
 //! The compiler is `MOONROCK_CLANG`, else the first of `clang-22`, `clang-21`, `clang-20`, ROCm's
 //! `amdclang++` and `clang` that is there and new enough. Without one the build succeeds with no

@@ -106,7 +106,7 @@ __device__ inline void mma_own(Acc &c, const bf16x8 *own, const bf16x8 *other) {
   mma_bf16(c, other, own);
 }
 constexpr u32 RUN = 4;
-typedef f32x4 FloatRun;
+typedef __attribute__((ext_vector_type(4))) _Float16 HalfRun;
 typedef bf16x4 Bf16Run;
 __device__ inline u32 own_chunk(u32) { return 0; }
 __device__ inline u32 other_row(u32 i) { return acc_row(i); }

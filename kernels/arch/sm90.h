@@ -107,7 +107,7 @@ __device__ inline void mma_own(Acc &c, const bf16x8 *own, const bf16x8 *other) {
   mma_bf16(c, own, other);
 }
 constexpr u32 RUN = 2;
-typedef f32x2 FloatRun;
+typedef __attribute__((ext_vector_type(2))) _Float16 HalfRun;
 typedef __attribute__((ext_vector_type(2))) __bf16 Bf16Run;
 __device__ inline u32 own_chunk(u32 i) { return i / 2 % 2; }
 __device__ inline u32 other_row(u32 i) { return acc_col(i); }

@@ -16,9 +16,17 @@ const PROMPT_ROWS: usize = 64;
 /// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
-/// Splits of a row at most, and keys in a split at least.
+/// Splits of a row at most.
 const MAX_SPLITS: usize = 128;
-const MIN_SPLIT: usize = 256;
+
+/// Keys in a split at most, unless there would be more than [`MAX_SPLITS`]: so many that a split's
+/// mean is less than a twentieth of their bytes.
+const fn split_keys(format: CacheFormat) -> usize {
+    match format {
+        CacheFormat::Native | CacheFormat::Bf16 => 320,
+        CacheFormat::Fp8 => 512,
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -37,6 +45,7 @@ struct Args {
     heads: u32,
     block_size: u32,
     max_splits: u32,
+    split: u32,
     scale: f32,
 }
 
@@ -47,15 +56,15 @@ pub struct Workspace {
     max_splits: usize,
 }
 
-/// Splits of a row of `len` keys at most.
+/// Splits of a row of `len` keys at most, in any format.
 fn most_splits(len: usize) -> usize {
-    len.div_ceil(MIN_SPLIT).clamp(1, MAX_SPLITS)
+    len.div_ceil(split_keys(CacheFormat::Bf16)).clamp(1, MAX_SPLITS)
 }
 
 impl Workspace {
     /// Bytes that [`Workspace::new`] takes.
     pub fn bytes(heads: usize, max_len: usize, max_rows: usize) -> usize {
-        max_rows.min(DECODE_ROWS) * most_splits(max_len) * heads * (LATENT + 2) * 4
+        max_rows.min(DECODE_ROWS) * most_splits(max_len) * heads * (2 * LATENT + 8)
     }
 
     /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
@@ -71,7 +80,7 @@ impl Workspace {
     ) -> Result<Workspace, Error> {
         let max_splits = most_splits(max_len);
         let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
-        let partials = device.allocate(parts * LATENT * 4)?;
+        let partials = device.allocate(parts * LATENT * 2)?;
         let sums = device.allocate(parts * 2 * 4)?;
         Ok(Workspace { partials, sums, max_splits })
     }
@@ -150,6 +159,7 @@ pub fn attention(
         heads: heads as u32,
         block_size: block_size as u32,
         max_splits: splits as u32,
+        split: split_keys(format) as u32,
         scale: scale * std::f32::consts::LOG2_E,
     };
     let head_tiles = heads.div_ceil(16) as u32;
@@ -161,7 +171,7 @@ pub fn attention(
     }
     let x = rows.bound as u32;
     let parts = rows.bound * splits * heads;
-    check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 4)?;
+    check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 2)?;
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {

@@ -234,7 +234,7 @@ fn rows_are_right_and_the_same_bits_in_every_form() {
     }
 }
 
-/// A cache in FP8 gives the bits of a BF16 cache of the same values, as long as both have one split.
+/// A cache in FP8 gives the bits of a BF16 cache of the same values, while both have one split.
 #[test]
 fn fp8_entries_are_their_values() {
     let gpu = device::gpu();

@@ -432,3 +432,36 @@ KERNEL(THREADS) void sample(SampleArgs args) {
   result->token = token;
   if (request.logprobs > 0) result->logprob = s.raw - raw.largest - sum;
 }
+
+struct CountCarriedArgs {
+  SampleRequest *requests;
+  Adjustment *adjustments;
+  const u32 *tokens;
+  const u32x2 *pairs;
+};
+
+/// Counts a row's own token, which was not known when its request was made, as generated. `pairs`
+/// are of a request and its row in `tokens`; the last of the request's adjustments is free for the
+/// token. One workgroup a pair; launched before `sample`.
+KERNEL(256) void count_carried(CountCarriedArgs args) {
+  __shared__ u32 found;
+  if (thread() == 0) found = 0;
+  sync();
+  u32x2 pair = args.pairs[block_x()];
+  SampleRequest *request = args.requests + pair[0];
+  u32 id = args.tokens[pair[1]], last = request->adjustments - 1;
+  Adjustment *list = args.adjustments + request->first_adjustment;
+  for (u32 i = thread(); i < last; i += 256) {
+    if (list[i].id != id) continue;
+    list[i].generated += 1;
+    list[i].seen = 1;
+    found = 1;
+  }
+  sync();
+  if (thread() != 0) return;
+  if (found) {
+    request->adjustments = last;
+  } else {
+    list[last] = {id, 1, 1, 0.0f};
+  }
+}

@@ -1,9 +1,12 @@
 //! The verbs, each handed to the module of its name.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
 use checkpoint::{Activations, Checkpoint, Encoded, Format, Matrix, Shape};
 use model::{
-    Backend, Batch, CacheFormat, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape,
-    RowOutput, Span,
+    Backend, Batch, CacheFormat, CacheShape, DeviceError, HeadShape, RouterShape, RowOutput,
 };
 use rayon::prelude::*;
 
@@ -41,8 +44,14 @@ pub struct Cpu {
     activations: Activations,
     cache_format: CacheFormat,
     cache: Option<Cache>,
-    tokens: Vec<u32>,
-    spans: Vec<Span>,
+    /// The latest batch, with all tokens known.
+    batch: Arc<Batch>,
+    /// What its outputs drew, for the next one's carried rows.
+    drawn: Vec<u32>,
+    /// Results since `begin`.
+    sampled: Vec<RowOutput>,
+    /// Those of ended batches.
+    ended: VecDeque<Vec<RowOutput>>,
 }
 
 impl Cpu {
@@ -53,8 +62,10 @@ impl Cpu {
             activations,
             cache_format: CacheFormat::Native,
             cache: None,
-            tokens: Vec::new(),
-            spans: Vec::new(),
+            batch: Arc::default(),
+            drawn: Vec::new(),
+            sampled: Vec::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -131,15 +142,19 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn begin(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        self.tokens.clone_from(&batch.tokens);
-        self.spans.clone_from(&batch.spans);
+    fn begin(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
+        self.batch = match batch.carried.is_empty() {
+            true => Arc::clone(batch),
+            false => Arc::new(batch.resolved(&self.drawn)?),
+        };
+        self.drawn.clear();
         Ok(())
     }
 
     fn embed(&mut self, table: &Matrix, out: &mut Buffer) -> Result<(), DeviceError> {
-        out.resize(self.tokens.len(), table.cols);
-        for (&token, row) in self.tokens.iter().zip(out.values.chunks_mut(table.cols)) {
+        let tokens = &self.batch.tokens;
+        out.resize(tokens.len(), table.cols);
+        for (&token, row) in tokens.iter().zip(out.values.chunks_mut(table.cols)) {
             table.row(token as usize, row);
         }
         Ok(())
@@ -202,11 +217,10 @@ impl Backend for Cpu {
                 shape.latent
             )));
         }
-        let spans = std::mem::take(&mut self.spans);
+        let batch = Arc::clone(&self.batch);
         let (q, kv_a) = (&mut q.values, &kv_a.values);
         let cache = self.cache()?;
-        attention::rope_and_cache(cache, &spans, layer, shape, q, kv_a, norm, eps, table);
-        self.spans = spans;
+        attention::rope_and_cache(cache, &batch.spans, layer, shape, q, kv_a, norm, eps, table);
         Ok(())
     }
 
@@ -219,10 +233,9 @@ impl Backend for Cpu {
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
         out.resize(q.rows, kv_b.out_width());
-        let spans = std::mem::take(&mut self.spans);
+        let batch = Arc::clone(&self.batch);
         let cache = self.cache()?;
-        attention::attention(cache, &spans, layer, &q.values, kv_b, scale, &mut out.values);
-        self.spans = spans;
+        attention::attention(cache, &batch.spans, layer, &q.values, kv_b, scale, &mut out.values);
         Ok(())
     }
 
@@ -264,9 +277,10 @@ impl Backend for Cpu {
     fn select(
         &mut self,
         x: &Buffer,
-        outputs: &[OutputRow],
+        outputs: Range<usize>,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
+        let outputs = &self.batch.outputs[outputs];
         out.resize(outputs.len(), x.width);
         for (output, row) in outputs.iter().zip(out.values.chunks_exact_mut(x.width)) {
             row.copy_from_slice(&x.values[output.row * x.width..(output.row + 1) * x.width]);
@@ -286,12 +300,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn sample(
-        &mut self,
-        logits: &Buffer,
-        outputs: &[OutputRow],
-    ) -> Result<Vec<RowOutput>, DeviceError> {
-        Ok(sample(&logits.values, logits.width, outputs))
+    fn sample(&mut self, logits: &Buffer, outputs: Range<usize>) -> Result<(), DeviceError> {
+        let results = sample(&logits.values, logits.width, &self.batch.outputs[outputs]);
+        self.drawn.extend(results.iter().map(|result| result.token));
+        self.sampled.extend(results);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), DeviceError> {
+        self.ended.push_back(std::mem::take(&mut self.sampled));
+        Ok(())
+    }
+
+    fn results(&mut self, _wait: bool) -> Result<Option<Vec<RowOutput>>, DeviceError> {
+        Ok(self.ended.pop_front())
     }
 }
 

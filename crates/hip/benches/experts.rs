@@ -20,8 +20,8 @@ use hip::kernels::quantize::quantize;
 use hip::kernels::route::{Choice, route};
 use hip::kernels::sample::Drawn;
 use hip::kernels::sort::{Sorted, slots, sort};
-use hip::{Event, Memory, Platform, Sampler};
-use model::{Draw, OutputRow, RouterShape, SamplingParams, Want};
+use hip::{Event, Memory, Platform, Round, Sampler};
+use model::{Batch, Draw, OutputRow, RouterShape, SamplingParams, Want};
 use numbers::{Random, activated, weights};
 
 const HIDDEN: usize = 7168;
@@ -183,13 +183,14 @@ fn sampling(gpu: &Gpu, random: &mut Random, rows: usize) {
         let params = std::sync::Arc::new(params);
         let draw = Draw { params, index: 0, counts: None, mask: None };
         let output = OutputRow { row: 0, want: Want::Sample(draw), logprobs: None };
-        let outputs = vec![output; rows];
-        let mut sampler = Sampler::new(&gpu.device, VOCAB).unwrap();
+        let batch = Batch { outputs: vec![output; rows], ..Batch::default() };
+        let round = Round { batch: &batch, first: 0, rows, tokens: 0, slot: 0 };
+        let mut sampler = Sampler::new(&gpu.device, VOCAB, rows).unwrap();
         let sampler = std::cell::RefCell::new(&mut sampler);
         let bytes = rows * (VOCAB * 4 + size_of::<Drawn>());
         time(gpu, &format!("sample {name} rows {rows}"), bytes, 0, |_| {
             let mut sampler = sampler.borrow_mut();
-            sampler.queue(&gpu.stream, &gpu.kernels, &logits, &outputs).unwrap();
+            sampler.queue(&gpu.stream, &gpu.kernels, &logits, round).unwrap();
         });
         gpu.stream.synchronize().unwrap();
     }

@@ -1,12 +1,16 @@
 //! The verbs, each handed to the launcher of its name.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use checkpoint::{Encoded, Matrix};
 use model::{
-    Backend, Batch, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape, RowOutput,
+    Backend, Batch, CacheShape, DeviceError, HeadShape, Limits, RouterShape, RowOutput,
 };
 
 use crate::device::Memory;
 use crate::gpu::{AllReduce, Buffer, Cache, Gpu, Mode, Weights};
+use crate::kernels::embed::Tokens;
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
 use crate::kernels::rope_and_cache::entry_bytes;
@@ -82,16 +86,13 @@ impl Backend for Gpu {
         Ok(())
     }
 
-    fn begin(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        if self.queued {
-            self.wait()?;
-        }
+    fn begin(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
         let bucket = self.bucket(batch);
         let bound = bucket.unwrap_or(batch.tokens.len());
         let block_size = self.cache()?.shape.block_size;
-        self.round = 0;
-        self.queued = true;
-        self.input.send(&self.stream, batch, bound, block_size)?;
+        let recorded = bucket.is_some_and(|size| !self.graphs.contains_key(&size));
+        let slot = self.begin_step(batch, recorded)?;
+        self.input.send(&self.stream, slot, batch, bound, block_size)?;
         self.mode = match bucket {
             None => Mode::Run,
             Some(size) => match self.graphs.get(&size) {
@@ -117,9 +118,11 @@ impl Backend for Gpu {
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        let (rows, tokens) = (out.rows, self.input.tokens());
-        let Gpu { stream, kernels, .. } = self;
-        kernels::embed::embed(stream, kernels, rows, tokens, table.memory(), &out.memory, table.k)?;
+        let Gpu { stream, kernels, input, sampler, .. } = self;
+        let (ids, carried) = (input.tokens(), input.carried());
+        let tokens = Tokens { ids, carried, drawn: sampler.tokens().ptr() };
+        let (memory, shape) = (table.memory(), [table.n, table.k]);
+        kernels::embed::embed(stream, kernels, out.rows, tokens, memory, &out.memory, shape)?;
         Ok(())
     }
 
@@ -346,11 +349,10 @@ impl Backend for Gpu {
     fn select(
         &mut self,
         x: &Buffer,
-        _outputs: &[OutputRow],
+        outputs: Range<usize>,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        let round = self.round;
-        self.round += 1;
+        let round = outputs.start / Limits::LOGIT_ROWS;
         (out.rows, out.width) = (self.input.outputs(round), x.width);
         if self.mode == Mode::Replay {
             return Ok(());
@@ -376,11 +378,7 @@ impl Backend for Gpu {
         Ok(kernels::ranks::gather_columns(stream, kernels, part.rows, parts, &out.memory)?)
     }
 
-    fn sample(
-        &mut self,
-        logits: &Buffer,
-        outputs: &[OutputRow],
-    ) -> Result<Vec<RowOutput>, DeviceError> {
+    fn sample(&mut self, logits: &Buffer, outputs: Range<usize>) -> Result<(), DeviceError> {
         if let Mode::Record(size) = self.mode {
             let graph = self.stream.end_capture()?;
             // SAFETY: the memory is the model's, whose backend this is.
@@ -388,9 +386,15 @@ impl Backend for Gpu {
             self.graphs.insert(size, graph);
         }
         self.mode = Mode::Run;
-        self.sampler.queue(&self.stream, &self.kernels, &logits.memory, outputs)?;
-        self.wait()?;
-        self.sampler.results(outputs)
+        self.sample_step(&logits.memory, outputs.len())
+    }
+
+    fn end(&mut self) -> Result<(), DeviceError> {
+        self.end_step()
+    }
+
+    fn results(&mut self, wait: bool) -> Result<Option<Vec<RowOutput>>, DeviceError> {
+        self.take_results(wait)
     }
 }
 

@@ -2,7 +2,7 @@
 //! or not at all because a recorded graph does.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use checkpoint::{Activations, Config};
 use model::{Batch, CacheFormat, CacheShape, DeviceError, Limits};
@@ -17,6 +17,7 @@ use crate::moe::{Moe, Quantized};
 use crate::peers::Peers;
 use crate::sampler::Sampler;
 use crate::staging::Staging;
+use crate::steps::Steps;
 use crate::stream::{Graph, Stream};
 use crate::weights::Dense;
 
@@ -122,14 +123,11 @@ pub struct Gpu {
     pub(crate) options: Options,
     pub(crate) ranks: usize,
     pub(crate) input: Input,
-    /// Rounds of logits taken since the batch began.
-    pub(crate) round: usize,
     pub(crate) mode: Mode,
     /// Sizes of decode graphs, ascending.
     buckets: Vec<usize>,
     pub(crate) graphs: HashMap<usize, Graph>,
-    /// Whether work was queued that nobody has waited for.
-    pub(crate) queued: bool,
+    pub(crate) steps: Steps,
     pub(crate) cache: Option<Cache>,
     pub(crate) attention: Attention,
     pub(crate) moe: Moe,
@@ -177,15 +175,14 @@ impl Gpu {
             options,
             ranks,
             input: Input::new(device, rows, blocks)?,
-            round: 0,
             mode: Mode::Run,
             buckets: decode_buckets(limits, options.max_num_seqs),
             graphs: HashMap::new(),
-            queued: false,
+            steps: Steps::new(device)?,
             cache: None,
             attention,
             moe: Moe::new(device, config, rows, ranks, options.activations)?,
-            sampler: Sampler::new(device, config.vocab_size)?,
+            sampler: Sampler::new(device, config.vocab_size, rows)?,
             gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
             kernels: Kernels::load(device)?,
             staging: Staging::new(device, STAGING)?,
@@ -201,43 +198,6 @@ impl Gpu {
         let decode = batch.spans.len() == rows && batch.outputs.len() == rows;
         let mut buckets = self.buckets.iter().copied();
         (self.options.graphs && decode).then(|| buckets.find(|&size| size >= rows))?
-    }
-
-    /// Waits for the stream; gives up when the group fails or the watchdog's time is over.
-    pub(crate) fn wait(&mut self) -> Result<(), DeviceError> {
-        let start = Instant::now();
-        while !self.stream.is_idle()? {
-            let waited = start.elapsed();
-            if waited > self.options.watchdog {
-                let message = format!(
-                    "a step has not ended within {} s (--watchdog-timeout)",
-                    self.options.watchdog.as_secs()
-                );
-                return Err(self.give_up(message));
-            }
-            if let Some(Err(error)) = self.group.as_ref().map(Communicator::check) {
-                return Err(self.give_up(error.to_string()));
-            }
-            // A decode step ends within milliseconds; what takes longer need not be caught at once.
-            if waited > Duration::from_millis(20) {
-                std::thread::sleep(Duration::from_micros(200));
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-        self.queued = false;
-        Ok(())
-    }
-
-    fn give_up(&mut self, message: String) -> DeviceError {
-        // What waits for other ranks ends, so that the stream can be destroyed.
-        if let Some(peers) = &self.peers {
-            peers.stop();
-        }
-        if let Some(group) = &mut self.group {
-            group.abort();
-        }
-        DeviceError(message)
     }
 
     pub(crate) fn cache(&self) -> Result<&Cache, DeviceError> {
@@ -277,7 +237,7 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
     2 * rows * heads * per_head
         + attention::Workspace::bytes(heads, limits.max_model_len, rows)
         + Moe::bytes(config, rows, ranks)
-        + Sampler::bytes(config.vocab_size)
+        + Sampler::bytes(config.vocab_size, rows)
         + 4 * (gathered + blocks + 8 * rows + 64)
 }
 

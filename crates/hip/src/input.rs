@@ -5,12 +5,14 @@ use model::{Batch, DeviceError, Limits};
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
 use crate::kernels::attention::GROUP;
+use crate::kernels::embed::NONE;
+use crate::steps::UNDER_WAY;
 use crate::stream::Stream;
 
 /// Where the numbers stand, in words from the start: counts (rows, groups of rows, then the outputs
 /// of each round of logits), token, position, start in `tables`, KV slot of every row, row of every
-/// output, first row of every group and the end of the last, then the sequences' block tables one
-/// after another. Every list has room for `bound` rows, so that a graph recorded for so many finds
+/// output, first row of every group and the end of the last, which output of the batch before each
+/// row's token is, then the sequences' block tables one after another. Every list has room for `bound` rows, so that a graph recorded for so many finds
 /// them whatever the batch.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
@@ -25,7 +27,7 @@ impl Layout {
         Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1), groups: bound }
     }
 
-    /// Start of list `index`, 0 to 5, and 6 for the tables; 16-byte aligned.
+    /// Start of list `index`, the tables last; 16-byte aligned.
     fn list(&self, index: usize) -> usize {
         let counts = (OUTPUT_COUNTS + self.rounds).next_multiple_of(4);
         counts + index * (self.bound + 1).next_multiple_of(4)
@@ -43,11 +45,12 @@ const STARTS: usize = 2;
 const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
 const GROUPS: usize = 5;
-const TABLES: usize = 6;
+const CARRIED: usize = 6;
+const TABLES: usize = 7;
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
-    staged: Pinned,
+    staged: [Pinned; UNDER_WAY],
     memory: Memory,
     layout: Layout,
 }
@@ -57,15 +60,16 @@ impl Input {
     pub(crate) fn new(device: &Device, rows: usize, blocks: usize) -> Result<Input, DeviceError> {
         let layout = Layout::new(rows);
         let bytes = 4 * (layout.list(TABLES) + blocks);
-        let (staged, memory) = (device.allocate_pinned(bytes)?, device.allocate(bytes)?);
-        Ok(Input { staged, memory, layout })
+        let staged = [device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?];
+        Ok(Input { staged, memory: device.allocate(bytes)?, layout })
     }
 
-    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch before must
-    /// have ended.
+    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch that had this
+    /// slot before must have ended.
     pub(crate) fn send(
         &mut self,
         stream: &Stream,
+        slot: usize,
         batch: &Batch,
         bound: usize,
         block_size: usize,
@@ -79,7 +83,7 @@ impl Input {
                 "a batch of {rows} rows and {tables} blocks is larger than what was planned for"
             )));
         }
-        let bytes = self.staged.as_mut_slice();
+        let bytes = self.staged[slot].as_mut_slice();
         let mut put = |at: usize, value: usize| {
             bytes[4 * at..4 * at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
         };
@@ -90,6 +94,10 @@ impl Input {
         }
         for (row, &token) in batch.tokens.iter().enumerate() {
             put(self.layout.list(TOKENS) + row, token as usize);
+            put(self.layout.list(CARRIED) + row, NONE as usize);
+        }
+        for carried in &batch.carried {
+            put(self.layout.list(CARRIED) + carried.row, carried.output);
         }
         let (mut start, mut groups) = (0, 0);
         for span in &batch.spans {
@@ -119,8 +127,8 @@ impl Input {
         for (i, output) in batch.outputs.iter().enumerate() {
             put(self.layout.list(OUTPUTS) + i, output.row);
         }
-        // SAFETY: `staged` is next written when the batch has ended, and lives as long as this.
-        unsafe { stream.send(&self.staged, &self.memory, 0, 4 * words)? };
+        // SAFETY: it is next written when the batch has ended, and lives as long as this.
+        unsafe { stream.send(&self.staged[slot], &self.memory, 0, 4 * words)? };
         Ok(())
     }
 
@@ -149,9 +157,14 @@ impl Input {
         Rows { count: self.at(OUTPUT_COUNTS + round), bound: left.min(Limits::LOGIT_ROWS) }
     }
 
-    /// Token of every row.
+    /// Token of every row; of carried ones once `embed` has run.
     pub(crate) fn tokens(&self) -> u64 {
         self.at(self.layout.list(TOKENS))
+    }
+
+    /// Which output of the batch before every row's token is.
+    pub(crate) fn carried(&self) -> u64 {
+        self.at(self.layout.list(CARRIED))
     }
 
     /// Position of every row.

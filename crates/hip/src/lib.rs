@@ -19,6 +19,7 @@ mod moe;
 mod peers;
 mod sampler;
 mod staging;
+mod steps;
 mod stream;
 mod sys;
 mod warm_up;
@@ -33,7 +34,7 @@ pub use gpu::{
 pub use modules::{Kernel, Kernels, code_objects};
 pub use moe::{Experts, Quantized, Routing};
 pub use peers::Peers;
-pub use sampler::Sampler;
+pub use sampler::{Round, Sampler};
 pub use staging::Staging;
 pub use stream::{Event, Graph, Stream};
 pub use sys::Platform;

@@ -103,7 +103,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("rms_norm", &["rms_norm", "add_rms_norm"]),
     ("rope_and_cache", &["rope_and_cache", "rope_and_cache_fp8"]),
     ("route", &["route"]),
-    ("sample", &["sample"]),
+    ("sample", &["sample", "count_carried"]),
     ("select", &["select"]),
     ("sort", &["sort"]),
     ("swiglu", &["swiglu"]),

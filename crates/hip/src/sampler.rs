@@ -3,29 +3,57 @@
 use std::collections::HashMap;
 use std::f64::consts::LOG2_E;
 
-use model::{DeviceError, Draw, Limits, OutputRow, RowOutput, SamplingParams, TokenCounts, Want};
+use model::{
+    Batch, DeviceError, Draw, Limits, OutputRow, RowOutput, SamplingParams, TokenCounts, Want,
+};
 
-use crate::kernels::sample::{Adjustment, Buffers, Drawn, MAX_TOP, NONE, Request, sample};
+use crate::kernels::sample::{
+    Adjustment, Buffers, Drawn, MAX_TOP, NONE, Request, count_carried, sample,
+};
+use crate::steps::UNDER_WAY;
 use crate::weights::{Plain, bytes_of};
 use crate::{Device, Kernels, Memory, Pinned, Stream};
 
 /// Rows that there is room for.
 const ROWS: usize = Limits::LOGIT_ROWS;
 
-/// Memory for the requests and results of up to [`Limits::LOGIT_ROWS`] rows.
+/// Memory for the requests and results of up to [`Limits::LOGIT_ROWS`] rows at a time.
 pub struct Sampler {
     vocab: usize,
-    /// Requests, then masks, then adjustments; copied as one.
-    staged: Pinned,
+    /// Requests, masks, adjustments, pairs of requests and carried rows; copied as one. For each
+    /// batch under way.
+    staged: [Pinned; UNDER_WAY],
     memory: Memory,
     tokens: Memory,
     results: Memory,
-    fetched: Pinned,
+    /// For each batch under way.
+    fetched: [Pinned; UNDER_WAY],
 }
 
-/// Adjustments that fit in one launch: any row's at least.
+/// The outputs of a batch whose logits are there.
+#[derive(Clone, Copy)]
+pub struct Round<'a> {
+    /// The batch.
+    pub batch: &'a Batch,
+    /// The first of its outputs that this is about.
+    pub first: usize,
+    /// How many there are.
+    pub rows: usize,
+    /// Device address of the tokens of all of the batch's rows, u32: those of carried rows are read.
+    pub tokens: u64,
+    /// Which of the memories it uses: 0 or 1.
+    pub slot: usize,
+}
+
+impl<'a> Round<'a> {
+    fn outputs(&self) -> &'a [OutputRow] {
+        &self.batch.outputs[self.first..self.first + self.rows]
+    }
+}
+
+/// Adjustments that fit in one launch: any row's at least, with one for a carried token.
 fn capacity(vocab: usize) -> usize {
-    vocab.max(1 << 18)
+    vocab.max(1 << 18) + 1
 }
 
 /// Words of a mask.
@@ -34,40 +62,43 @@ fn mask_words(vocab: usize) -> usize {
 }
 
 fn staged_bytes(vocab: usize) -> usize {
-    ROWS * (size_of::<Request>() + mask_words(vocab) * 4)
+    ROWS * (size_of::<Request>() + mask_words(vocab) * 4 + size_of::<[u32; 2]>())
         + capacity(vocab) * size_of::<Adjustment>()
-        + 32 // up to the next multiples of 16
+        + 48 // up to the next multiples of 16
 }
 
 impl Sampler {
-    /// Room for logits of `vocab` tokens.
+    /// Room for logits of `vocab` tokens, and for the tokens of batches of `outputs` outputs.
     ///
     /// # Errors
     /// Too little memory.
-    pub fn new(device: &Device, vocab: usize) -> Result<Sampler, DeviceError> {
+    pub fn new(device: &Device, vocab: usize, outputs: usize) -> Result<Sampler, DeviceError> {
+        let pinned = |bytes| -> Result<[Pinned; UNDER_WAY], DeviceError> {
+            Ok([device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?])
+        };
         Ok(Sampler {
             vocab,
-            staged: device.allocate_pinned(staged_bytes(vocab))?,
+            staged: pinned(staged_bytes(vocab))?,
             memory: device.allocate(staged_bytes(vocab))?,
-            tokens: device.allocate(ROWS * 4)?,
+            tokens: device.allocate(outputs * 4)?,
             results: device.allocate(ROWS * size_of::<Drawn>())?,
-            fetched: device.allocate_pinned(ROWS * size_of::<Drawn>())?,
+            fetched: pinned(ROWS * size_of::<Drawn>())?,
         })
     }
 
     /// Bytes of device memory that [`Sampler::new`] takes.
-    pub fn bytes(vocab: usize) -> usize {
-        staged_bytes(vocab) + ROWS * (size_of::<Drawn>() + 4)
+    pub fn bytes(vocab: usize, outputs: usize) -> usize {
+        staged_bytes(vocab) + ROWS * size_of::<Drawn>() + outputs * 4
     }
 
-    /// The tokens of the rows that were queued last, u32, in device memory.
+    /// The tokens of the latest batch's outputs that were queued, u32, in device memory.
     pub fn tokens(&self) -> &Memory {
         &self.tokens
     }
 
-    /// Queues what `outputs` want of as many rows of `logits`, which are used up, and the fetching
-    /// of the results. Waits for masks that are in the making. What was queued before must have
-    /// ended.
+    /// Queues what a round's outputs want of as many rows of `logits`, which are used up, and the
+    /// fetching of the results. Waits for masks that are in the making. What was queued with this
+    /// slot before must have ended.
     ///
     /// # Errors
     /// More rows than there is room for, a request out of range, or a failed device.
@@ -76,9 +107,9 @@ impl Sampler {
         stream: &Stream,
         kernels: &Kernels,
         logits: &Memory,
-        outputs: &[OutputRow],
+        round: Round<'_>,
     ) -> Result<(), DeviceError> {
-        let rows = outputs.len();
+        let Round { rows, slot, .. } = round;
         if rows > ROWS {
             return Err(DeviceError(format!("{rows} rows to sample, there is room for {ROWS}")));
         }
@@ -87,13 +118,13 @@ impl Sampler {
             if first > 0 {
                 stream.synchronize()?; // the staged numbers are on their way until then
             }
-            let launch = Launch::new(&outputs[first..], self.vocab)?;
-            self.launch(stream, kernels, logits, first, &launch)?;
+            let launch = Launch::new(round, first, self.vocab)?;
+            self.launch(stream, kernels, logits, round, first, &launch)?;
             first += launch.requests.len();
         }
         let bytes = rows * size_of::<Drawn>();
         // SAFETY: `fetched` is read by `results`, after the caller has waited.
-        unsafe { stream.fetch(&self.results, &mut self.fetched, bytes)? };
+        unsafe { stream.fetch(&self.results, &mut self.fetched[slot], bytes)? };
         Ok(())
     }
 
@@ -102,36 +133,50 @@ impl Sampler {
         stream: &Stream,
         kernels: &Kernels,
         logits: &Memory,
+        round: Round<'_>,
         first: usize,
         launch: &Launch,
     ) -> Result<(), DeviceError> {
-        let mut at = [0; 4];
+        let Launch { requests, masks, adjustments, carried } = launch;
+        let staged = &mut self.staged[round.slot];
+        let mut at = [0; 5];
         let parts =
-            [bytes_of(&launch.requests), bytes_of(&launch.masks), bytes_of(&launch.adjustments)];
+            [bytes_of(requests), bytes_of(masks), bytes_of(adjustments), bytes_of(carried)];
         for (i, part) in parts.into_iter().enumerate() {
-            self.staged.as_mut_slice()[at[i]..at[i] + part.len()].copy_from_slice(part);
+            staged.as_mut_slice()[at[i]..at[i] + part.len()].copy_from_slice(part);
             at[i + 1] = (at[i] + part.len()).next_multiple_of(16);
         }
         // SAFETY: `staged` is written again after the stream has been waited for.
-        unsafe { stream.send(&self.staged, &self.memory, 0, at[3])? };
+        unsafe { stream.send(staged, &self.memory, 0, at[4])? };
+        let [requests, masks, adjustments, pairs] =
+            [at[0], at[1], at[2], at[3]].map(|at| self.memory.ptr() + at as u64);
+        if !carried.is_empty() {
+            let numbers = [requests, adjustments, round.tokens, pairs];
+            count_carried(stream, kernels, carried.len(), numbers)?;
+        }
         let buffers = Buffers {
             logits,
             first,
-            requests: self.memory.ptr(),
-            masks: self.memory.ptr() + at[1] as u64,
-            adjustments: self.memory.ptr() + at[2] as u64,
+            first_token: round.first + first,
+            requests,
+            masks,
+            adjustments,
             tokens: &self.tokens,
             results: &self.results,
         };
         Ok(sample(stream, kernels, launch.requests.len(), self.vocab, buffers)?)
     }
 
-    /// The results of what was queued, once it has ended.
+    /// The results of what was queued with this slot, once it has ended.
     ///
     /// # Errors
     /// A token that is not in the vocabulary: the device computes nonsense.
-    pub fn results(&self, outputs: &[OutputRow]) -> Result<Vec<RowOutput>, DeviceError> {
-        let rows = self.fetched.as_slice().chunks_exact(size_of::<Drawn>());
+    pub fn results(
+        &self,
+        slot: usize,
+        outputs: &[OutputRow],
+    ) -> Result<Vec<RowOutput>, DeviceError> {
+        let rows = self.fetched[slot].as_slice().chunks_exact(size_of::<Drawn>());
         outputs.iter().zip(rows).map(|(output, row)| self.result(output, row)).collect()
     }
 
@@ -160,13 +205,15 @@ struct Launch {
     requests: Vec<Request>,
     masks: Vec<u32>,
     adjustments: Vec<Adjustment>,
+    /// Requests whose row's own token is to be counted, and these rows.
+    carried: Vec<[u32; 2]>,
 }
 
 impl Launch {
-    /// Takes as many of `outputs` as have room, at least one.
-    fn new(outputs: &[OutputRow], vocab: usize) -> Result<Launch, DeviceError> {
+    /// Takes as many of the round's outputs as have room, from `first` on, at least one.
+    fn new(round: Round<'_>, first: usize, vocab: usize) -> Result<Launch, DeviceError> {
         let mut launch = Launch::default();
-        for output in outputs {
+        for output in &round.outputs()[first..] {
             let own = match &output.want {
                 Want::Sample(draw) => adjustments(&draw.params, draw.counts.as_deref()),
                 Want::Score(_) => HashMap::new(),
@@ -174,13 +221,19 @@ impl Launch {
             if let Some(id) = own.keys().find(|&&id| id as usize >= vocab) {
                 return Err(DeviceError(format!("token {id} is not one of {vocab}")));
             }
-            if launch.adjustments.len() + own.len() > capacity(vocab) {
+            let carried = counts(output) && round.batch.carries(output.row);
+            let own_len = own.len() + usize::from(carried);
+            if launch.adjustments.len() + own_len > capacity(vocab) {
                 break;
             }
             let mut request = request(output, vocab)?;
             request.first_adjustment = launch.adjustments.len() as u32;
-            request.adjustments = own.len() as u32;
+            request.adjustments = own_len as u32;
             launch.adjustments.extend(own.into_values());
+            if carried {
+                launch.adjustments.push(Adjustment::default());
+                launch.carried.push([launch.requests.len() as u32, output.row as u32]);
+            }
             if let Want::Sample(Draw { mask: Some(mask), .. }) = &output.want
                 && let Some(mask) = mask.wait()
             {
@@ -193,6 +246,11 @@ impl Launch {
         }
         Ok(launch)
     }
+}
+
+/// Whether a draw depends on how often tokens occurred.
+fn counts(output: &OutputRow) -> bool {
+    matches!(&output.want, Want::Sample(Draw { counts: Some(_), .. }))
 }
 
 /// What bias and penalties do to single tokens.
@@ -253,3 +311,4 @@ fn request(output: &OutputRow, vocab: usize) -> Result<Request, DeviceError> {
 
 impl Plain for Request {}
 impl Plain for Adjustment {}
+impl Plain for [u32; 2] {}

@@ -11,6 +11,9 @@ const NON_BLOCKING: u32 = 1;
 /// `hipStreamCaptureModeThreadLocal`: other threads may go on with their own streams.
 const CAPTURE_THREAD_LOCAL: c_int = 1;
 
+/// `hipErrorNotReady`, `CUDA_ERROR_NOT_READY`.
+const NOT_READY: c_int = 600;
+
 /// An in-order queue of work on one device. Used by one thread.
 pub struct Stream {
     device: Device,
@@ -56,8 +59,7 @@ impl Stream {
     pub fn is_idle(&self) -> Result<bool, Error> {
         // SAFETY: the stream is alive.
         match unsafe { (self.device.runtime.driver.stream_query)(self.handle) } {
-            // "Not ready" in both runtimes.
-            600 => Ok(false),
+            NOT_READY => Ok(false),
             code => self.device.check("asking for the stream's state", code).map(|()| true),
         }
     }
@@ -294,6 +296,18 @@ impl Event {
         // SAFETY: both are alive.
         let code = unsafe { (self.device.runtime.driver.event_record)(self.handle, stream.handle) };
         self.device.check("recording an event", code)
+    }
+
+    /// Whether the work before it has ended. Failures are the stream's to tell.
+    ///
+    /// # Errors
+    /// The runtime's failure.
+    pub fn is_past(&self) -> Result<bool, Error> {
+        // SAFETY: the event is alive.
+        match unsafe { (self.device.runtime.driver.event_query)(self.handle) } {
+            NOT_READY => Ok(false),
+            code => self.device.check("asking for an event", code).map(|()| true),
+        }
     }
 
     /// Waits for it; not at all if it was never recorded.

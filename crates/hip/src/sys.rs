@@ -133,6 +133,7 @@ table! {
     stream_query = "hipStreamQuery" | "cuStreamQuery" (Handle);
     event_create = "hipEventCreateWithFlags" | "cuEventCreate" (*mut Handle, c_uint);
     event_record = "hipEventRecord" | "cuEventRecord" (Handle, Handle);
+    event_query = "hipEventQuery" | "cuEventQuery" (Handle);
     event_synchronize = "hipEventSynchronize" | "cuEventSynchronize" (Handle);
     event_elapsed = "hipEventElapsedTime" | "cuEventElapsedTime" (*mut f32, Handle, Handle);
     event_destroy = "hipEventDestroy" | "cuEventDestroy_v2" (Handle);

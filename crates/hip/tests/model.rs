@@ -7,14 +7,15 @@ mod rounded;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
-use hip::{AllReduce, Device, Gpu, Meeting, Options};
+use hip::{AllReduce, Device, Gpu, Meeting, Options, Runtime};
 use model::{
-    Batch, CacheFormat, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput,
-    SamplingParams, Span, Want,
+    Batch, CacheFormat, Carried, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput,
+    SamplingParams, Span, TokenCounts, Want,
 };
 
 const LIMITS: Limits =
@@ -153,6 +154,109 @@ fn log_probabilities_agree_with_the_cpu_on_2_and_4_ranks() {
 #[test]
 fn log_probabilities_agree_with_the_cpu_with_an_fp8_cache() {
     agrees_with_the_cpu(TINY, 1024, &[1], &[Activations::Bf16], CacheFormat::Fp8);
+}
+
+/// One rank of a model, in the hands of the test.
+fn rank(runtime: &Arc<Runtime>, meeting: &Meeting, rank: usize, options: Options) -> Model<Gpu> {
+    let checkpoint = Checkpoint::open(&data(TINY)).unwrap();
+    let device = Device::open(runtime, rank).unwrap();
+    let group = Some(meeting.join(rank, &device).unwrap());
+    let backend = Gpu::new(&device, group, checkpoint.config(), &LIMITS, options).unwrap();
+    Model::load(backend, &checkpoint, rank, 2, &LIMITS, &|_| {}).unwrap()
+}
+
+fn queue(model: &mut Model<Gpu>, batch: &Arc<Batch>) {
+    model.compute(batch).unwrap();
+    model.draw(batch).unwrap();
+}
+
+/// A prompt, then decode steps of it; each takes what the one before has drawn.
+fn carried_steps(ids: &[u32], steps: usize, first_block: u32) -> Vec<Arc<Batch>> {
+    let drawn = |row: usize, draws: usize| {
+        let params = SamplingParams {
+            temperature: 1.5,
+            seed: 9,
+            presence_penalty: 2.0,
+            frequency_penalty: 1.0,
+            repetition_penalty: 1.5,
+            ..SamplingParams::default()
+        };
+        let prompt = Arc::new(ids.iter().copied().collect());
+        // What was generated before the token that is carried, the test does not know: nothing.
+        let counts = Some(Arc::new(TokenCounts { prompt, ..TokenCounts::default() }));
+        let draw = Draw { params: Arc::new(params), index: draws as u64, counts, mask: None };
+        OutputRow { row, want: Want::Sample(draw), logprobs: Some(5) }
+    };
+    let blocks: Vec<u32> = (first_block..first_block + 4).collect();
+    let span = |rows, position| Span { row: 0, rows, position, blocks: blocks.clone() };
+    let prompt = Batch {
+        tokens: ids.to_vec(),
+        spans: vec![span(ids.len(), 0)],
+        outputs: vec![drawn(ids.len() - 1, 0)],
+        ..Batch::default()
+    };
+    let decode = |step| Batch {
+        tokens: vec![0],
+        carried: vec![Carried { row: 0, output: 0 }],
+        spans: vec![span(1, ids.len() + step)],
+        outputs: vec![drawn(0, step + 1)],
+    };
+    std::iter::once(prompt).chain((0..steps).map(decode)).map(Arc::new).collect()
+}
+
+/// A step is queued while the one before cannot end, because the other rank has not begun it: so no
+/// rank's thread waits for drawn tokens, nor does anything else of the host stand between two steps.
+/// With graphs or kernel by kernel, the results are those of steps that take known tokens.
+#[test]
+fn a_step_is_queued_before_the_last_ones_tokens_are_drawn() {
+    for graphs in [true, false] {
+        let options = Options { graphs, watchdog: Duration::from_secs(60), ..OPTIONS };
+        let runtime = device::runtime();
+        let meeting = Meeting::new(&runtime, 2).unwrap();
+        let steps = carried_steps(&ids(9, 3, 1024), 6, 30);
+        let (other, orders) = channel::<Arc<Batch>>();
+        let results = std::thread::scope(|scope| {
+            let (runtime, meeting) = (&runtime, &meeting);
+            // Rank 1 does what it is told.
+            scope.spawn(move || {
+                let mut model = rank(runtime, meeting, 1, options);
+                for batch in orders {
+                    queue(&mut model, &batch);
+                    model.results(true).unwrap().unwrap();
+                }
+            });
+            let mut model = rank(runtime, meeting, 0, options);
+            // The ranks learn each other's addresses, and graphs are recorded.
+            for batch in carried_steps(&ids(5, 4, 1024), 1, 20) {
+                other.send(batch.clone()).unwrap();
+                queue(&mut model, &batch);
+                model.results(true).unwrap().unwrap();
+            }
+            let mut results = Vec::new();
+            queue(&mut model, &steps[0]);
+            for step in 0..steps.len() {
+                // Rank 1 has not begun `step`.
+                if let Some(next) = steps.get(step + 1) {
+                    queue(&mut model, next);
+                }
+                assert_eq!(model.results(false).unwrap(), None, "step {step}");
+                other.send(steps[step].clone()).unwrap();
+                results.extend(model.results(true).unwrap().unwrap());
+            }
+            drop(other);
+            results
+        });
+        let mut known = on_gpus(TINY, 2, Options { graphs, ..OPTIONS });
+        let mut drawn = Vec::new();
+        for (step, found) in steps.iter().zip(&results) {
+            let batch = step.resolved(&drawn).unwrap();
+            let expected = known.run(batch).unwrap();
+            assert_eq!(bits(&expected), bits(std::slice::from_ref(found)));
+            drawn = vec![found.token];
+        }
+        let distinct: std::collections::BTreeSet<u32> = results.iter().map(|r| r.token).collect();
+        assert!(distinct.len() > 3, "{distinct:?}");
+    }
 }
 
 fn bits(results: &[RowOutput]) -> Vec<(u32, Option<u32>)> {

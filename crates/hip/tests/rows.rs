@@ -6,7 +6,7 @@ mod device;
 mod random;
 
 use hip::kernels::Rows;
-use hip::kernels::embed::embed;
+use hip::kernels::embed::{NONE, Tokens, embed};
 use hip::kernels::ranks::{Parts, gather_columns, sum_ranks};
 use hip::kernels::select::select;
 use hip::kernels::swiglu::swiglu;
@@ -19,13 +19,25 @@ fn embeddings_are_the_tables_rows() {
     let mut random = Random::new(1);
     for (rows, vocab, width) in [(0, 5, 32), (1, 1, 32), (7, 50, 2080), (3, 33, 384)] {
         let table = random.bf16s(vocab * width, 2.0);
-        let tokens: Vec<u32> = (0..rows).map(|_| random.below(vocab) as u32).collect();
+        let mut tokens: Vec<u32> = (0..rows).map(|_| random.below(vocab) as u32).collect();
         let memory = gpu.upload_dense(&table, vocab, width);
         let ids = gpu.upload_into(&tokens, rows + 1);
+        // Every other row's token is one that was drawn; of those, an impossible one counts as 0.
+        let mut drawn: Vec<u32> = (0..9).map(|_| random.below(vocab) as u32).collect();
+        drawn[4] = vocab as u32;
+        let carried: Vec<u32> =
+            (0..rows as u32).map(|row| if row % 2 == 0 { NONE } else { 7 - row }).collect();
+        for (token, &carried) in tokens.iter_mut().zip(&carried).filter(|(_, c)| **c != NONE) {
+            *token = if carried == 4 { 0 } else { drawn[carried as usize] };
+        }
+        let (places, drawn) = (gpu.upload_into(&carried, rows + 1), gpu.upload(&drawn));
         let count = gpu.upload(&[rows as u32]);
         let out = gpu.poisoned((rows + 1) * width);
         let bound = Rows { count: count.ptr(), bound: rows + 1 };
-        embed(&gpu.stream, &gpu.kernels, bound, ids.ptr(), &memory, &out, width).unwrap();
+        let given = Tokens { ids: ids.ptr(), carried: places.ptr(), drawn: drawn.ptr() };
+        let shape = [vocab, width];
+        embed(&gpu.stream, &gpu.kernels, bound, given, &memory, &out, shape).unwrap();
+        assert_eq!(gpu.download::<u32>(&ids)[..rows], tokens);
         let values: Vec<f32> = gpu.download(&out);
         for (token, row) in tokens.iter().zip(values.chunks(width)) {
             let own = &table[*token as usize * width..][..width];

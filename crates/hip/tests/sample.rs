@@ -8,21 +8,35 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use device::Gpu;
-use hip::Sampler;
+use hip::{Round, Sampler};
 use model::{
-    Draw, LateMask, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask, Want, uniform,
+    Batch, Carried, Draw, LateMask, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask,
+    Want, uniform,
 };
 use numbers::Random;
 
-fn run(gpu: &Gpu, logits: &[f32], vocab: usize, outputs: &[OutputRow]) -> Vec<RowOutput> {
-    let mut sampler = Sampler::new(&gpu.device, vocab).unwrap();
-    let memory = gpu.upload(logits);
-    sampler.queue(&gpu.stream, &gpu.kernels, &memory, outputs).unwrap();
+/// One row of logits for each output of the batch; `tokens` are those of the batch's rows.
+fn run_batch(
+    gpu: &Gpu,
+    logits: &[f32],
+    vocab: usize,
+    batch: &Batch,
+    tokens: &[u32],
+) -> Vec<RowOutput> {
+    let rows = batch.outputs.len();
+    let mut sampler = Sampler::new(&gpu.device, vocab, rows).unwrap();
+    let (memory, tokens) = (gpu.upload(logits), gpu.upload(tokens));
+    let round = Round { batch, first: 0, rows, tokens: tokens.ptr(), slot: 1 };
+    sampler.queue(&gpu.stream, &gpu.kernels, &memory, round).unwrap();
     gpu.stream.synchronize().unwrap();
-    let results = sampler.results(outputs).unwrap();
+    let results = sampler.results(1, &batch.outputs).unwrap();
     let tokens: Vec<u32> = gpu.download(sampler.tokens());
     assert!(results.iter().zip(tokens).all(|(result, token)| result.token == token));
     results
+}
+
+fn run(gpu: &Gpu, logits: &[f32], vocab: usize, outputs: &[OutputRow]) -> Vec<RowOutput> {
+    run_batch(gpu, logits, vocab, &Batch { outputs: outputs.to_vec(), ..Batch::default() }, &[])
 }
 
 fn draw(params: SamplingParams, index: u64) -> Draw {
@@ -255,6 +269,57 @@ fn bias_penalties_and_masks_come_first() {
     assert_eq!(check_draws(&gpu, &logits, vocab, &draws), 2);
 }
 
+/// A row's own token, which only the device knows when the row's draw is planned, counts as
+/// generated: as if the host had counted it.
+#[test]
+fn a_carried_token_counts_as_generated() {
+    let gpu = device::gpu();
+    let (vocab, rows) = (1024, 6);
+    let mut random = Random(6);
+    let logits: Vec<f32> = (0..rows).flat_map(|_| self::logits(&mut random, 1, vocab)).collect();
+    let (mut batch, mut drawn) = (Batch { tokens: vec![9; rows], ..Batch::default() }, Vec::new());
+    for i in 0..rows {
+        let row = &logits[i * vocab..(i + 1) * vocab];
+        let best = order(row);
+        let [first, second] = [best[0], best[1]].map(|id| row[id as usize]);
+        // The most likely token was drawn: if that counts, the second is drawn next. It was
+        // generated before, is the prompt's alone, has a bias alone, or is new; one row's token is
+        // known; one wants no penalties. The bias makes it the most likely one in spite of what it
+        // was before.
+        let bias = match i {
+            0 => vec![(best[0], second - (first / 1.3 - 2.5) + 0.5)],
+            1 => vec![(best[0], second - first / 1.3 + 0.5)],
+            2 => vec![(best[0], 0.125)],
+            _ => vec![],
+        };
+        let output = if i == 0 { vec![(best[0], 1), (best[9], 1)] } else { vec![(best[5], 1)] };
+        let prompt = Arc::new(if i == 1 { [best[0], 3].into() } else { HashSet::from([3]) });
+        let params = SamplingParams {
+            temperature: 0.0,
+            presence_penalty: if i == 5 { 0.0 } else { 1.5 },
+            frequency_penalty: if i == 5 { 0.0 } else { 1.0 },
+            repetition_penalty: if i == 5 { 1.0 } else { 1.3 },
+            logit_bias: bias,
+            ..parameters(i)
+        };
+        let counts = TokenCounts { prompt, output: output.into_iter().collect() };
+        let counts = (i != 5).then(|| Arc::new(counts));
+        let want = Want::Sample(Draw { counts, ..draw(params, i as u64) });
+        batch.outputs.push(OutputRow { row: i, want, logprobs: Some(5) });
+        if i != 4 {
+            batch.carried.push(Carried { row: i, output: rows - 1 - i });
+        }
+        drawn.insert(0, best[0]);
+    }
+    let resolved = batch.resolved(&drawn).unwrap();
+    let found = run_batch(&gpu, &logits, vocab, &batch, &resolved.tokens);
+    assert_eq!(found, run_batch(&gpu, &logits, vocab, &resolved, &[]));
+    let unknown = Batch { carried: Vec::new(), ..batch };
+    let without = run_batch(&gpu, &logits, vocab, &unknown, &[]);
+    let differ = found.iter().zip(&without).map(|(a, b)| a.token != b.token);
+    assert_eq!(differ.collect::<Vec<_>>(), [true, true, true, true, false, false]);
+}
+
 /// |log-probability - exact|: the logit's two distances and the logarithm round by 2^-24 of
 /// themselves each, the logarithm's argument by 2^-24 and log2 by an ulp, the sum by its own error.
 fn check_logprobs(logits: &[f32], exact: &Exact, result: &RowOutput, top: usize) {
@@ -302,7 +367,7 @@ fn log_probabilities_are_those_of_the_raw_logits() {
 #[test]
 fn what_is_out_of_range_is_refused() {
     let gpu = device::gpu();
-    let mut sampler = Sampler::new(&gpu.device, 64).unwrap();
+    let mut sampler = Sampler::new(&gpu.device, 64, 1).unwrap();
     let memory = gpu.upload(&[0f32; 64]);
     let bias = SamplingParams { logit_bias: vec![(64, 1.0)], ..SamplingParams::default() };
     for (output, part) in [
@@ -310,7 +375,9 @@ fn what_is_out_of_range_is_refused() {
         (output(Want::Score(0), Some(21)), "21 log-probabilities"),
         (output(Want::Sample(draw(bias, 0)), None), "token 64"),
     ] {
-        let error = sampler.queue(&gpu.stream, &gpu.kernels, &memory, &[output]).unwrap_err();
+        let batch = Batch { outputs: vec![output], ..Batch::default() };
+        let round = Round { batch: &batch, first: 0, rows: 1, tokens: 0, slot: 0 };
+        let error = sampler.queue(&gpu.stream, &gpu.kernels, &memory, round).unwrap_err();
         assert!(error.0.contains(part), "{error}");
     }
 }
@@ -319,4 +386,5 @@ fn what_is_out_of_range_is_refused() {
 fn in_every_schedule() {
     device::in_every_schedule("log_probabilities_are_those_of_the_raw_logits");
     device::in_every_schedule("bias_penalties_and_masks_come_first");
+    device::in_every_schedule("a_carried_token_counts_as_generated");
 }

@@ -1,8 +1,11 @@
 //! The verbs a device must know. One rank's device is one [`Backend`].
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use checkpoint::Matrix;
 
-use crate::{Batch, DeviceError, OutputRow, RowOutput};
+use crate::{Batch, DeviceError, RowOutput};
 
 /// Sizes of the paged KV cache of one rank. A token takes `latent_dim` values in each layer: the
 /// normed latent (`kv_lora_rank`), then the rotary key (`qk_rope_head_dim`).
@@ -138,11 +141,13 @@ pub trait Backend: Sized + 'static {
     /// As [`Backend::matrix`].
     fn allocate_cache(&mut self, shape: CacheShape) -> Result<(), DeviceError>;
 
-    /// Takes up a batch: token ids, positions and block tables of all following verbs.
+    /// Takes up a batch: token ids, positions, block tables and outputs of all following verbs, up
+    /// to [`Backend::end`]. Carried rows take what the batch before this one drew, whose results
+    /// may still be on their way.
     ///
     /// # Errors
-    /// A failed device.
-    fn begin(&mut self, batch: &Batch) -> Result<(), DeviceError>;
+    /// A failed device, or a batch with impossible carried rows.
+    fn begin(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError>;
 
     /// `out[r] = table[token(r)]`.
     ///
@@ -258,14 +263,14 @@ pub trait Backend: Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// `out[i] = x[outputs[i].row]`.
+    /// `out[i] = x[row(outputs.start + i)]`: the rows of these outputs of the batch.
     ///
     /// # Errors
     /// A failed device.
     fn select(
         &mut self,
         x: &Self::Buffer,
-        outputs: &[OutputRow],
+        outputs: Range<usize>,
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
@@ -280,14 +285,23 @@ pub trait Backend: Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
-    /// Draws or scores one token per row of `logits`; `outputs` says what is wanted of each. Waits
-    /// for the device.
+    /// Draws or scores one token per row of `logits`, as these outputs of the batch want it. Waits
+    /// for masks that are in the making.
     ///
     /// # Errors
     /// A failed device.
-    fn sample(
-        &mut self,
-        logits: &Self::Buffer,
-        outputs: &[OutputRow],
-    ) -> Result<Vec<RowOutput>, DeviceError>;
+    fn sample(&mut self, logits: &Self::Buffer, outputs: Range<usize>) -> Result<(), DeviceError>;
+
+    /// All of the batch has been queued.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn end(&mut self) -> Result<(), DeviceError>;
+
+    /// Takes the results of the oldest batch of those that were ended and not yet taken; `None` if
+    /// the device has not come so far, or there is none. With `wait`, waits for the device.
+    ///
+    /// # Errors
+    /// A failed device.
+    fn results(&mut self, wait: bool) -> Result<Option<Vec<RowOutput>>, DeviceError>;
 }

@@ -55,7 +55,7 @@ pub struct Carried {
 pub struct Batch {
     /// Input token of every row.
     pub tokens: Vec<u32>,
-    /// Rows whose token the previous batch draws, at most one entry a row.
+    /// Rows whose token the previous batch draws, sorted by row, at most one entry a row.
     pub carried: Vec<Carried>,
     /// The sequences' runs, covering all rows.
     pub spans: Vec<Span>,
@@ -68,17 +68,13 @@ impl Batch {
     /// batch's outputs. A token that is filled in is counted for the draw behind its row.
     ///
     /// # Errors
-    /// A carried row that is not in this batch, or an output that was not in the previous one.
+    /// As [`Batch::check_carried`].
     pub fn resolved(&self, drawn: &[u32]) -> Result<Batch, DeviceError> {
+        self.check_carried(drawn.len())?;
         let mut batch = self.clone();
         for Carried { row, output } in batch.carried.drain(..) {
-            let (Some(token), Some(&id)) = (batch.tokens.get_mut(row), drawn.get(output)) else {
-                let outputs = drawn.len();
-                return Err(DeviceError(format!(
-                    "row {row} carries output {output}, but the previous batch had {outputs}"
-                )));
-            };
-            *token = id;
+            let id = drawn[output];
+            batch.tokens[row] = id;
             if let Ok(own) = batch.outputs.binary_search_by_key(&row, |output| output.row)
                 && let Want::Sample(Draw { counts: Some(counts), .. }) =
                     &mut batch.outputs[own].want
@@ -87,6 +83,33 @@ impl Batch {
             }
         }
         Ok(batch)
+    }
+
+    /// Refuses carried rows that cannot be, behind a batch of so many outputs.
+    ///
+    /// # Errors
+    /// A carried row that is not in this batch, or an output that was not in the previous one.
+    pub fn check_carried(&self, outputs: usize) -> Result<(), DeviceError> {
+        let wrong = |c: &&Carried| c.row >= self.tokens.len() || c.output >= outputs;
+        match self.carried.iter().find(wrong) {
+            None => Ok(()),
+            Some(Carried { row, output }) => Err(DeviceError(format!(
+                "row {row} carries output {output}, but the previous batch had {outputs}"
+            ))),
+        }
+    }
+
+    /// Whether `row`'s token is one that the previous batch draws.
+    pub fn carries(&self, row: usize) -> bool {
+        self.carried.binary_search_by_key(&row, |carried| carried.row).is_ok()
+    }
+
+    /// Whether a draw's mask is still in the making: it may need the previous batch's results.
+    pub fn awaits_masks(&self) -> bool {
+        self.outputs.iter().any(|output| match &output.want {
+            Want::Sample(Draw { mask: Some(mask), .. }) => !mask.is_set(),
+            _ => false,
+        })
     }
 }
 

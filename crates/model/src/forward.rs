@@ -1,5 +1,8 @@
 //! The forward pass (DeepSeek-V3's, in absorbed MLA form), once for every backend.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use checkpoint::{Checkpoint, Config, LATENT_NORM_EPS};
 
 use crate::limits::Widths;
@@ -16,8 +19,6 @@ pub struct Model<B: Backend> {
     heads: HeadShape,
     softmax_scale: f32,
     eps: f32,
-    /// What the latest batch's outputs drew, for the next one's carried rows.
-    drawn: Vec<u32>,
 }
 
 /// Activations between verbs, allocated once.
@@ -108,26 +109,15 @@ impl<B: Backend> Model<B> {
             heads,
             softmax_scale: rope::softmax_scale(config),
             eps: config.rms_norm_eps,
-            drawn: Vec::new(),
         })
     }
 
-    /// Computes one batch; every rank returns the same results. Carried rows take what the batch
-    /// before this one drew.
+    /// Begins a batch, up to the logits of its first outputs. Carried rows take what the batch
+    /// before this one draws, whose results need not be there.
     ///
     /// # Errors
     /// A failed device or rank, or a batch with impossible carried rows.
-    pub fn forward(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
-        let results = match batch.carried.is_empty() {
-            true => self.forward_resolved(batch)?,
-            false => self.forward_resolved(&batch.resolved(&self.drawn)?)?,
-        };
-        self.drawn.clear();
-        self.drawn.extend(results.iter().map(|result| result.token));
-        Ok(results)
-    }
-
-    fn forward_resolved(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
+    pub fn compute(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
         self.backend.begin(batch)?;
         self.backend.embed(&self.weights.embed, &mut self.work.residual)?;
         let mut norm = &self.weights.layers[0].input_norm;
@@ -151,21 +141,48 @@ impl<B: Backend> Model<B> {
             norm = next.unwrap_or(&self.weights.norm);
             reduce_norm(&mut self.backend, norm, self.eps, work)?;
         }
-        self.head(batch)
+        match rounds(batch).next() {
+            Some(outputs) => self.logits(outputs),
+            None => Ok(()),
+        }
     }
 
-    /// `softmax(lm_head(normed))` of the rows that are wanted, some rows at a time.
-    fn head(&mut self, batch: &Batch) -> Result<Vec<RowOutput>, DeviceError> {
-        let (b, work) = (&mut self.backend, &mut self.work);
-        let mut results = Vec::with_capacity(batch.outputs.len());
-        for outputs in batch.outputs.chunks(Limits::LOGIT_ROWS) {
-            b.select(&work.normed, outputs, &mut work.selected)?;
-            b.matmul(&work.selected, &self.weights.head, &mut work.logits_part)?;
-            b.gather_columns(&work.logits_part, &mut work.logits)?;
-            results.extend(b.sample(&work.logits, outputs)?);
+    /// Draws the batch that was computed. Waits for masks that are in the making.
+    ///
+    /// # Errors
+    /// A failed device or rank.
+    pub fn draw(&mut self, batch: &Batch) -> Result<(), DeviceError> {
+        for outputs in rounds(batch) {
+            if outputs.start > 0 {
+                self.logits(outputs.clone())?;
+            }
+            self.backend.sample(&self.work.logits, outputs)?;
         }
-        Ok(results)
+        self.backend.end()
     }
+
+    /// As [`Backend::results`]; every rank has the same.
+    ///
+    /// # Errors
+    /// A failed device.
+    pub fn results(&mut self, wait: bool) -> Result<Option<Vec<RowOutput>>, DeviceError> {
+        self.backend.results(wait)
+    }
+
+    /// `lm_head(normed)` of the rows of these outputs.
+    fn logits(&mut self, outputs: Range<usize>) -> Result<(), DeviceError> {
+        let (b, work) = (&mut self.backend, &mut self.work);
+        b.select(&work.normed, outputs, &mut work.selected)?;
+        b.matmul(&work.selected, &self.weights.head, &mut work.logits_part)?;
+        b.gather_columns(&work.logits_part, &mut work.logits)
+    }
+}
+
+/// A batch's outputs, as many at a time as there is room for their logits.
+fn rounds(batch: &Batch) -> impl Iterator<Item = Range<usize>> {
+    let count = batch.outputs.len();
+    let starts = (0..count).step_by(Limits::LOGIT_ROWS);
+    starts.map(move |start| start..count.min(start + Limits::LOGIT_ROWS))
 }
 
 /// `delta = Attn(normed)`, this rank's part.

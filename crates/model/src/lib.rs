@@ -1,6 +1,6 @@
 //! Kimi-K2 (DeepSeek-V3 architecture), written once.
 //!
-//! A [`Model`] is one rank's share of the weights on one [`Backend`]; [`Model::forward`] is the
+//! A [`Model`] is one rank's share of the weights on one [`Backend`]; [`Model::compute`] is the
 //! whole forward pass. Data enters as a [`Batch`] (prompt chunks and decode tokens with their KV
 //! blocks) and leaves as one [`RowOutput`] per row whose logits were wanted. [`Ranks`] runs the
 //! ranks of a tensor-parallel group on threads of their own.

@@ -10,9 +10,17 @@ use crate::{Backend, Batch, DeviceError, LoadError, Model, RowOutput};
 
 type StepResult = Result<Vec<RowOutput>, DeviceError>;
 
+/// What a rank's thread is told.
+enum Order {
+    /// Begin a batch.
+    Launch(Arc<Batch>),
+    /// Hand over the results of so many batches, counted from the start.
+    Results(usize),
+}
+
 /// The running ranks. Dropping it ends their threads.
 pub struct Ranks {
-    batches: Vec<Sender<Arc<Batch>>>,
+    orders: Vec<Sender<Order>>,
     results: Receiver<(usize, StepResult)>,
     /// How many batches each rank has ended.
     ended: Vec<usize>,
@@ -36,35 +44,37 @@ impl Ranks {
     {
         let load = Arc::new(load);
         let (result_tx, results) = channel();
-        let (mut batches, mut threads, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut orders, mut threads, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
         for rank in 0..ranks {
-            let (batch_tx, batch_rx) = channel::<Arc<Batch>>();
+            let (order_tx, order_rx) = channel();
             let (loaded_tx, loaded_rx) = channel();
             let (load, result_tx) = (Arc::clone(&load), result_tx.clone());
             let body = move || {
-                let mut model = match load(rank) {
+                let model = match load(rank) {
                     Ok(model) => model,
                     Err(error) => return drop(loaded_tx.send(Err(error))),
                 };
                 // A receiver that is gone means that the group is being dropped.
                 let _ = loaded_tx.send(Ok(()));
-                for batch in batch_rx {
+                let mut member = Member { rank, model, launched: 0, ended: 0, result_tx };
+                for order in order_rx {
                     // Others wait for this rank: they must hear of its end.
-                    let result = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
-                    let result = result.unwrap_or_else(|_| Err(DeviceError("it panicked".into())));
-                    if result_tx.send((rank, result)).is_err() {
-                        return;
+                    let outcome = catch_unwind(AssertUnwindSafe(|| member.follow(order)));
+                    let outcome =
+                        outcome.unwrap_or_else(|_| Err(DeviceError("it panicked".into())));
+                    if let Err(error) = outcome {
+                        let _ = member.result_tx.send((rank, Err(error)));
                     }
                 }
             };
             let thread = std::thread::Builder::new().name(format!("rank-{rank}")).spawn(body);
             threads.push(thread.map_err(|e| DeviceError(format!("no thread for rank: {e}")))?);
-            batches.push(batch_tx);
+            orders.push(order_tx);
             loaded.push(loaded_rx);
         }
         let ended = vec![0; ranks];
         let outputs = VecDeque::new();
-        let group = Ranks { batches, results, ended, waited: 0, outputs, threads };
+        let group = Ranks { orders, results, ended, waited: 0, outputs, threads };
         for rank in loaded {
             rank.recv().map_err(|_| DeviceError("a rank died while loading".into()))??;
         }
@@ -80,17 +90,18 @@ impl Ranks {
         self.wait()
     }
 
-    /// Hands a batch to all ranks, which begin it as soon as they have ended those launched before,
-    /// and returns at once.
+    /// Hands a batch to all ranks, and returns at once. A rank's device begins it when it has ended
+    /// those launched before; the rank's thread hands it over to the device before that.
     ///
     /// # Errors
     /// A rank that has died; the group must not be used after that.
     pub fn launch(&mut self, batch: Batch) -> Result<(), DeviceError> {
         let batch = Arc::new(batch);
-        for rank in &self.batches {
-            rank.send(Arc::clone(&batch)).map_err(|_| died())?;
-        }
-        Ok(())
+        self.tell(|| Order::Launch(Arc::clone(&batch)))
+    }
+
+    fn tell(&self, order: impl Fn() -> Order) -> Result<(), DeviceError> {
+        self.orders.iter().try_for_each(|rank| rank.send(order())).map_err(|_| died())
     }
 
     /// Waits until all ranks have ended the oldest batch that was launched and not waited for, and
@@ -100,6 +111,7 @@ impl Ranks {
     /// Any rank's failure; the group must not be used after one.
     pub fn wait(&mut self) -> StepResult {
         self.waited += 1;
+        self.tell(|| Order::Results(self.waited))?;
         // Ranks need not end in step: one may have ended the next batch too.
         while self.ended.iter().any(|ended| *ended < self.waited) {
             let (rank, result) = self.results.recv().map_err(|_| died())?;
@@ -113,13 +125,54 @@ impl Ranks {
     }
 }
 
+/// A rank's thread.
+struct Member<B: Backend> {
+    rank: usize,
+    model: Model<B>,
+    /// Batches whose work has been queued.
+    launched: usize,
+    /// Batches whose results were sent.
+    ended: usize,
+    result_tx: Sender<(usize, StepResult)>,
+}
+
+impl<B: Backend> Member<B> {
+    fn follow(&mut self, order: Order) -> Result<(), DeviceError> {
+        match order {
+            Order::Launch(batch) => {
+                self.model.compute(&batch)?;
+                if batch.awaits_masks() {
+                    self.send(self.launched, true)?;
+                }
+                self.model.draw(&batch)?;
+                self.launched += 1;
+                self.send(self.launched, false)
+            }
+            Order::Results(count) => self.send(count, true),
+        }
+    }
+
+    /// Sends the results of batches until they are `count` in all; without `wait`, of those alone
+    /// that the device has ended.
+    fn send(&mut self, count: usize, wait: bool) -> Result<(), DeviceError> {
+        while self.ended < count
+            && let Some(results) = self.model.results(wait)?
+        {
+            self.ended += 1;
+            // A receiver that is gone means that the group is being dropped.
+            let _ = self.result_tx.send((self.rank, Ok(results)));
+        }
+        Ok(())
+    }
+}
+
 fn died() -> DeviceError {
     DeviceError("a rank died".into())
 }
 
 impl Drop for Ranks {
     fn drop(&mut self) {
-        self.batches.clear();
+        self.orders.clear();
         for thread in self.threads.drain(..) {
             // A rank that panicked has said so on stderr.
             let _ = thread.join();

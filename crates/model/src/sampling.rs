@@ -91,6 +91,11 @@ impl LateMask {
         let _ = self.0.set(mask);
     }
 
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     /// Waits until it is set. `None`: every token may be drawn.
     pub fn wait(&self) -> Option<&TokenMask> {
         self.0.wait().as_deref()

@@ -89,8 +89,10 @@ struct Args {
 pub struct Buffers<'a> {
     /// f32 `[.., vocab]`; rows that are drawn from are changed.
     pub logits: &'a Memory,
-    /// The first of the rows, in `logits`, `tokens` and `results`.
+    /// The first of the rows, in `logits` and `results`.
     pub first: usize,
+    /// The same in `tokens`.
+    pub first_token: usize,
     /// Device address of a [`Request`] for each row, the first one's first.
     pub requests: u64,
     /// Device address of the [`Adjustment`]s of all rows.
@@ -115,21 +117,48 @@ pub fn sample(
     buffers: Buffers<'_>,
 ) -> Result<(), Error> {
     const NAME: &str = "sample";
-    let Buffers { logits, first, tokens, results, .. } = buffers;
+    let Buffers { logits, first, first_token, tokens, results, .. } = buffers;
     let fits = vocab.is_multiple_of(4) && vocab <= MAX_VOCAB;
     check_shape(NAME, fits, "the vocabulary must be a multiple of 4 and at most 262,144")?;
     check_room(NAME, "logits", logits, (first + rows) * vocab * 4)?;
-    check_room(NAME, "tokens", tokens, (first + rows) * 4)?;
+    check_room(NAME, "tokens", tokens, (first_token + rows) * 4)?;
     check_room(NAME, "results", results, (first + rows) * size_of::<Drawn>())?;
     let args = Args {
         logits: logits.ptr() + (first * vocab * 4) as u64,
         requests: buffers.requests,
         adjustments: buffers.adjustments,
         masks: buffers.masks,
-        tokens: tokens.ptr() + (first * 4) as u64,
+        tokens: tokens.ptr() + (first_token * 4) as u64,
         results: results.ptr() + (first * size_of::<Drawn>()) as u64,
         vocab: vocab as u32,
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows` rows.
     unsafe { stream.launch(kernels.get(NAME), [rows as u32, 1, 1], 1024, &args) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CountArgs {
+    requests: u64,
+    adjustments: u64,
+    tokens: u64,
+    pairs: u64,
+}
+
+/// Counts the tokens of `count` rows, which were not known when their requests were made, as
+/// generated. All are device addresses: `pairs` of a request's index and its row's in `tokens`, two
+/// u32 each; `tokens` a u32 for each row. The last of such a request's adjustments is free for the
+/// token.
+///
+/// # Errors
+/// A failed device.
+pub fn count_carried(
+    stream: &Stream,
+    kernels: &Kernels,
+    count: usize,
+    [requests, adjustments, tokens, pairs]: [u64; 4],
+) -> Result<(), Error> {
+    let args = CountArgs { requests, adjustments, tokens, pairs };
+    // SAFETY: the arguments are the kernel's; the numbers are trusted.
+    unsafe { stream.launch(kernels.get("count_carried"), [count as u32, 1, 1], 256, &args) }
 }

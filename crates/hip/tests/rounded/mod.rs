@@ -1,10 +1,13 @@
 //! The CPU backend with activations rounded to BF16 where the GPU backend rounds them between
 //! verbs: what difference BF16 makes to a model.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use checkpoint::Matrix;
 use cpu::Cpu;
 use model::{
-    Backend, Batch, CacheShape, DeviceError, HeadShape, OutputRow, RouterShape, RowOutput,
+    Backend, Batch, CacheShape, DeviceError, HeadShape, RouterShape, RowOutput,
 };
 
 type Result<T> = std::result::Result<T, DeviceError>;
@@ -49,7 +52,7 @@ impl Backend for Rounded {
     fn allocate_cache(&mut self, shape: CacheShape) -> Result<()> {
         self.0.allocate_cache(shape)
     }
-    fn begin(&mut self, batch: &Batch) -> Result<()> {
+    fn begin(&mut self, batch: &Arc<Batch>) -> Result<()> {
         self.0.begin(batch)
     }
     fn embed(&mut self, table: &Self::Matrix, out: &mut Self::Buffer) -> Result<()> {
@@ -132,13 +135,24 @@ impl Backend for Rounded {
     ) -> Result<()> {
         self.0.experts(x, routing, experts, out)
     }
-    fn select(&mut self, x: &Self::Buffer, o: &[OutputRow], out: &mut Self::Buffer) -> Result<()> {
+    fn select(
+        &mut self,
+        x: &Self::Buffer,
+        o: Range<usize>,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
         self.0.select(x, o, out)
     }
     fn gather_columns(&mut self, part: &Self::Buffer, out: &mut Self::Buffer) -> Result<()> {
         self.0.gather_columns(part, out)
     }
-    fn sample(&mut self, logits: &Self::Buffer, o: &[OutputRow]) -> Result<Vec<RowOutput>> {
+    fn sample(&mut self, logits: &Self::Buffer, o: Range<usize>) -> Result<()> {
         self.0.sample(logits, o)
+    }
+    fn end(&mut self) -> Result<()> {
+        self.0.end()
+    }
+    fn results(&mut self, wait: bool) -> Result<Option<Vec<RowOutput>>> {
+        self.0.results(wait)
     }
 }

@@ -7,15 +7,17 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
 use engine::{
     Constraint, Engine, EngineConfig, Event, FinishReason, Load, Request, Stream, TokenInfo,
 };
-use model::{Limits, Model, Ranks, SamplingParams, TokenMask, uniform};
+use hip::{AllReduce, Device, Gpu, Meeting, Options, Platform, Runtime};
+use model::{CacheFormat, DeviceError, Limits, Model, Ranks, SamplingParams, TokenMask, uniform};
 
-use crate::server::path;
+use crate::server::{emulator, path};
 
 const REQUESTS: usize = 8;
 const MAX_MODEL_LEN: usize = 96;
@@ -143,10 +145,12 @@ struct Setup {
     kind: Kind,
     ranks: usize,
     activations: Activations,
+    /// On emulated GPUs, not on the CPU.
+    gpus: bool,
 }
 
 fn start(setup: Setup, config: &EngineConfig, overlapped: bool) -> Engine {
-    let Setup { kind, ranks, activations } = setup;
+    let Setup { kind, .. } = setup;
     let checkpoint = Arc::new(Checkpoint::open(&path(kind.0)).unwrap());
     assert_eq!(checkpoint.config().vocab_size, kind.1);
     let limits = Limits {
@@ -155,16 +159,50 @@ fn start(setup: Setup, config: &EngineConfig, overlapped: bool) -> Engine {
         block_size: config.block_size,
         num_blocks: config.num_blocks,
     };
-    let groups = Group::new(ranks);
-    let mut group = Ranks::start(ranks, move |rank| {
-        let backend = Cpu::new(groups[rank].clone(), activations);
-        Model::load(backend, &checkpoint, rank, ranks, &limits, &|_| {})
-    })
-    .unwrap();
+    let mut group = match setup.gpus {
+        true => on_gpus(setup, checkpoint, limits, config.max_num_seqs),
+        false => on_cpu(setup, checkpoint, limits),
+    };
     match overlapped {
         true => Engine::start_overlapped(config.clone(), Box::new(group)),
         false => Engine::start(config.clone(), Box::new(move |batch| group.run(batch))),
     }
+}
+
+fn on_cpu(setup: Setup, checkpoint: Arc<Checkpoint>, limits: Limits) -> Ranks {
+    let Setup { ranks, activations, .. } = setup;
+    let groups = Group::new(ranks);
+    Ranks::start(ranks, move |rank| {
+        let backend = Cpu::new(groups[rank].clone(), activations);
+        Model::load(backend, &checkpoint, rank, ranks, &limits, &|_| {})
+    })
+    .unwrap()
+}
+
+fn on_gpus(
+    setup: Setup,
+    checkpoint: Arc<Checkpoint>,
+    limits: Limits,
+    max_num_seqs: usize,
+) -> Ranks {
+    let Setup { ranks, activations, .. } = setup;
+    let options = Options {
+        activations,
+        cache: CacheFormat::Native,
+        max_num_seqs,
+        graphs: true,
+        all_reduce: AllReduce::OneShot,
+        watchdog: Duration::from_secs(600),
+    };
+    let runtime = Runtime::open(Platform::Hip, Some(&emulator())).unwrap();
+    let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks).unwrap());
+    Ranks::start(ranks, move |rank| {
+        let device = Device::open(&runtime, rank).map_err(DeviceError::from)?;
+        let group = meeting.as_ref().map(|meeting| meeting.join(rank, &device).unwrap());
+        let backend = Gpu::new(&device, group, checkpoint.config(), &limits, options)?;
+        Model::load(backend, &checkpoint, rank, ranks, &limits, &|_| {})
+    })
+    .unwrap()
 }
 
 /// Room for one sequence, whole prompts in one step, nothing shared.
@@ -221,7 +259,7 @@ fn check_workload(kind: Kind, seed: u64) -> (u64, u64) {
     let longest = requests.iter().map(|request| request.prompt.len() + request.max_tokens).max();
     let activations = random.one_of(&[Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4]);
     let (mut cached, mut preempted) = (0, 0);
-    let setup = Setup { kind, ranks: random.one_of(&[1, 2]), activations };
+    let setup = Setup { kind, ranks: random.one_of(&[1, 2]), activations, gpus: false };
     let engine = start(setup, &alone(vocab), false);
     let submit = |request: &Request| hear(engine.submit(again(request, vocab)).unwrap());
     let expected: Vec<Vec<Heard>> = requests.iter().map(submit).collect();
@@ -265,4 +303,38 @@ fn on_the_tiny_model() {
 #[test]
 fn on_the_demo_model() {
     answers_never_depend_on_their_neighbours(DEMO);
+}
+
+/// On emulated GPUs, where a step is queued while the tokens it takes are still being drawn: short
+/// answers with every way of sampling, masks and penalties, in either loop.
+#[test]
+fn on_the_emulator() {
+    let fresh = std::hash::RandomState::new().hash_one(0);
+    let seed = std::env::var("IDENTITY_SEED").map_or(fresh, |seed| seed.parse().unwrap());
+    eprintln!("again with IDENTITY_SEED={seed}");
+    let (random, vocab) = (&mut Random { seed, index: 0 }, TINY.1);
+    let penalized = SamplingParams {
+        temperature: 0.7,
+        presence_penalty: 0.7,
+        repetition_penalty: 1.3,
+        ..SamplingParams::default()
+    };
+    let requests: Vec<Request> = (0..4)
+        .map(|i| {
+            let request = random_request(random, vocab);
+            // With a mask and without, with penalties and without.
+            let seed = request.sampling.seed / 2 * 2 + i % 2;
+            let sampling = match i / 2 {
+                0 => SamplingParams { seed, ..penalized.clone() },
+                _ => SamplingParams { seed, ..(*request.sampling).clone() },
+            };
+            Request { max_tokens: 6, sampling: Arc::new(sampling), ..request }
+        })
+        .collect();
+    let setup = Setup { kind: TINY, ranks: 2, activations: Activations::Mxfp4, gpus: true };
+    let engine = start(setup, &alone(vocab), false);
+    let submit = |request: &Request| hear(engine.submit(again(request, vocab)).unwrap());
+    let expected: Vec<Vec<Heard>> = requests.iter().map(submit).collect();
+    let config = together(random, vocab, 4 * MAX_MODEL_LEN, &[8, 16]);
+    check(&start(setup, &config, true), (&requests, vocab), 1, &expected);
 }

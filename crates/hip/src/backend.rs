@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use checkpoint::{Encoded, Matrix};
-use model::{
-    Backend, Batch, CacheShape, DeviceError, HeadShape, Limits, RouterShape, RowOutput,
-};
+use model::{Backend, Batch, CacheShape, DeviceError, HeadShape, Limits, RouterShape, RowOutput};
 
 use crate::device::Memory;
 use crate::gpu::{AllReduce, Buffer, Cache, Gpu, Mode, Weights};

@@ -12,8 +12,8 @@ use crate::stream::Stream;
 /// Where the numbers stand, in words from the start: counts (rows, groups of rows, then the outputs
 /// of each round of logits), token, position, start in `tables`, KV slot of every row, row of every
 /// output, first row of every group and the end of the last, which output of the batch before each
-/// row's token is, then the sequences' block tables one after another. Every list has room for `bound` rows, so that a graph recorded for so many finds
-/// them whatever the batch.
+/// row's token is, then the sequences' block tables one after another. Every list has room for
+/// `bound` rows, so that a graph recorded for so many finds them whatever the batch.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
@@ -64,8 +64,8 @@ impl Input {
         Ok(Input { staged, memory: device.allocate(bytes)?, layout })
     }
 
-    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch that had this
-    /// slot before must have ended.
+    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch that had
+    /// this slot before must have ended.
     pub(crate) fn send(
         &mut self,
         stream: &Stream,

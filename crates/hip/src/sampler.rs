@@ -39,7 +39,7 @@ pub struct Round<'a> {
     pub first: usize,
     /// How many there are.
     pub rows: usize,
-    /// Device address of the tokens of all of the batch's rows, u32: those of carried rows are read.
+    /// Device address of the tokens of all the batch's rows, u32: those of carried rows are read.
     pub tokens: u64,
     /// Which of the memories it uses: 0 or 1.
     pub slot: usize,
@@ -140,8 +140,7 @@ impl Sampler {
         let Launch { requests, masks, adjustments, carried } = launch;
         let staged = &mut self.staged[round.slot];
         let mut at = [0; 5];
-        let parts =
-            [bytes_of(requests), bytes_of(masks), bytes_of(adjustments), bytes_of(carried)];
+        let parts = [bytes_of(requests), bytes_of(masks), bytes_of(adjustments), bytes_of(carried)];
         for (i, part) in parts.into_iter().enumerate() {
             staged.as_mut_slice()[at[i]..at[i] + part.len()].copy_from_slice(part);
             at[i + 1] = (at[i] + part.len()).next_multiple_of(16);

@@ -116,13 +116,12 @@ const TINY: &str = "tests/data/tiny-k2/mxfp4";
 
 fn agrees_with_the_cpu(
     model: &str,
-    vocab: u32,
+    ids: &[u32],
     ranks: &[usize],
     forms: &[Activations],
     cache: CacheFormat,
 ) {
-    let ids = ids(40, 1, vocab);
-    let prompt = || batch(&[(&ids, 0, ids.len(), 3)]);
+    let prompt = || batch(&[(ids, 0, ids.len(), 3)]);
     for &activations in forms {
         let expected = on_cpu(model, activations, cache).run(prompt()).unwrap();
         let twin = on_cpu_in_bf16(model, activations, cache).run(prompt()).unwrap();
@@ -143,17 +142,32 @@ fn agrees_with_the_cpu(
 #[test]
 fn log_probabilities_agree_with_the_cpu_in_every_precision() {
     let forms = [Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4];
-    agrees_with_the_cpu(TINY, 1024, &[1], &forms, CacheFormat::Native);
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Native);
 }
 
 #[test]
 fn log_probabilities_agree_with_the_cpu_on_2_and_4_ranks() {
-    agrees_with_the_cpu(TINY, 1024, &[2, 4], &[Activations::Mxfp4], CacheFormat::Native);
+    let forms = [Activations::Mxfp4];
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[2, 4], &forms, CacheFormat::Native);
 }
 
 #[test]
 fn log_probabilities_agree_with_the_cpu_with_an_fp8_cache() {
-    agrees_with_the_cpu(TINY, 1024, &[1], &[Activations::Bf16], CacheFormat::Fp8);
+    let forms = [Activations::Bf16];
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Fp8);
+}
+
+/// The model that ships, with Kimi-K2's head geometry: a short prompt on two ranks. With
+/// `MOONROCK_FULL`, a longer one on 1, 2 and 4 ranks in every precision.
+#[test]
+fn log_probabilities_of_the_demo_model_agree_with_the_cpu() {
+    let model = "models/demo";
+    if std::env::var_os("MOONROCK_FULL").is_none() {
+        let (ids, forms) = (ids(12, 1, 2304), [Activations::Mxfp4]);
+        return agrees_with_the_cpu(model, &ids, &[2], &forms, CacheFormat::Native);
+    }
+    let forms = [Activations::Mxfp4, Activations::Mxfp8, Activations::Bf16];
+    agrees_with_the_cpu(model, &ids(40, 1, 2304), &[1, 2, 4], &forms, CacheFormat::Native);
 }
 
 /// One rank of a model, in the hands of the test.
@@ -204,9 +218,9 @@ fn carried_steps(ids: &[u32], steps: usize, first_block: u32) -> Vec<Arc<Batch>>
     std::iter::once(prompt).chain((0..steps).map(decode)).map(Arc::new).collect()
 }
 
-/// A step is queued while the one before cannot end, because the other rank has not begun it: so no
-/// rank's thread waits for drawn tokens, nor does anything else of the host stand between two steps.
-/// With graphs or kernel by kernel, the results are those of steps that take known tokens.
+/// A step is queued while the one before cannot end, because the other rank has not begun it: so
+/// no rank's thread waits for drawn tokens, nor does anything else of the host stand between two
+/// steps. With graphs or kernel by kernel, the results are those of steps that take known tokens.
 #[test]
 fn a_step_is_queued_before_the_last_ones_tokens_are_drawn() {
     for graphs in [true, false] {
@@ -309,6 +323,37 @@ fn composition_changes_no_bit_on_one_rank() {
 #[test]
 fn composition_changes_no_bit_on_two_ranks() {
     composition_changes_no_bit(2, Activations::Mxfp4, CacheFormat::Native);
+}
+
+/// More sequences in a graph than the forms for few rows take: recorded, replayed, and with fewer
+/// sequences than it was recorded for, the bits are those of kernel by kernel.
+#[test]
+fn graphs_of_many_rows_change_no_bit() {
+    const SEQUENCES: usize = 37;
+    let all: Vec<Vec<u32>> = (0..SEQUENCES as u64).map(|seed| ids(4, seed, 1024)).collect();
+    let run = |from, to, count: usize| {
+        let block = |i: usize| 3 + i as u32;
+        let runs = (0..count).map(|i| (&all[i][..], from, to, block(i)));
+        batch(&runs.collect::<Vec<_>>())
+    };
+    let options =
+        Options { activations: Activations::Mxfp4, max_num_seqs: SEQUENCES + 3, ..OPTIONS };
+    let mut eager = on_gpus(TINY, 1, Options { graphs: false, ..options });
+    eager.run(run(0, 2, SEQUENCES)).unwrap();
+    let expected: Vec<_> =
+        (2..4).map(|at| bits(&eager.run(run(at, at + 1, SEQUENCES)).unwrap())).collect();
+    let distinct: std::collections::BTreeSet<_> = expected[0].iter().collect();
+    assert!(distinct.len() > SEQUENCES / 2, "all rows are alike");
+
+    let mut gpus = on_gpus(TINY, 1, options);
+    gpus.run(run(0, 2, SEQUENCES)).unwrap();
+    // In the graph of 40 rows, recorded and then replayed; then 35 in the same.
+    for (at, count) in [(2, SEQUENCES), (3, SEQUENCES), (3, 35)] {
+        let found = bits(&gpus.run(run(at, at + 1, count)).unwrap());
+        assert!(found == expected[at - 2][..count], "{count} rows at {at}");
+    }
+    // In that of 32.
+    assert!(bits(&gpus.run(run(3, 4, 20)).unwrap()) == expected[1][..20]);
 }
 
 /// The one-shot sum, and the sum of moved parts: a prompt's rows, then one decoded in a graph.

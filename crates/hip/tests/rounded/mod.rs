@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use checkpoint::Matrix;
 use cpu::Cpu;
-use model::{
-    Backend, Batch, CacheShape, DeviceError, HeadShape, RouterShape, RowOutput,
-};
+use model::{Backend, Batch, CacheShape, DeviceError, HeadShape, RouterShape, RowOutput};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -135,12 +133,7 @@ impl Backend for Rounded {
     ) -> Result<()> {
         self.0.experts(x, routing, experts, out)
     }
-    fn select(
-        &mut self,
-        x: &Self::Buffer,
-        o: Range<usize>,
-        out: &mut Self::Buffer,
-    ) -> Result<()> {
+    fn select(&mut self, x: &Self::Buffer, o: Range<usize>, out: &mut Self::Buffer) -> Result<()> {
         self.0.select(x, o, out)
     }
     fn gather_columns(&mut self, part: &Self::Buffer, out: &mut Self::Buffer) -> Result<()> {

@@ -8,6 +8,7 @@ use model::CacheFormat;
 
 use crate::bench::BenchCommand;
 use crate::eval::EvalCommand;
+use crate::make_checkpoint::MakeCheckpointArgs;
 use crate::quantize::QuantizeArgs;
 
 /// Serves Kimi-K2 models in MXFP4.
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Write a checkpoint's weights as MXFP4, file to file
     Quantize(QuantizeArgs),
+    /// Write a checkpoint of random weights in a model's shape: for loads and speeds
+    MakeCheckpoint(MakeCheckpointArgs),
     /// Measure how often a model is right
     #[command(subcommand)]
     Eval(EvalCommand),

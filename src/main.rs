@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod eval;
 mod inspect;
+mod make_checkpoint;
 mod memory;
 mod place;
 mod quantize;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Inspect(args) => inspect::run(args),
         cli::Command::Quantize(args) => quantize::run(args),
+        cli::Command::MakeCheckpoint(args) => make_checkpoint::run(args),
         cli::Command::Eval(command) => eval::run(command),
         cli::Command::Bench(command) => bench::run(command),
     };

@@ -4,7 +4,8 @@
 //! [`Matrix`] and `Vec<f32>` values that hold only the bytes a rank needs. [`Checkpoint::open`]
 //! maps the shards, resolves every tensor that the configuration calls for ([`Config::tensors`]),
 //! decides each one's format from the file's header alone, and checks every shape before a byte is
-//! used. [`Quantization`] makes one checkpoint from another: 4-bit weights by round to nearest.
+//! used. [`Quantization`] makes one checkpoint from another: 4-bit weights by round to nearest;
+//! [`write_random`] makes one of random weights.
 
 mod config;
 mod error;
@@ -13,6 +14,7 @@ mod inventory;
 mod matrix;
 mod open;
 mod quantize;
+mod random;
 mod shards;
 
 pub use config::{Activations, Config, LATENT_NORM_EPS, Yarn};
@@ -22,3 +24,4 @@ pub use inventory::{Class, Shape, Split, TensorSpec};
 pub use matrix::{Encoded, Matrix};
 pub use open::{Checkpoint, Format};
 pub use quantize::{ClassError, DEFAULT_EXCLUDES, Quantization, QuantizeOptions, Row};
+pub use random::{RandomOptions, write_random};

@@ -27,15 +27,27 @@ pub(super) fn layout(
         end += bytes;
         infos.push((name, info));
     }
-    let fault = |problem: String| CheckpointError::File { path: path.to_owned(), problem };
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos).map_err(|e| fault(e.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|e| fault(e.to_string()))?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+    let header = header(path, infos)?;
     for plan in &mut tensors {
         plan.at = plan.at.map(|at| at + header.len());
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(ShardPlan { file, bytes: header.len() + end, header, tensors })
+}
+
+/// The head of a shard: its length, and the tensors' types, shapes and places. `infos` are in order
+/// of places.
+///
+/// # Errors
+/// Places that leave gaps or overlap.
+pub(crate) fn header(
+    path: &Path,
+    infos: Vec<(String, TensorInfo)>,
+) -> Result<Vec<u8>, CheckpointError> {
+    let fault = |problem: String| CheckpointError::File { path: path.to_owned(), problem };
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), infos).map_err(|e| fault(e.to_string()))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| fault(e.to_string()))?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }

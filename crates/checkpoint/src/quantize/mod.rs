@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use mx::ScaleRule;
 
+pub(crate) use layout::header;
 pub use plan::{Quantization, Row};
 pub use verify::ClassError;
 

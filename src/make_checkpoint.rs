@@ -13,7 +13,7 @@ pub(crate) struct MakeCheckpointArgs {
     #[arg(long)]
     like: PathBuf,
 
-    /// Layers to have instead of the model's: Kimi-K2.6's first takes 5 GiB with embedding and head,
+    /// Layers to have, not the model's number: Kimi-K2.6's first takes 5 GiB with embedding and head,
     /// each other 8.6 GiB
     #[arg(long)]
     num_hidden_layers: usize,

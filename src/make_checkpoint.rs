@@ -13,8 +13,8 @@ pub(crate) struct MakeCheckpointArgs {
     #[arg(long)]
     like: PathBuf,
 
-    /// Layers to have, not the model's number: Kimi-K2.6's first takes 5 GiB with embedding and head,
-    /// each other 8.6 GiB
+    /// Layers to have, not the model's number: of Kimi-K2.6, the first takes 5 GiB together with
+    /// embedding and head, each other 8.6 GiB
     #[arg(long)]
     num_hidden_layers: usize,
 

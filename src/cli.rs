@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Measure how often a model is right
     #[command(subcommand)]
     Eval(EvalCommand),
-    /// Measure a running server
+    /// Measure a running server, or a GPU's kernels
     #[command(subcommand)]
     Bench(BenchCommand),
 }

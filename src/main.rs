@@ -1,5 +1,5 @@
-//! The `moonrock` command: `serve` a model, `inspect` or `quantize` a checkpoint, `bench` a server,
-//! `eval` a model's answers.
+//! The `moonrock` command: `serve` a model, `inspect` or `quantize` a checkpoint, `bench` a server
+//! or a GPU's kernels, `eval` a model's answers.
 //!
 //! This package alone knows the backends and picks one; everything else is in the crates.
 

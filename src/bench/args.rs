@@ -1,15 +1,57 @@
-//! Flags of `moonrock bench serve`. Names are those of vLLM's benchmark where it has them.
+//! Flags of `moonrock bench`. Names are those of vLLM's benchmark where it has them.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
+use super::kernels::BenchModel;
 use crate::cli::at_least_one;
 
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     /// Send load to a running server (any with OpenAI's /v1/completions) and measure its answers
     Serve(BenchServeArgs),
+    /// Check and time every GPU kernel at a model's shapes
+    Kernels(BenchKernelsArgs),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GpuDevice {
+    /// AMD MI355X, or the emulator in its place
+    Hip,
+    /// NVIDIA H100 or H200: for development
+    Cuda,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchKernelsArgs {
+    /// Whose GPU the kernels run on
+    #[arg(long, value_enum, default_value_t = GpuDevice::Hip)]
+    pub(crate) device: GpuDevice,
+
+    /// Whose shapes the kernels run at
+    #[arg(long, value_enum, default_value_t = BenchModel::KimiK26)]
+    pub(crate) model: BenchModel,
+
+    /// Kernels to take: those whose names contain any of these [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+
+    /// Rows of a batch [default: 1,4,16,64,256,1024,4096; on the emulator 1,16,64,256]
+    #[arg(long, value_delimiter = ',', value_parser = at_least_one)]
+    pub(crate) tokens: Vec<usize>,
+
+    /// Keys that a row attends to [default: 1024,4096,32768; on the emulator 1024,4096]
+    #[arg(long, value_delimiter = ',', value_parser = at_least_one)]
+    pub(crate) contexts: Vec<usize>,
+
+    /// Fixes all operands [default: other ones each time]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -1,4 +1,5 @@
 //! `moonrock bench serve`: an open-loop load generator for any server with OpenAI's completions.
+//! `moonrock bench kernels` is in `kernels`.
 //!
 //! The workload is fixed beforehand (`workload`); each request is sent at its time whether or not
 //! earlier ones have been answered (`client`), and the times become figures (`figures`, `plot`).
@@ -6,6 +7,7 @@
 mod args;
 mod client;
 mod figures;
+mod kernels;
 mod plot;
 mod sse;
 mod workload;
@@ -25,7 +27,10 @@ use client::{Target, Timing};
 use figures::{Figures, tpot, ttft};
 
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
-    let BenchCommand::Serve(args) = command;
+    let args = match command {
+        BenchCommand::Serve(args) => args,
+        BenchCommand::Kernels(args) => return kernels::run(args),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(args))
 }
@@ -72,7 +77,7 @@ async fn send(
     jobs: Vec<workload::Job>,
     max_concurrency: Option<usize>,
 ) -> anyhow::Result<(Vec<Outcome>, Duration)> {
-    let bar = progress_bar(jobs.len());
+    let bar = progress_bar(jobs.len(), "requests");
     let seats = max_concurrency.unwrap_or(jobs.len()).min(Semaphore::MAX_PERMITS);
     let seats = Arc::new(Semaphore::new(seats));
     let start = Instant::now();
@@ -109,9 +114,10 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-fn progress_bar(requests: usize) -> ProgressBar {
-    let bar = ProgressBar::new(requests as u64);
-    match ProgressStyle::with_template("requests {bar:40} {pos}/{len} {elapsed} eta {eta}") {
+fn progress_bar(length: usize, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length as u64);
+    let template = format!("{what} {{bar:40}} {{pos}}/{{len}} {{elapsed}} eta {{eta}} {{msg}}");
+    match ProgressStyle::with_template(&template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

@@ -233,6 +233,14 @@ impl Device {
         self.runtime.platform
     }
 
+    /// Whether it is the emulator, whose times mean nothing.
+    ///
+    /// # Errors
+    /// The runtime's failure.
+    pub fn is_emulated(&self) -> Result<bool, Error> {
+        Ok(self.name()?.ends_with("(emulated)"))
+    }
+
     /// Threads in a wave of our kernels.
     pub(crate) fn wave(&self) -> usize {
         match self.runtime.platform {

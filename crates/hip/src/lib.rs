@@ -8,6 +8,7 @@
 //! recorded once for each size.
 
 mod backend;
+mod blas;
 mod collective;
 mod device;
 mod error;
@@ -22,9 +23,11 @@ mod staging;
 mod steps;
 mod stream;
 mod sys;
+mod timing;
 mod warm_up;
 mod weights;
 
+pub use blas::Blas;
 pub use collective::{Communicator, Meeting};
 pub use device::{Device, Memory, Pinned, Runtime};
 pub use error::Error;

@@ -187,6 +187,22 @@ impl Stream {
         self.device.check("copying from the device", code)
     }
 
+    /// Queues a copy of all of `from` to the start of `to`, on the device.
+    ///
+    /// # Panics
+    /// If it does not fit.
+    ///
+    /// # Errors
+    /// The runtime's failure.
+    pub fn copy(&self, from: &Memory, to: &Memory) -> Result<(), Error> {
+        assert!(from.bytes() <= to.bytes(), "a copy beyond its buffer");
+        let driver = &self.device.runtime.driver;
+        // SAFETY: both sides have so many bytes.
+        let code =
+            unsafe { (driver.copy_on_device)(to.ptr(), from.ptr(), from.bytes(), self.handle) };
+        self.device.check("copying on the device", code)
+    }
+
     /// Queues the setting of all words of `memory` to `word`. Its length must be a multiple of 4.
     ///
     /// # Errors

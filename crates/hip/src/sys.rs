@@ -44,7 +44,7 @@ impl Platform {
 }
 
 /// Opens the first of `names` that is there: in `directory`, else where the system looks.
-fn open(names: &[&str], directory: Option<&Path>) -> Result<Library, Error> {
+pub(crate) fn open(names: &[&str], directory: Option<&Path>) -> Result<Library, Error> {
     let mut reason = String::new();
     for name in names {
         let path = directory.map_or(PathBuf::from(name), |directory| directory.join(name));
@@ -101,7 +101,7 @@ macro_rules! table {
 
 /// # Safety
 /// `T` must be the type of a pointer to the function of that name.
-unsafe fn symbol<T: Copy>(library: &Library, name: &'static str) -> Result<T, Error> {
+pub(crate) unsafe fn symbol<T: Copy>(library: &Library, name: &'static str) -> Result<T, Error> {
     // SAFETY: the caller vouches for the type; the table keeps the library open.
     match unsafe { library.get::<T>(name.as_bytes()) } {
         Ok(symbol) => Ok(*symbol),
@@ -126,6 +126,8 @@ table! {
         (DevicePtr, *const c_void, usize, Handle);
     copy_to_host = "hipMemcpyDtoHAsync" | "cuMemcpyDtoHAsync_v2"
         (*mut c_void, DevicePtr, usize, Handle);
+    copy_on_device = "hipMemcpyDtoDAsync" | "cuMemcpyDtoDAsync_v2"
+        (DevicePtr, DevicePtr, usize, Handle);
     set_words = "hipMemsetD32Async" | "cuMemsetD32Async" (DevicePtr, c_int, usize, Handle);
     stream_create = "hipStreamCreateWithFlags" | "cuStreamCreate" (*mut Handle, c_uint);
     stream_destroy = "hipStreamDestroy" | "cuStreamDestroy_v2" (Handle);

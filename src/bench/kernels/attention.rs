@@ -1,0 +1,246 @@
+//! Absorbed MLA over the paged cache: decode, one row for each sequence, and chunks of a prompt.
+
+use hip::kernels::Rows;
+use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention};
+use hip::kernels::rope_and_cache::entry_bytes;
+use hip::{Error, Memory};
+use model::CacheFormat;
+
+use super::case::{Case, Cost, Rate, Work};
+use super::check::{BF16, Exact, close, halves_written, sample};
+use super::gpu::{Bytes, Count, Gpu, Operand, Random};
+use super::shapes::Shapes;
+
+/// Tokens in a block of the cache: what `moonrock serve` takes if nothing else is said.
+const BLOCK: usize = 16;
+const ENTRY: usize = LATENT + ROPE;
+/// Of queries: so large that some keys matter much more than others, as in a model.
+const QUERY_SIZE: f32 = 3.0;
+
+/// So many sequences of so many keys each, of which the last `rows` ask.
+#[derive(Clone, Copy)]
+struct Batch {
+    format: CacheFormat,
+    sequences: usize,
+    context: usize,
+    rows: usize,
+}
+
+struct Attention {
+    s: Shapes,
+    batch: Batch,
+    workspace: Workspace,
+    count: Count,
+    queries: Operand,
+    caches: Vec<Operand>,
+    tables: Vec<u32>,
+    /// On the device: counts, positions, starts of tables, tables, first rows of groups.
+    numbers: [Memory; 5],
+    groups: usize,
+    out: Memory,
+}
+
+/// Random entries as `rope_and_cache` writes them.
+fn cache(
+    gpu: &Gpu,
+    random: &mut Random,
+    entries: usize,
+    format: CacheFormat,
+) -> Result<Operand, Error> {
+    if format != CacheFormat::Fp8 {
+        return Operand::bf16s(gpu, random, entries * ENTRY, 1.0);
+    }
+    let size = entry_bytes(format, LATENT, ROPE);
+    Operand::new(gpu, entries * size, size, |out| {
+        // E4M3 of magnitudes up to 1.9, and scales of 2^-2 to 2^0.
+        out.extend((0..LATENT).map(|_| (random.below(64) | random.below(2) << 7) as u8));
+        out.extend((0..LATENT / 32).map(|_| 125 + random.below(3) as u8));
+        let rope = (0..ROPE).map(|_| mx::bf16::from_f32(random.unit()));
+        out.extend(rope.flat_map(|code| code.to_ne_bytes()));
+    })
+}
+
+impl Attention {
+    fn new(gpu: &Gpu, random: &mut Random, s: Shapes, batch: Batch) -> Result<Attention, Error> {
+        let Batch { format, sequences, context, rows } = batch;
+        let (total, blocks, heads) = (sequences * rows, context.div_ceil(BLOCK), s.heads.heads);
+        let entries = sequences * blocks * BLOCK;
+        let mut caches = vec![cache(gpu, random, entries, format)?];
+        for _ in 1..gpu.sets(caches[0].memory.bytes()) {
+            caches.push(caches[0].copy(gpu)?);
+        }
+        let tables = random.permutation(sequences * blocks);
+        let positions: Vec<u32> = (0..total).map(|i| (context - rows + i % rows) as u32).collect();
+        let starts: Vec<u32> = (0..total).map(|i| (i / rows * blocks) as u32).collect();
+        let first =
+            |i: &usize| i.is_multiple_of(rows) || (positions[*i] as usize).is_multiple_of(GROUP);
+        let mut groups: Vec<u32> = (0..total).filter(first).map(|i| i as u32).collect();
+        let group_count = groups.len();
+        groups.push(total as u32);
+        Ok(Attention {
+            s,
+            batch,
+            workspace: Workspace::new(&gpu.device, heads, context, total)?,
+            count: gpu.count(total)?,
+            queries: Operand::bf16s(gpu, random, total * heads * ENTRY, QUERY_SIZE)?,
+            caches,
+            numbers: [
+                gpu.numbers(&[group_count as u32])?,
+                gpu.numbers(&positions)?,
+                gpu.numbers(&starts)?,
+                gpu.numbers(&tables)?,
+                gpu.numbers(&groups)?,
+            ],
+            tables,
+            groups: group_count,
+            out: gpu.empty(total * heads * LATENT * 2)?,
+        })
+    }
+
+    /// The values of a key, as both formats hold them exactly.
+    fn entry(&self, sequence: usize, key: usize) -> Vec<f64> {
+        let Batch { format, context, .. } = self.batch;
+        let block = self.tables[sequence * context.div_ceil(BLOCK) + key / BLOCK] as usize;
+        let (slot, cache) = (block * BLOCK + key % BLOCK, &self.caches[0]);
+        if format != CacheFormat::Fp8 {
+            return (0..ENTRY).map(|i| f64::from(cache.bf16(slot * ENTRY + i))).collect();
+        }
+        let first = slot * entry_bytes(format, LATENT, ROPE);
+        let rope = (first + LATENT + LATENT / 32) / 2;
+        let value = |i: usize| match i {
+            ..LATENT => {
+                let scale = mx::e8m0::decode(cache.u8(first + LATENT + i / 32));
+                mx::e4m3::decode(cache.u8(first + i)) * scale
+            }
+            _ => cache.bf16(rope + i - LATENT),
+        };
+        (0..ENTRY).map(|i| f64::from(value(i))).collect()
+    }
+
+    /// Checks one row and head. Bound: a score's error is at most ENTRY + 4 roundings of partial
+    /// sums, each below the sum of absolute products, so weights are off by a factor within
+    /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
+    /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
+    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8.
+    fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
+        let Batch { context, rows, .. } = self.batch;
+        let (heads, sequence) = (self.s.heads.heads, row / rows);
+        let (len, scale) = (context - rows + row % rows + 1, f64::from(self.s.scale));
+        let first = (row * heads + head) * ENTRY;
+        let query: Vec<f64> = (0..ENTRY).map(|i| f64::from(self.queries.bf16(first + i))).collect();
+        // The weights' sum and the weighted sums, relative to the greatest score so far.
+        let (mut greatest, mut score_error, mut sum) = (f64::NEG_INFINITY, 0f64, 0f64);
+        let (mut mean, mut size) = (vec![0f64; LATENT], vec![0f64; LATENT]);
+        for key in 0..len {
+            let entry = self.entry(sequence, key);
+            let terms = query.iter().zip(&entry).map(|(q, k)| q * k);
+            let (total, magnitude) = terms.fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
+            score_error = score_error.max(scale * magnitude * (ENTRY + 4) as f64 * 2f64.powi(-24));
+            let score = scale * total;
+            if score > greatest {
+                let factor = (greatest - score).exp();
+                greatest = score;
+                sum *= factor;
+                mean.iter_mut().chain(&mut size).for_each(|x| *x *= factor);
+            }
+            let weight = (score - greatest).exp();
+            sum += weight;
+            for (i, value) in entry[..LATENT].iter().enumerate() {
+                mean[i] += weight * value;
+                size[i] += weight * value.abs();
+            }
+        }
+        let factor = score_error.exp() * (1.0 + 2f64.powi(-21)) * (1.0 + BF16) - 1.0;
+        let mixed = 2.0 * factor / (1.0 - factor) + (len + 8) as f64 * 2f64.powi(-23);
+        for i in 0..LATENT {
+            let exact = Exact { value: mean[i] / sum, bound: mixed * size[i] / sum }.to_bf16();
+            let at = (row * heads + head) * LATENT + i;
+            close("out", &[row, head, i], out.bf16(at), exact)?;
+        }
+        Ok(())
+    }
+}
+
+impl Work for Attention {
+    fn cost(&self) -> Cost {
+        let Batch { format, sequences, context, rows } = self.batch;
+        let (total, heads) = (sequences * rows, self.s.heads.heads);
+        let keys = total * (context - rows) + sequences * rows * (rows + 1) / 2;
+        Cost {
+            bytes: sequences * context * entry_bytes(format, LATENT, ROPE)
+                + 2 * total * heads * (ENTRY + LATENT)
+                + 4 * self.tables.len(),
+            operations: 2 * heads * keys * (ENTRY + LATENT),
+            rate: Rate::Bf16,
+        }
+    }
+
+    fn sets(&self) -> usize {
+        self.caches.len()
+    }
+
+    fn outputs(&self) -> Vec<&Memory> {
+        vec![&self.out]
+    }
+
+    fn launch(&self, gpu: &Gpu, set: usize) -> Result<(), Error> {
+        let [groups, positions, starts, tables, group_rows] =
+            self.numbers.each_ref().map(Memory::ptr);
+        let places = Places {
+            positions,
+            table_starts: starts,
+            tables,
+            groups: Rows { count: groups, bound: self.groups },
+            group_rows,
+        };
+        let buffers = Buffers {
+            queries: &self.queries.memory,
+            cache: &self.caches[set].memory,
+            format: self.batch.format,
+            cache_offset: 0,
+            out: &self.out,
+        };
+        let (heads, rows) = (self.s.heads.heads, self.count.rows());
+        let (stream, kernels, workspace) = (&gpu.stream, &gpu.kernels, &self.workspace);
+        attention(stream, kernels, workspace, rows, places, buffers, heads, BLOCK, self.s.scale)
+    }
+
+    fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
+        let out = gpu.download(&self.out)?;
+        halves_written("out", &out)?;
+        for row in sample(self.batch.sequences * self.batch.rows, 1, self.batch.context) {
+            for head in sample(self.s.heads.heads, 0, row) {
+                self.check_head(&out, row, head)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sequences that decode together, at most.
+const MOST_DECODES: usize = 64;
+/// Rows that make a prompt's chunk, at least: more than decode.
+const LEAST_CHUNK: usize = 256;
+
+/// Decode of as many sequences as `tokens` says, and prompts whose last rows come in one chunk.
+pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts: &[usize]) {
+    let mut batches = Vec::new();
+    for &context in contexts {
+        let decodes = tokens.iter().filter(|&&n| n <= MOST_DECODES);
+        batches.extend(decodes.map(|&sequences| (sequences, context, 1)));
+        let chunks = tokens.iter().filter(|&&n| n >= LEAST_CHUNK && n <= context);
+        batches.extend(chunks.map(|&rows| (1, context, rows)));
+    }
+    for (format, name) in [(CacheFormat::Bf16, "bf16"), (CacheFormat::Fp8, "fp8")] {
+        for &(sequences, context, rows) in &batches {
+            let (kernel, text) = match rows {
+                1 => ("decode", format!("{sequences} x {context} keys")),
+                _ => ("prompt", format!("{rows} rows, {context} keys")),
+            };
+            let batch = Batch { format, sequences, context, rows };
+            let build =
+                move |gpu: &Gpu, random: &mut Random| Ok(Attention::new(gpu, random, s, batch)?);
+            cases.push(Case::new(format!("attention {kernel} {name}"), text, build));
+        }
+    }
+}

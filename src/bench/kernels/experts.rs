@@ -1,0 +1,287 @@
+//! The routed experts of a layer: each kernel by itself, on what the kernels before it made, and
+//! all together.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use checkpoint::Activations;
+use hip::kernels::experts_down::{experts_combine, experts_down};
+use hip::kernels::experts_gate_up::experts_gate_up;
+use hip::kernels::mxfp4::{RowTiles, activated_bytes};
+use hip::kernels::quantize::quantize;
+use hip::kernels::route::{Choice, route};
+use hip::kernels::sort::{Sorted, slots, sort};
+use hip::{Error, Memory};
+use model::RouterShape;
+
+use super::case::{Case, Cost, Work};
+use super::gpu::{Count, Gpu, Operand, Random};
+use super::quantized::{FORMS, Matrices, Rows, name, rate};
+use super::shapes::Shapes;
+
+/// Which kernels a case is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Route,
+    Sort,
+    GateUp,
+    Down,
+    Combine,
+    /// These and `quantize` in turn.
+    Layer,
+}
+
+impl Stage {
+    pub(super) fn has(self, other: Stage) -> bool {
+        self == other || self == Stage::Layer
+    }
+}
+
+/// A layer's weights, of up to hundreds of experts: one for all cases.
+pub(super) struct Weights {
+    pub(super) gate_up: Matrices,
+    pub(super) down: Matrices,
+}
+
+/// What a batch was routed to.
+pub(super) struct Routing {
+    pub(super) logits: Operand,
+    pub(super) chosen: Memory,
+    pub(super) factors: Memory,
+    pub(super) sorted: Sorted,
+}
+
+/// A batch on its way.
+pub(super) struct Experts {
+    pub(super) stage: Stage,
+    pub(super) s: Shapes,
+    pub(super) tokens: usize,
+    pub(super) tiles: RowTiles,
+    pub(super) shape: RouterShape,
+    pub(super) weights: Rc<Weights>,
+    /// Experts that the first routing has used.
+    used: usize,
+    count: Count,
+    pub(super) x: Operand,
+    pub(super) bias: Operand,
+    pub(super) routings: Vec<Routing>,
+    pub(super) input: Rows,
+    pub(super) hidden: Rows,
+    /// f32 by pair.
+    pub(super) parts: Memory,
+    /// f32 by row, added to.
+    pub(super) out: Operand,
+}
+
+/// Routings by turns: other experts each time, so that no cache has their weights.
+const ROUTINGS: usize = 16;
+
+impl Experts {
+    fn new(
+        gpu: &Gpu,
+        random: &mut Random,
+        weights: Rc<Weights>,
+        s: Shapes,
+        stage: Stage,
+        form: Activations,
+        tokens: usize,
+    ) -> Result<Experts, Error> {
+        let pairs = tokens * s.top_k;
+        let sets = if gpu.emulated || pairs > s.experts { 1 } else { ROUTINGS };
+        let routings = (0..sets).map(|_| {
+            Ok(Routing {
+                logits: Operand::f32s(gpu, random, tokens * s.experts, 4.0)?,
+                chosen: gpu.empty(4 * pairs)?,
+                factors: gpu.empty(4 * pairs)?,
+                sorted: Sorted::new(&gpu.device, pairs, s.experts)?,
+            })
+        });
+        let routings = routings.collect::<Result<Vec<_>, Error>>()?;
+        let (count, x) = (gpu.count(tokens)?, Operand::bf16s(gpu, random, tokens * s.hidden, 1.7)?);
+        let mut batch = Experts {
+            stage,
+            s,
+            tokens,
+            tiles: RowTiles::for_rows(pairs, s.experts),
+            shape: RouterShape { top_k: s.top_k, normalize: true, scale: 2.827 },
+            weights,
+            used: 0,
+            input: Rows::from_bf16(gpu, form, &count, s.hidden, &x)?,
+            count,
+            x,
+            bias: Operand::f32s(gpu, random, s.experts, 0.01)?,
+            routings,
+            hidden: Rows::new(gpu, form, slots(pairs, s.experts), s.width)?,
+            parts: gpu.empty(4 * pairs * s.hidden)?,
+            out: Operand::f32s(gpu, random, tokens * s.hidden, 1.0)?,
+        };
+        batch.prepare(gpu)?;
+        Ok(batch)
+    }
+
+    /// Runs what comes before the case's kernels.
+    fn prepare(&mut self, gpu: &Gpu) -> Result<(), Error> {
+        for (set, routing) in self.routings.iter().enumerate() {
+            self.run(gpu, set, Stage::Route)?;
+            self.run(gpu, set, Stage::Sort)?;
+            if set == 0 {
+                let mut chosen = gpu.download(&routing.chosen)?.u32s();
+                chosen.sort_unstable();
+                chosen.dedup();
+                self.used = chosen.len();
+            }
+        }
+        if matches!(self.stage, Stage::Down | Stage::Combine) {
+            self.run(gpu, 0, Stage::GateUp)?;
+        }
+        if self.stage == Stage::Combine {
+            self.run(gpu, 0, Stage::Down)?;
+        }
+        gpu.stream.synchronize()
+    }
+
+    fn run(&self, gpu: &Gpu, set: usize, stage: Stage) -> Result<(), Error> {
+        let (stream, kernels, rows) = (&gpu.stream, &gpu.kernels, self.count.rows());
+        let (s, routing, top_k, tiles) = (self.s, &self.routings[set], self.s.top_k, self.tiles);
+        let (input, hidden) = (self.input.activated(), self.hidden.activated());
+        if stage.has(Stage::Route) {
+            let (logits, bias) = (&routing.logits.memory, &self.bias.memory);
+            let choice = Choice { experts: &routing.chosen, weights: &routing.factors };
+            route(stream, kernels, rows, logits, bias, s.experts, self.shape, choice)?;
+        }
+        if stage.has(Stage::Sort) {
+            let (chosen, sorted, each) = (&routing.chosen, &routing.sorted, tiles.count());
+            sort(stream, kernels, rows, chosen, top_k, s.experts, each, sorted)?;
+        }
+        if stage == Stage::Layer && input.form != Activations::Bf16 {
+            quantize(stream, kernels, rows, &self.x.memory, input)?;
+        }
+        if stage.has(Stage::GateUp) {
+            let (sorted, w) = (&routing.sorted, self.weights.gate_up.weights());
+            experts_gate_up(
+                stream, kernels, rows, sorted, top_k, tiles, input, s.experts, w, hidden,
+            )?;
+        }
+        if stage.has(Stage::Down) {
+            let (sorted, w) = (&routing.sorted, self.weights.down.weights());
+            let parts = &self.parts;
+            experts_down(stream, kernels, rows, sorted, top_k, tiles, hidden, s.experts, w, parts)?;
+        }
+        if stage.has(Stage::Combine) {
+            let (parts, factors, out) = (&self.parts, &routing.factors, &self.out.memory);
+            experts_combine(stream, kernels, rows, parts, factors, top_k, s.hidden, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Work for Experts {
+    /// Groups and slots count as they are read or written: 16 bytes for each expert used, which
+    /// has a group at least, and 4 for each pair.
+    fn cost(&self) -> Cost {
+        let (s, pairs, form) = (self.s, self.tokens * self.s.top_k, self.input.form);
+        let both = |(codes, scales): (usize, usize)| codes + scales;
+        let input = both(activated_bytes(form, self.tokens, s.hidden));
+        let hidden = both(activated_bytes(form, pairs, s.width));
+        let lists = 16 * self.used + 4 * pairs;
+        let gate_up = self.used * self.weights.gate_up.bytes();
+        let down = self.used * self.weights.down.bytes();
+        let row = 4 * self.tokens * s.hidden;
+        let logits = 4 * self.tokens * s.experts + 4 * s.experts;
+        let bytes = match self.stage {
+            Stage::Route => logits + 8 * pairs,
+            Stage::Sort => 4 * pairs + lists,
+            Stage::GateUp => gate_up + input + lists + hidden,
+            Stage::Down => down + hidden + lists + 4 * pairs * s.hidden,
+            Stage::Combine => 4 * pairs * s.hidden + 4 * pairs + 2 * row,
+            Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + logits + 2 * row,
+        };
+        let product = 2 * pairs * s.hidden * s.width;
+        let operations = match self.stage {
+            Stage::GateUp => 2 * product,
+            Stage::Down => product,
+            Stage::Layer => 3 * product,
+            _ => 0,
+        };
+        Cost { bytes, operations, rate: rate(form) }
+    }
+
+    fn sets(&self) -> usize {
+        // The rows that `down` takes are those of the first routing.
+        if self.stage == Stage::Down { 1 } else { self.routings.len() }
+    }
+
+    fn outputs(&self) -> Vec<&Memory> {
+        let (stage, routing) = (self.stage, &self.routings[0]);
+        let mut outputs = Vec::new();
+        if stage.has(Stage::Route) {
+            outputs.extend([&routing.chosen, &routing.factors]);
+        }
+        if stage.has(Stage::Sort) {
+            let Sorted { pairs, groups, group_count } = &routing.sorted;
+            outputs.extend([pairs, groups, group_count]);
+        }
+        if stage.has(Stage::GateUp) {
+            outputs.extend(self.hidden.outputs());
+        }
+        if stage.has(Stage::Down) {
+            outputs.push(&self.parts);
+        }
+        outputs
+    }
+
+    fn launch(&self, gpu: &Gpu, set: usize) -> Result<(), Error> {
+        self.run(gpu, set, self.stage)
+    }
+
+    fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
+        super::experts_check::check(gpu, self)
+    }
+}
+
+/// The cases; the weights are made for the first that needs them.
+pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
+    let weights: Rc<OnceCell<Rc<Weights>>> = Rc::default();
+    let mut add = |kernel: String, stage, form, tokens| {
+        let weights = Rc::clone(&weights);
+        let text = match stage {
+            Stage::Route | Stage::Sort => format!("{tokens} tokens, {} of {}", s.top_k, s.experts),
+            Stage::GateUp => format!("{tokens} tokens, {} x {}", 2 * s.width, s.hidden),
+            Stage::Down => format!("{tokens} tokens, {} x {}", s.hidden, s.width),
+            Stage::Combine => format!("{tokens} tokens, {} x {}", s.top_k, s.hidden),
+            Stage::Layer => format!("{tokens} tokens"),
+        };
+        let build = move |gpu: &Gpu, random: &mut Random| {
+            let weights = match weights.get() {
+                Some(made) => Rc::clone(made),
+                None => {
+                    let gate_up = Matrices::new(gpu, random, s.experts, 2 * s.width, s.hidden)?;
+                    let down = Matrices::new(gpu, random, s.experts, s.hidden, s.width)?;
+                    Rc::clone(weights.get_or_init(|| Rc::new(Weights { gate_up, down })))
+                }
+            };
+            Ok(Experts::new(gpu, random, weights, s, stage, form, tokens)?)
+        };
+        cases.push(Case::new(kernel, text, build));
+    };
+    for (kernel, stage) in [("route", Stage::Route), ("sort", Stage::Sort)] {
+        for &tokens in tokens {
+            add(kernel.into(), stage, Activations::Bf16, tokens);
+        }
+    }
+    for form in FORMS {
+        for (part, stage) in [("gate_up", Stage::GateUp), ("down", Stage::Down)] {
+            for &tokens in tokens {
+                add(format!("experts_{part} {}", name(form)), stage, form, tokens);
+            }
+        }
+    }
+    for &tokens in tokens {
+        add("experts_combine".into(), Stage::Combine, Activations::Bf16, tokens);
+    }
+    for form in FORMS {
+        for &tokens in tokens {
+            add(format!("expert layer {}", name(form)), Stage::Layer, form, tokens);
+        }
+    }
+}

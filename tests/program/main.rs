@@ -9,6 +9,7 @@ mod eval;
 mod fuzz;
 mod gpu;
 mod identity;
+mod kernels;
 mod lm_eval;
 mod load;
 mod quantize;

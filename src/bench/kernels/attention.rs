@@ -170,6 +170,7 @@ impl Work for Attention {
             bytes: sequences * context * entry_bytes(format, LATENT, ROPE)
                 + 2 * total * heads * (ENTRY + LATENT)
                 + 4 * self.tables.len(),
+            in_place: 0,
             operations: 2 * heads * keys * (ENTRY + LATENT),
             rate: Rate::Bf16,
         }
@@ -235,7 +236,7 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts
         for &(sequences, context, rows) in &batches {
             let (kernel, text) = match rows {
                 1 => ("decode", format!("{sequences} x {context} keys")),
-                _ => ("prompt", format!("{rows} rows, {context} keys")),
+                _ => ("prompt", format!("{rows} x {context} keys")),
             };
             let batch = Batch { format, sequences, context, rows };
             let build =

@@ -22,6 +22,8 @@ pub(super) enum Rate {
 pub(super) struct Cost {
     /// Distinct bytes of the inputs that the shape needs, and of the outputs.
     pub(super) bytes: usize,
+    /// Of these the outputs that stand where inputs stood.
+    pub(super) in_place: usize,
     /// Multiplications and additions of matrix products; 0 of what has none.
     pub(super) operations: usize,
     pub(super) rate: Rate,
@@ -30,7 +32,7 @@ pub(super) struct Cost {
 impl Cost {
     /// Of a kernel without matrix products.
     pub(super) fn of_bytes(bytes: usize) -> Cost {
-        Cost { bytes, operations: 0, rate: Rate::Bf16 }
+        Cost { bytes, in_place: 0, operations: 0, rate: Rate::Bf16 }
     }
 }
 

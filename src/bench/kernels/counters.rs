@@ -50,7 +50,8 @@ struct Launch {
 pub(super) struct Counters {
     /// The kernels, in order.
     pub(super) kernels: Vec<String>,
-    /// Distinct bytes that each launch touched: what memory moves if caches hold them meanwhile.
+    /// Distinct bytes that each launch touched, and those changed in place a second time: what
+    /// memory moves if caches hold them meanwhile.
     pub(super) moved_bytes: u64,
     /// Bytes of all accesses of lanes: what caches move.
     pub(super) accessed_bytes: u64,
@@ -99,12 +100,12 @@ impl CounterFile {
         self.read = std::fs::metadata(&self.path).map_or(0, |file| file.len());
     }
 
-    /// The launches since the last call.
-    pub(super) fn next(&mut self) -> anyhow::Result<Counters> {
+    /// What was launched since the last call.
+    pub(super) fn next(&mut self, cost: Cost) -> anyhow::Result<Counters> {
         let name = || format!("EMU_COUNTERS={}", self.path.display());
         let mut file = File::open(&self.path).with_context(name)?;
         file.seek(SeekFrom::Start(self.read)).with_context(name)?;
-        let mut counters = Counters::default();
+        let mut counters = Counters { moved_bytes: cost.in_place as u64, ..Counters::default() };
         for line in BufReader::new(file).lines() {
             let line = line.with_context(name)?;
             self.read += line.len() as u64 + 1;

@@ -203,7 +203,8 @@ impl Work for Experts {
             Stage::Layer => 3 * product,
             _ => 0,
         };
-        Cost { bytes, operations, rate: rate(form) }
+        let in_place = if self.stage.has(Stage::Combine) { row } else { 0 };
+        Cost { bytes, in_place, operations, rate: rate(form) }
     }
 
     fn sets(&self) -> usize {
@@ -245,11 +246,11 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
     let mut add = |kernel: String, stage, form, tokens| {
         let weights = Rc::clone(&weights);
         let text = match stage {
-            Stage::Route | Stage::Sort => format!("{tokens} tokens, {} of {}", s.top_k, s.experts),
-            Stage::GateUp => format!("{tokens} tokens, {} x {}", 2 * s.width, s.hidden),
-            Stage::Down => format!("{tokens} tokens, {} x {}", s.hidden, s.width),
-            Stage::Combine => format!("{tokens} tokens, {} x {}", s.top_k, s.hidden),
-            Stage::Layer => format!("{tokens} tokens"),
+            Stage::Route | Stage::Sort => format!("{tokens} x {}, top {}", s.experts, s.top_k),
+            Stage::GateUp => format!("{tokens} x {} x {}", 2 * s.width, s.hidden),
+            Stage::Down => format!("{tokens} x {} x {}", s.hidden, s.width),
+            Stage::Combine => format!("{tokens} x {} x {}", s.top_k, s.hidden),
+            Stage::Layer => format!("{tokens} x {}", s.hidden),
         };
         let build = move |gpu: &Gpu, random: &mut Random| {
             let weights = match weights.get() {

@@ -134,7 +134,7 @@ fn check_gate_up(
             written(batch.hidden.form, &hidden, slot, block, pair)?;
         }
     }
-    for pair in sample(slots.len(), 2, batch.tokens) {
+    for pair in sample(slots.len(), 28, batch.tokens) {
         let (x, expert) = (input.row(pair / s.top_k), chosen[pair] as usize);
         for block in sample(s.width / BLOCK, 1, pair) {
             // Of every 64 rows of the matrix 32 are gate rows, the others up rows.
@@ -206,7 +206,7 @@ fn check_down(gpu: &Gpu, batch: &Experts, chosen: &[u32], slots: &[usize]) -> an
     let (hidden, parts) = (batch.hidden.download(gpu)?, gpu.download(&batch.parts)?);
     let width = batch.s.hidden;
     words_written("y", &parts)?;
-    for pair in sample(slots.len(), 3, batch.tokens) {
+    for pair in sample(slots.len(), 28, batch.tokens) {
         let h = hidden.row(slots[pair]);
         for column in sample(width, 6, pair) {
             let exact = product(&h, &batch.weights.down.row(chosen[pair] as usize, column));

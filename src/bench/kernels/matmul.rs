@@ -65,6 +65,7 @@ impl Work for Matmul {
         let Shape { n, k, batch, output } = self.shape;
         Cost {
             bytes: batch * (2 * n * k + self.rows * (2 * k + size(output) * n)),
+            in_place: 0,
             operations: 2 * batch * self.rows * n * k,
             rate: Rate::Bf16,
         }
@@ -121,8 +122,8 @@ impl Work for Matmul {
 fn add(cases: &mut Vec<Case>, name: &str, shape: Shape, tokens: &[usize]) {
     for &rows in tokens {
         let Shape { n, k, batch, .. } = shape;
-        let heads = if batch > 1 { format!("{batch} x ") } else { String::new() };
-        let text = format!("{rows} rows, {heads}{n} x {k}");
+        let heads = if batch > 1 { format!("{batch} heads, ") } else { String::new() };
+        let text = format!("{heads}{rows} x {n} x {k}");
         let build =
             move |gpu: &Gpu, random: &mut Random| Ok(Matmul::new(gpu, random, rows, shape)?);
         cases.push(Case::new(format!("matmul {name}"), text, build));

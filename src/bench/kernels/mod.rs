@@ -111,7 +111,7 @@ fn library(gpu: &Gpu) -> Option<Blas<'_>> {
 
 fn describe(ceilings: Option<&Ceilings>) {
     let Some(ceilings) = ceilings else {
-        return println!("on the emulator: each kernel runs once, times say nothing");
+        return println!("on the emulator each kernel runs once, and times say nothing");
     };
     println!("copy on the device: {:.2} TB/s", ceilings.copy_bytes_per_s * 1e-12);
     if let Some(rate) = ceilings.library_flops_per_s {
@@ -138,7 +138,7 @@ fn measure(
     }
     work.launch(gpu, 0).and_then(|()| gpu.stream.synchronize()).with_context(name)?;
     if let Some(file) = &mut counters {
-        row.counters = Some(file.next()?);
+        row.counters = Some(file.next(work.cost())?);
     }
     if let Err(wrong) = work.check(gpu) {
         row.wrong = Some(format!("{wrong:#}"));

@@ -10,9 +10,9 @@ use super::shapes::Shapes;
 
 const EPS: f32 = 1e-5;
 
-/// `weight * x / sqrt(mean(x^2) + eps)` rounded to bf16: the mean's relative error is at most width
-/// * 2^-24 (a sum of positive terms), halved by the root; the root's instruction is good to 2^-22
-/// (both targets document 1 to 2 ulp), two products round once each.
+/// `weight * x / sqrt(mean(x^2) + eps)` rounded to bf16. The mean's relative error is at most 2^-24
+/// for each value (a sum of positive terms), halved by the root; the root's instruction is good to
+/// 2^-22 (both targets document 1 to 2 ulp), and two products round once each.
 pub(super) fn normalized(
     width: usize,
     eps: f32,
@@ -61,8 +61,14 @@ impl Norm {
 
 impl Work for Norm {
     fn cost(&self) -> Cost {
-        let each = if self.delta.is_some() { 14 } else { 6 };
-        Cost::of_bytes(each * self.rows * self.width + 4 * self.width)
+        let values = self.rows * self.width;
+        match self.delta {
+            None => Cost::of_bytes(6 * values + 4 * self.width),
+            Some(_) => {
+                let bytes = 14 * values + 4 * self.width;
+                Cost { in_place: 4 * values, ..Cost::of_bytes(bytes) }
+            }
+        }
     }
 
     fn outputs(&self) -> Vec<&Memory> {

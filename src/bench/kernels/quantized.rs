@@ -288,6 +288,7 @@ impl Work for Matmul {
         let (codes, scales) = activated_bytes(self.x.form, rows, self.x.width);
         Cost {
             bytes: matrix.bytes() + codes + scales + 4 * rows * matrix.rows,
+            in_place: 0,
             operations: 2 * rows * matrix.rows * matrix.cols,
             rate: rate(self.x.form),
         }
@@ -338,7 +339,7 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
     for (part, n, k) in [("gate_up", 2 * s.dense, s.hidden), ("down", s.hidden, s.dense)] {
         for form in FORMS {
             for &rows in tokens {
-                let text = format!("{rows} rows, {n} x {k}");
+                let text = format!("{rows} x {n} x {k}");
                 let build = move |gpu: &Gpu, random: &mut Random| {
                     Ok(Matmul::new(gpu, random, form, [rows, n, k])?)
                 };

@@ -166,7 +166,7 @@ impl Work for Rope {
 pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
     for (format, name) in [(CacheFormat::Bf16, "bf16"), (CacheFormat::Fp8, "fp8")] {
         for &rows in tokens {
-            let text = format!("{rows} rows, {} heads", s.heads.heads);
+            let text = format!("{rows} x {} heads", s.heads.heads);
             let build = move |gpu: &Gpu, random: &mut Random| {
                 Ok(Rope::new(gpu, random, s.heads, format, rows)?)
             };

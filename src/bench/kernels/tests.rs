@@ -15,18 +15,19 @@ fn emulator() -> (tempfile::TempDir, Gpu) {
     (directory, gpu)
 }
 
-/// Changes the first word of each output in turn: exponents of any format.
+/// Changes the first word of each output that was written, in turn: exponents of any format.
 fn each_corruption_is_found(gpu: &Gpu, work: &dyn Work, name: &str) {
     for memory in work.outputs() {
-        let mut bytes = gpu.download(memory).unwrap().0;
-        let kept: [u8; 4] = bytes[..4].try_into().unwrap();
+        let bytes = gpu.download(memory).unwrap().0;
+        let kept = bytes.chunks_exact(4).map(|word| <[u8; 4]>::try_from(word).unwrap());
+        let (at, kept) = kept.enumerate().find(|(_, word)| *word != [0xff; 4]).expect(name);
         for bad in [kept.map(|byte| byte ^ 0x44), [0xff; 4]] {
-            bytes[..4].copy_from_slice(&bad);
-            gpu.stream.upload(&bytes[..4], memory, 0).unwrap();
+            gpu.stream.upload(&bad, memory, 4 * at).unwrap();
             let message = work.check(gpu).expect_err(name).to_string();
-            assert!(message.contains('[') && message.contains(" is ") || message.contains("not"));
+            let said = message.contains("expected") || message.contains("not written");
+            assert!(message.contains('[') && said, "{name}: {message}");
         }
-        gpu.stream.upload(&kept, memory, 0).unwrap();
+        gpu.stream.upload(&kept, memory, 4 * at).unwrap();
     }
     work.check(gpu).unwrap();
 }
@@ -36,8 +37,8 @@ fn every_kernel_is_right_and_every_check_finds_a_wrong_word() {
     let (_directory, gpu) = emulator();
     let mut random = Random(fresh_seed());
     println!("seed {}", random.0);
-    let cases = case::all(BenchModel::Demo.shapes(), &[1, 5], &[300]);
-    assert!(cases.len() > 50);
+    let cases = case::all(BenchModel::Demo.shapes(), &[5], &[300]);
+    assert!(cases.len() > 30);
     for case in cases {
         let name = format!("{}, {}", case.kernel, case.shape);
         let work = case.build(&gpu, &mut random).unwrap();

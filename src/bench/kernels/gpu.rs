@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use hip::kernels::{Rows, matmul};
+use hip::kernels::Rows;
 use hip::{Device, Error, Kernels, Memory, Platform, Runtime, Stream};
 
 /// What is random in a buffer repeats after so many pieces of 16 bytes: a prime, so that no tile,
@@ -20,7 +20,6 @@ pub(super) struct Gpu {
     pub(super) device: Device,
     pub(super) stream: Stream,
     pub(super) kernels: Kernels,
-    pub(super) products: matmul::Workspace,
     pub(super) emulated: bool,
 }
 
@@ -43,9 +42,8 @@ impl Gpu {
         let device = Device::open(&Runtime::open(platform, directory)?, 0)?;
         let stream = Stream::new(&device)?;
         let kernels = Kernels::load(&device)?;
-        let products = matmul::Workspace::new(&device, &stream)?;
         let emulated = device.is_emulated()?;
-        Ok(Gpu { device, stream, kernels, products, emulated })
+        Ok(Gpu { device, stream, kernels, emulated })
     }
 
     /// How many copies of `bytes` no cache holds.

@@ -85,7 +85,7 @@ impl Work for Matmul {
         let weights = Weights { memory: &self.weights[set].memory, n, k, batch };
         let out = View { memory: &self.out, stride: batch * n, batch: n };
         let rows = self.count.rows();
-        matmul(&gpu.stream, &gpu.kernels, &gpu.products, rows, x, weights, out, output)
+        matmul(&gpu.stream, &gpu.kernels, rows, x, weights, out, output)
     }
 
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {

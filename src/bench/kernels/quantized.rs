@@ -4,7 +4,7 @@ use checkpoint::Activations;
 use hip::kernels::matmul_mxfp4::matmul_mxfp4;
 use hip::kernels::mxfp4::{Activated, RowTiles, Weights, activated_bytes, weight_bytes};
 use hip::kernels::quantize::quantize;
-use hip::{Error, Memory};
+use hip::{Error, Memory, Platform};
 use mx::{BLOCK, ScaleRule, Ties, bf16, e2m1, e4m3, e8m0};
 
 use super::case::{Case, Cost, Rate, Work};
@@ -43,6 +43,7 @@ pub(super) struct Matrices {
     cols: usize,
     codes: Operand,
     scales: Operand,
+    platform: Platform,
 }
 
 impl Matrices {
@@ -62,7 +63,7 @@ impl Matrices {
         let scales = Operand::new(gpu, count * scales, 16, |out| {
             out.extend([(); 16].map(|()| 116 + random.below(4) as u8));
         })?;
-        Ok(Matrices { rows, cols, codes, scales })
+        Ok(Matrices { rows, cols, codes, scales, platform: gpu.device.platform() })
     }
 
     pub(super) fn copy(&self, gpu: &Gpu) -> Result<Matrices, Error> {
@@ -80,6 +81,25 @@ impl Matrices {
         Weights { rows: self.rows, cols: self.cols, codes, scales }
     }
 
+    /// Code `i` of the 8 of a word: of gfx950 those of the file, in its order; of sm_90 pairs in the
+    /// word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
+    /// and the last pair in what is left: sign 11, exponent 14 and 13, mantissa 10.
+    fn code(&self, word: usize, i: usize) -> u8 {
+        let word = u32::from_le_bytes([0, 1, 2, 3].map(|byte| self.codes.u8(4 * word + byte)));
+        let half = word >> (i % 2 * 16);
+        let code = match (self.platform, i / 2) {
+            (Platform::Hip, _) => word >> (4 * i) & 15,
+            (Platform::Cuda, 3) => {
+                (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1
+            }
+            (Platform::Cuda, pair) => {
+                let half = half << (3 * pair);
+                (half >> 15 & 1) << 3 | half >> 6 & 7
+            }
+        };
+        code as u8
+    }
+
     /// Values of a row of matrix `index`, as it stands in the kernels' order: tiles of 16 rows, in
     /// each slabs of 128 columns, in each 64 chunks of 32 columns by group and row; of scales 64
     /// words for each 512 columns, a byte for each slab.
@@ -89,7 +109,7 @@ impl Matrices {
         let value = |column: usize| {
             let (block, within) = (column / BLOCK, column % BLOCK);
             let chunk = (tile * slabs + block / 4) * 64 + block % 4 * 16 + row % 16;
-            let code = self.codes.u8(chunk * 16 + within / 2) >> (within % 2 * 4) & 15;
+            let code = self.code(chunk * 4 + within / 8, within % 8);
             let word = (tile * quads + block / 16) * 64 + block % 4 * 16 + row % 16;
             let scale = self.scales.u8(word * 4 + block % 16 / 4);
             e2m1::VALUES[usize::from(code)] * e8m0::decode(scale)

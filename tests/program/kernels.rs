@@ -1,6 +1,5 @@
 //! `moonrock bench kernels` on the emulator.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -9,9 +8,8 @@ use crate::server::{binary, emulator};
 
 #[test]
 fn kernels_are_checked_and_counted() {
-    let file = |name: &str| Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let (json, counters) = (file("kernels.json"), file("kernels.counters"));
-    let _ = std::fs::remove_file(&counters);
+    let directory = tempfile::tempdir().unwrap();
+    let [json, counters] = ["results", "counters"].map(|name| directory.path().join(name));
     let output = Command::new(binary())
         .args(["bench", "kernels", "--device", "hip", "--model", "demo", "--tokens", "2,33"])
         .args(["--contexts", "70", "--only", "embed,attention decode,experts_down mxfp4"])

@@ -89,9 +89,7 @@ impl Matrices {
         let half = word >> (i % 2 * 16);
         let code = match (self.platform, i / 2) {
             (Platform::Hip, _) => word >> (4 * i) & 15,
-            (Platform::Cuda, 3) => {
-                (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1
-            }
+            (Platform::Cuda, 3) => (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1,
             (Platform::Cuda, pair) => {
                 let half = half << (3 * pair);
                 (half >> 15 & 1) << 3 | half >> 6 & 7

@@ -14,6 +14,8 @@ use super::shapes::Shapes;
 /// Tokens in a block of the cache: what `moonrock serve` takes if nothing else is said.
 const BLOCK: usize = 16;
 const ENTRY: usize = LATENT + ROPE;
+/// Keys that are one split in any format.
+const SPLIT: usize = 320;
 /// Of queries: so large that some keys matter much more than others, as in a model.
 const QUERY_SIZE: f32 = 3.0;
 
@@ -121,7 +123,8 @@ impl Attention {
     /// sums, each below the sum of absolute products, so weights are off by a factor within
     /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
     /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
-    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8.
+    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8;
+    /// where there are several splits, f16 moves their means by 2^-12 of them, 2^-25 at least.
     fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
         let Batch { context, rows, .. } = self.batch;
         let (heads, sequence) = (self.s.heads.heads, row / rows);
@@ -151,9 +154,12 @@ impl Attention {
             }
         }
         let factor = score_error.exp() * (1.0 + 2f64.powi(-21)) * (1.0 + BF16) - 1.0;
-        let mixed = 2.0 * factor / (1.0 - factor) + (len + 8) as f64 * 2f64.powi(-23);
+        let mixed = 2.0 * factor / (1.0 - factor) + (len + 12) as f64 * 2f64.powi(-23);
+        let half = if len > SPLIT { 2f64.powi(-12) } else { 0.0 };
         for i in 0..LATENT {
-            let exact = Exact { value: mean[i] / sum, bound: mixed * size[i] / sum }.to_bf16();
+            let (value, size) = (mean[i] / sum, size[i] / sum);
+            let bound = mixed * size + half * (size + 2f64.powi(-13));
+            let exact = Exact { value, bound }.to_bf16();
             let at = (row * heads + head) * LATENT + i;
             close("out", &[row, head, i], out.bf16(at), exact)?;
         }

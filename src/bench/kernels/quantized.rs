@@ -36,6 +36,22 @@ pub(super) fn scale_at(block: usize) -> usize {
     block / 16 * 16 + block % 4 * 4 + block % 16 / 4
 }
 
+/// Code `i` of the 8 of a word of weights: of gfx950 those of the file, in its order; of sm_90 pairs
+/// in the word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
+/// and the last pair in what is left: sign 11, exponent 14 and 13, mantissa 10.
+fn weight_code(platform: Platform, word: u32, i: usize) -> u8 {
+    let half = word >> (i % 2 * 16);
+    let code = match (platform, i / 2) {
+        (Platform::Hip, _) => word >> (4 * i) & 15,
+        (Platform::Cuda, 3) => (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1,
+        (Platform::Cuda, pair) => {
+            let half = half << (3 * pair);
+            (half >> 15 & 1) << 3 | half >> 6 & 7
+        }
+    };
+    code as u8
+}
+
 /// MXFP4 matrices in the kernels' order: random codes, and scales small enough for sums over
 /// thousands of columns to be of order 1.
 pub(super) struct Matrices {
@@ -81,23 +97,6 @@ impl Matrices {
         Weights { rows: self.rows, cols: self.cols, codes, scales }
     }
 
-    /// Code `i` of the 8 of a word: of gfx950 those of the file, in its order; of sm_90 pairs in the
-    /// word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
-    /// and the last pair in what is left: sign 11, exponent 14 and 13, mantissa 10.
-    fn code(&self, word: usize, i: usize) -> u8 {
-        let word = u32::from_le_bytes([0, 1, 2, 3].map(|byte| self.codes.u8(4 * word + byte)));
-        let half = word >> (i % 2 * 16);
-        let code = match (self.platform, i / 2) {
-            (Platform::Hip, _) => word >> (4 * i) & 15,
-            (Platform::Cuda, 3) => (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1,
-            (Platform::Cuda, pair) => {
-                let half = half << (3 * pair);
-                (half >> 15 & 1) << 3 | half >> 6 & 7
-            }
-        };
-        code as u8
-    }
-
     /// Values of a row of matrix `index`, as it stands in the kernels' order: tiles of 16 rows, in
     /// each slabs of 128 columns, in each 64 chunks of 32 columns by group and row; of scales 64
     /// words for each 512 columns, a byte for each slab.
@@ -107,7 +106,9 @@ impl Matrices {
         let value = |column: usize| {
             let (block, within) = (column / BLOCK, column % BLOCK);
             let chunk = (tile * slabs + block / 4) * 64 + block % 4 * 16 + row % 16;
-            let code = self.code(chunk * 4 + within / 8, within % 8);
+            let at = chunk * 16 + within / 8 * 4;
+            let word = [0, 1, 2, 3].map(|byte| self.codes.u8(at + byte));
+            let code = weight_code(self.platform, u32::from_le_bytes(word), within % 8);
             let word = (tile * quads + block / 16) * 64 + block % 4 * 16 + row % 16;
             let scale = self.scales.u8(word * 4 + block % 16 / 4);
             e2m1::VALUES[usize::from(code)] * e8m0::decode(scale)
@@ -363,6 +364,34 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
                 };
                 let kernel = format!("matmul_mxfp4 dense {part} {}", name(form));
                 cases.push(Case::new(kernel, text, build));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::{Encoded, Matrix};
+    use hip::kernels::mxfp4::{RowOrder, Tiles};
+
+    use super::*;
+
+    #[test]
+    fn codes_are_found_where_each_platform_has_them() {
+        let mut random = Random(2);
+        let packed: Vec<u8> = (0..64 * 64).map(|_| random.bits() as u8).collect();
+        let data = Encoded::Mxfp4 { packed: packed.clone(), scales: vec![127; 64 * 4] };
+        let matrix = Matrix { rows: 64, cols: 128, data };
+        for platform in [Platform::Hip, Platform::Cuda] {
+            let tiles = Tiles::new(&matrix, RowOrder::Plain, platform).unwrap();
+            let mut out = vec![0; tiles.bytes().0];
+            tiles.codes(2, &mut out);
+            for (row, column) in (0..16).flat_map(|row| (0..128).map(move |c| (row, c))) {
+                let at = (column / 32 * 16 + row) * 16 + column % 32 / 8 * 4;
+                let word = u32::from_le_bytes(out[at..at + 4].try_into().unwrap());
+                let byte = packed[(32 + row) * 64 + column / 2];
+                let expected = byte >> (column % 2 * 4) & 15;
+                assert_eq!(weight_code(platform, word, column % 8), expected, "{platform:?}");
             }
         }
     }

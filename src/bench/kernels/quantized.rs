@@ -36,8 +36,8 @@ pub(super) fn scale_at(block: usize) -> usize {
     block / 16 * 16 + block % 4 * 4 + block % 16 / 4
 }
 
-/// Code `i` of the 8 of a word of weights: of gfx950 those of the file, in its order; of sm_90 pairs
-/// in the word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
+/// Code `i` of the 8 of a word of weights: of gfx950 those of the file, in order; of sm_90 pairs in
+/// the word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
 /// and the last pair in what is left: sign 11, exponent 14 and 13, mantissa 10.
 fn weight_code(platform: Platform, word: u32, i: usize) -> u8 {
     let half = word >> (i % 2 * 16);

@@ -1,6 +1,6 @@
 //! The kernels that move or combine rows.
 
-use hip::kernels::embed::embed;
+use hip::kernels::embed::{NONE, Tokens, embed};
 use hip::kernels::ranks::{Parts, gather_columns, sum_ranks};
 use hip::kernels::select::select;
 use hip::kernels::swiglu;
@@ -14,11 +14,14 @@ use super::shapes::Shapes;
 
 /// Rows of a table: `embed`, or of a batch: `select`.
 struct Lookup {
+    rows: usize,
     width: usize,
     count: Count,
     /// Which row of `from` each row of `out` is.
     indices: Vec<u32>,
     numbers: Memory,
+    /// For each row, that the batch before has not drawn its token.
+    carried: Memory,
     from: Operand,
     /// `from` is a matrix in the kernels' order, and `out` f32; else both are bf16.
     table: bool,
@@ -34,9 +37,11 @@ impl Lookup {
     ) -> Result<Lookup, Error> {
         let indices: Vec<u32> = (0..count).map(|_| random.below(rows) as u32).collect();
         Ok(Lookup {
+            rows,
             width,
             count: gpu.count(count)?,
             numbers: gpu.numbers(&indices)?,
+            carried: gpu.numbers(&vec![NONE; count])?,
             indices,
             from: Operand::bf16s(gpu, random, rows.next_multiple_of(16) * width, 1.0)?,
             table,
@@ -60,7 +65,8 @@ impl Work for Lookup {
         distinct.dedup();
         let size = if self.table { 4 } else { 2 };
         let values = 2 * distinct.len() + size * self.indices.len();
-        Cost::of_bytes(values * self.width + 4 * self.indices.len())
+        // An index for each row; of a token also whether it is carried.
+        Cost::of_bytes(values * self.width + if self.table { 8 } else { 4 } * self.indices.len())
     }
 
     fn outputs(&self) -> Vec<&Memory> {
@@ -71,7 +77,11 @@ impl Work for Lookup {
         let (stream, kernels, rows) = (&gpu.stream, &gpu.kernels, self.count.rows());
         let (indices, from, out) = (self.numbers.ptr(), &self.from.memory, &self.out);
         match self.table {
-            true => embed(stream, kernels, rows, indices, from, out, self.width),
+            true => {
+                let carried = self.carried.ptr();
+                let tokens = Tokens { ids: indices, carried, drawn: indices };
+                embed(stream, kernels, rows, tokens, from, out, [self.rows, self.width])
+            }
             false => select(stream, kernels, rows, indices, from, out, self.width),
         }
     }

@@ -127,6 +127,7 @@ impl Work for Sample {
         let buffers = Buffers {
             logits: &self.logits.memory,
             first: 0,
+            first_token: 0,
             requests: self.requests.ptr(),
             adjustments: 0,
             masks: 0,

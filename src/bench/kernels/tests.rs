@@ -49,6 +49,16 @@ fn every_kernel_is_right_and_every_check_finds_a_wrong_word() {
     }
 }
 
+/// The way that times are taken on hardware; what comes out says nothing here.
+#[test]
+fn launches_are_timed_as_a_graph() {
+    let (_directory, gpu) = emulator();
+    let cases = case::all(BenchModel::Demo.shapes(), &[2], &[70]);
+    let case = cases.into_iter().find(|case| case.kernel == "select").unwrap();
+    let work = case.build(&gpu, &mut Random(1)).unwrap();
+    assert!(time(&gpu, work.as_ref()).unwrap() > 0.0);
+}
+
 #[test]
 fn all_that_is_wrong_is_named() {
     let row = |wrong: Option<&str>| {

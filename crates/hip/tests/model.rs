@@ -19,7 +19,7 @@ use model::{
 };
 
 const LIMITS: Limits =
-    Limits { max_model_len: 1024, max_num_batched_tokens: 128, block_size: 16, num_blocks: 160 };
+    Limits { max_model_len: 1024, max_num_batched_tokens: 288, block_size: 16, num_blocks: 160 };
 const OPTIONS: Options = Options {
     activations: Activations::Bf16,
     cache: CacheFormat::Native,
@@ -354,6 +354,39 @@ fn graphs_of_many_rows_change_no_bit() {
     }
     // In that of 32.
     assert!(bits(&gpus.run(run(3, 4, 20)).unwrap()) == expected[1][..20]);
+}
+
+/// A batch of more outputs than there is room for logits: they are drawn in rounds, and so are the
+/// tokens that the next batch takes.
+#[test]
+fn outputs_of_several_rounds_are_drawn_and_carried() {
+    const ROUND: usize = Limits::LOGIT_ROWS;
+    let all = ids(ROUND + 4, 5, 1024);
+    let prompt = |from, to| {
+        let outputs = (0..to - from).map(greedy).collect();
+        Batch { outputs, ..batch(&[(&all, from, to, 3)]) }
+    };
+    let whole = prompt(0, all.len());
+    let goes_on =
+        Span { row: 0, rows: 1, position: all.len(), blocks: whole.spans[0].blocks.clone() };
+    let next = Batch {
+        tokens: vec![0, 0],
+        carried: vec![Carried { row: 0, output: ROUND + 3 }, Carried { row: 1, output: 3 }],
+        spans: vec![goes_on, Span { row: 1, rows: 1, position: 0, blocks: vec![40] }],
+        outputs: vec![greedy(0), greedy(1)],
+    };
+    let mut known = on_gpus(TINY, 1, OPTIONS);
+    let mut expected = known.run(prompt(0, 130)).unwrap();
+    expected.extend(known.run(prompt(130, all.len())).unwrap());
+    let drawn: Vec<u32> = expected.iter().map(|result| result.token).collect();
+    assert_ne!(drawn[3], drawn[ROUND + 3]);
+
+    let mut gpus = on_gpus(TINY, 1, OPTIONS);
+    gpus.launch(whole).unwrap();
+    gpus.launch(next.clone()).unwrap();
+    assert!(bits(&gpus.wait().unwrap()) == bits(&expected));
+    let after = known.run(next.resolved(&drawn).unwrap()).unwrap();
+    assert_eq!(bits(&gpus.wait().unwrap()), bits(&after));
 }
 
 /// The one-shot sum, and the sum of moved parts: a prompt's rows, then one decoded in a graph.

@@ -274,9 +274,13 @@ fn bias_penalties_and_masks_come_first() {
 #[test]
 fn a_carried_token_counts_as_generated() {
     let gpu = device::gpu();
-    let (vocab, rows) = (1024, 6);
+    let (vocab, rows) = (1024, 7);
     let mut random = Random(6);
-    let logits: Vec<f32> = (0..rows).flat_map(|_| self::logits(&mut random, 1, vocab)).collect();
+    let mut logits: Vec<f32> =
+        (0..rows).flat_map(|_| self::logits(&mut random, 1, vocab)).collect();
+    // A free place that stays free must not stand for token 0, which all its bits would mean.
+    let best = order(&logits[..vocab])[0] as usize;
+    logits.swap(0, best);
     let (mut batch, mut drawn) = (Batch { tokens: vec![9; rows], ..Batch::default() }, Vec::new());
     for i in 0..rows {
         let row = &logits[i * vocab..(i + 1) * vocab];
@@ -284,25 +288,28 @@ fn a_carried_token_counts_as_generated() {
         let [first, second] = [best[0], best[1]].map(|id| row[id as usize]);
         // The most likely token was drawn: if that counts, the second is drawn next. It was
         // generated before, is the prompt's alone, has a bias alone, or is new; one row's token is
-        // known; one wants no penalties. The bias makes it the most likely one in spite of what it
-        // was before.
+        // known; one wants no penalties; one has a bias and is penalized for its repetition alone.
+        // The bias makes it the most likely one in spite of what it was before.
         let bias = match i {
             0 => vec![(best[0], second - (first / 1.3 - 2.5) + 0.5)],
             1 => vec![(best[0], second - first / 1.3 + 0.5)],
             2 => vec![(best[0], 0.125)],
+            6 => vec![(best[0], second - first / 1.3 - 0.25)],
             _ => vec![],
         };
-        let output = if i == 0 { vec![(best[0], 1), (best[9], 1)] } else { vec![(best[5], 1)] };
-        let prompt = Arc::new(if i == 1 { [best[0], 3].into() } else { HashSet::from([3]) });
+        // So many that each wave looks through some of them.
+        let many = best[..1].iter().chain(&best[9..209]).copied();
+        let output = if i == 0 { many.clone().collect() } else { vec![best[5]] };
+        let prompt = Arc::new(if i == 1 { many.collect() } else { HashSet::from([3]) });
         let params = SamplingParams {
             temperature: 0.0,
-            presence_penalty: if i == 5 { 0.0 } else { 1.5 },
-            frequency_penalty: if i == 5 { 0.0 } else { 1.0 },
+            presence_penalty: if i >= 5 { 0.0 } else { 1.5 },
+            frequency_penalty: if i >= 5 { 0.0 } else { 1.0 },
             repetition_penalty: if i == 5 { 1.0 } else { 1.3 },
             logit_bias: bias,
             ..parameters(i)
         };
-        let counts = TokenCounts { prompt, output: output.into_iter().collect() };
+        let counts = TokenCounts { prompt, output: output.into_iter().map(|id| (id, 1)).collect() };
         let counts = (i != 5).then(|| Arc::new(counts));
         let want = Want::Sample(Draw { counts, ..draw(params, i as u64) });
         batch.outputs.push(OutputRow { row: i, want, logprobs: Some(5) });
@@ -317,7 +324,7 @@ fn a_carried_token_counts_as_generated() {
     let unknown = Batch { carried: Vec::new(), ..batch };
     let without = run_batch(&gpu, &logits, vocab, &unknown, &[]);
     let differ = found.iter().zip(&without).map(|(a, b)| a.token != b.token);
-    assert_eq!(differ.collect::<Vec<_>>(), [true, true, true, true, false, false]);
+    assert_eq!(differ.collect::<Vec<_>>(), [true, true, true, true, false, false, true]);
 }
 
 /// |log-probability - exact|: the logit's two distances and the logarithm round by 2^-24 of

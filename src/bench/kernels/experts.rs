@@ -90,7 +90,7 @@ impl Experts {
         let sets = if gpu.emulated || pairs > s.experts { 1 } else { ROUTINGS };
         let routings = (0..sets).map(|_| {
             Ok(Routing {
-                logits: Operand::f32s(gpu, random, tokens * s.experts, 4.0)?,
+                logits: Operand::f32s(gpu, random, tokens * s.experts, 2.0)?,
                 chosen: gpu.empty(4 * pairs)?,
                 factors: gpu.empty(4 * pairs)?,
                 sorted: Sorted::new(&gpu.device, pairs, s.experts)?,
@@ -109,7 +109,8 @@ impl Experts {
             input: Rows::from_bf16(gpu, form, &count, s.hidden, &x)?,
             count,
             x,
-            bias: Operand::f32s(gpu, random, s.experts, 0.01)?,
+            // So small that it decides between neighbours alone: experts are used alike.
+            bias: Operand::f32s(gpu, random, s.experts, 2e-4)?,
             routings,
             hidden: Rows::new(gpu, form, slots(pairs, s.experts), s.width)?,
             parts: gpu.empty(4 * pairs * s.hidden)?,

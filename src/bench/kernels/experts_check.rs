@@ -61,7 +61,7 @@ fn check_route(batch: &Experts, chosen: &Bytes, factors: &Bytes) -> anyhow::Resu
         for (k, &e) in own.iter().enumerate() {
             let value = score(e) / (sum + 1e-20) * f64::from(shape.scale);
             // The sum's error is at most that of its worst score and top_k roundings.
-            let relative = score_error(4.0) * 2.0 + (s.top_k + 3) as f64 * 2f64.powi(-24);
+            let relative = score_error(2.0) * 2.0 + (s.top_k + 3) as f64 * 2f64.powi(-24);
             let exact = Exact { value, bound: relative * value };
             close("weights", &[row, k], factors.f32(row * s.top_k + k), exact)?;
         }

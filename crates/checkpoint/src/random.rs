@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value, json};
 
-use crate::quantize::header;
+use crate::quantize::{Placed, entries, io, others, place, pretty, room};
 use crate::{CheckpointError, Class, Config, Shape, TensorSpec};
 
 /// What to write, and where.
@@ -36,7 +36,7 @@ const PIECE: usize = 4 << 20;
 struct Shard {
     file: String,
     header: Vec<u8>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: Vec<(String, TensorInfo)>,
     bytes: usize,
 }
 
@@ -58,19 +58,18 @@ pub fn write_random(
         return Err(CheckpointError::File { path: like.join("config.json"), problem });
     }
     std::fs::create_dir_all(output).map_err(|reason| io(output, reason))?;
-    if let Some(path) = files(output)?.first() {
+    if let Some(path) = entries(output)?.first() {
         let problem = "is in the output directory, which must be empty".into();
         return Err(CheckpointError::File { path: path.clone(), problem });
     }
     let shards = shards(output, &config)?;
-    let all = shards.iter().map(|shard| shard.bytes).sum();
+    let (all, copies) = (shards.iter().map(|shard| shard.bytes).sum(), others(like)?);
+    room(output, shards.iter().map(|shard| shard.bytes as u64), &copies)?;
     for (number, shard) in shards.iter().enumerate() {
         write(output, shard, options.seed ^ (number as u64) << 48, &|bytes| progress(bytes, all))?;
     }
-    for source in files(like)? {
-        let Some(name) = source.file_name().filter(|name| is_other(Path::new(name))) else {
-            continue;
-        };
+    for source in copies {
+        let Some(name) = source.file_name() else { continue };
         std::fs::copy(&source, output.join(name)).map_err(|reason| io(&source, reason))?;
     }
     put(&output.join("model.safetensors.index.json"), &index(&shards, all))?;
@@ -88,20 +87,9 @@ fn shards(output: &Path, config: &Config) -> Result<Vec<Shard>, CheckpointError>
     let count = specs.len();
     let shard = |(number, specs): (usize, Vec<TensorSpec>)| {
         let file = format!("model-{:05}-of-{count:05}.safetensors", number + 1);
-        let (mut tensors, mut end) = (BTreeMap::new(), 0);
-        let mut parts: Vec<_> = specs.iter().flat_map(stored).collect();
-        // Widest types first, so that all are aligned.
-        parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        for (name, dtype, shape) in parts {
-            let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-            let data_offsets = (end, end + bytes);
-            tensors.insert(name, TensorInfo { dtype, shape, data_offsets });
-            end += bytes;
-        }
-        let mut infos: Vec<_> = tensors.clone().into_iter().collect();
-        infos.sort_by_key(|(_, info)| info.data_offsets);
-        let header = header(&output.join(&file), infos)?;
-        Ok(Shard { file, header, tensors, bytes: end })
+        let Placed { header, tensors } = place(&output.join(&file), specs.iter().flat_map(stored))?;
+        let bytes = tensors.last().map_or(0, |(_, info)| info.data_offsets.1);
+        Ok(Shard { file, header, tensors, bytes })
     };
     specs.into_iter().map(shard).collect()
 }
@@ -211,15 +199,9 @@ impl Random {
     }
 }
 
-/// Whether a file of the model is neither weights nor written anew.
-fn is_other(name: &Path) -> bool {
-    let anew = name == Path::new("config.json") || name.to_string_lossy().ends_with(".index.json");
-    !anew && name.extension().is_none_or(|e| e != "safetensors")
-}
-
 fn index(shards: &[Shard], bytes: usize) -> Value {
     let places = shards.iter().flat_map(|shard| {
-        shard.tensors.keys().map(|name| (name.clone(), Value::from(shard.file.as_str())))
+        shard.tensors.iter().map(|(name, _)| (name.clone(), Value::from(shard.file.as_str())))
     });
     let map: Map<String, Value> = places.collect();
     json!({"metadata": {"total_size": bytes}, "weight_map": map})
@@ -241,21 +223,8 @@ fn changed_config(like: &Path, layers: usize) -> Result<Value, CheckpointError> 
     Ok(config)
 }
 
-fn files(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let entries = std::fs::read_dir(dir).map_err(|reason| io(dir, reason))?;
-    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|e| e.path())).collect();
-    let mut paths = paths.map_err(|reason| io(dir, reason))?;
-    paths.retain(|path| path.is_file());
-    paths.sort();
-    Ok(paths)
-}
-
 fn put(path: &Path, value: &Value) -> Result<(), CheckpointError> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(|reason| io(path, reason))
-}
-
-fn io(path: &Path, reason: std::io::Error) -> CheckpointError {
-    CheckpointError::Io { path: path.to_owned(), reason }
+    std::fs::write(path, pretty(value)).map_err(|reason| io(path, reason))
 }
 
 #[cfg(test)]
@@ -282,6 +251,15 @@ mod tests {
         assert_eq!(experts.len(), 24 * 3);
         assert!(experts.iter().all(|(_, format)| *format == Format::Mxfp4));
         assert!(output.join("tiktoken.model").exists());
+        for module in ["model.layers.1.self_attn.q_a_proj", "model.layers.1.mlp.experts.3.up_proj"]
+        {
+            let rows = made.matrix(module, 0, 1).expect("a matrix");
+            let mut row = vec![0.0; rows.cols];
+            rows.row(5, &mut row);
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            // Scales are powers of two: off by up to the root of 2, and a row is a sample.
+            assert!((0.6..1.6).contains(&length), "{module}: {length}");
+        }
 
         let again = write_random(&options, &count).expect_err("it is there already").to_string();
         assert!(again.contains("must be empty"), "{again}");

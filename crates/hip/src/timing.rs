@@ -26,19 +26,15 @@ impl Stream {
         launched?;
         let graph = graph?;
         // SAFETY: launches borrow their memory, and `launch` still has it.
-        let median = self.median(|| unsafe { self.run(&graph) })?;
+        let median = self.time_queued(|| unsafe { self.run(&graph) })?;
         Ok(median / count as f64)
     }
 
-    /// Seconds that `launch()` takes when it is queued again and again: the median after a warm-up.
+    /// Seconds that `run()` takes when it is queued again and again: the median after a warm-up.
     ///
     /// # Errors
-    /// A launch that fails.
-    pub fn time_queued(&self, launch: impl Fn() -> Result<(), Error>) -> Result<f64, Error> {
-        self.median(launch)
-    }
-
-    fn median(&self, run: impl Fn() -> Result<(), Error>) -> Result<f64, Error> {
+    /// What `run` fails with, or a failed device.
+    pub fn time_queued(&self, run: impl Fn() -> Result<(), Error>) -> Result<f64, Error> {
         (0..2).try_for_each(|_| run())?;
         let new = |_| Event::new(self.device());
         let events = (0..=MEASUREMENTS).map(new).collect::<Result<Vec<_>, _>>()?;

@@ -273,6 +273,26 @@ fn a_step_is_queued_before_the_last_ones_tokens_are_drawn() {
     }
 }
 
+/// Batches that are handed over long before anybody takes results share the memory of two slots:
+/// each waits for the one before the last.
+#[test]
+fn more_steps_than_slots_keep_their_results() {
+    let steps = carried_steps(&ids(9, 3, 1024), 6, 30);
+    let mut at_once = on_gpus(TINY, 1, OPTIONS);
+    // The graph is recorded beforehand, as recording waits too.
+    for batch in carried_steps(&ids(5, 4, 1024), 1, 20) {
+        at_once.run(Batch::clone(&batch)).unwrap();
+    }
+    for batch in &steps {
+        at_once.launch(Batch::clone(batch)).unwrap();
+    }
+    let mut one_by_one = on_gpus(TINY, 1, OPTIONS);
+    for (step, batch) in steps.iter().enumerate() {
+        let expected = one_by_one.run(Batch::clone(batch)).unwrap();
+        assert_eq!(bits(&at_once.wait().unwrap()), bits(&expected), "step {step}");
+    }
+}
+
 fn bits(results: &[RowOutput]) -> Vec<(u32, Option<u32>)> {
     results.iter().map(|r| (r.token, r.logprob.map(f32::to_bits))).collect()
 }

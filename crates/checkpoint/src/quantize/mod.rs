@@ -22,7 +22,8 @@ use std::path::PathBuf;
 
 use mx::ScaleRule;
 
-pub(crate) use layout::header;
+pub(crate) use layout::{Placed, place};
+pub(crate) use output::{entries, io, others, pretty, room};
 pub use plan::{Quantization, Row};
 pub use verify::ClassError;
 

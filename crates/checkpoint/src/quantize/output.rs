@@ -133,7 +133,7 @@ pub(super) fn partial(path: &Path) -> PathBuf {
     path.with_added_extension("partial")
 }
 
-pub(super) fn io(path: &Path, reason: std::io::Error) -> CheckpointError {
+pub(crate) fn io(path: &Path, reason: std::io::Error) -> CheckpointError {
     CheckpointError::Io { path: path.to_owned(), reason }
 }
 
@@ -161,7 +161,7 @@ fn lock(dir: &Path) -> Result<File, CheckpointError> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let list = std::fs::read_dir(dir).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
     });
@@ -177,7 +177,7 @@ fn shards_in(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 /// The input's files that are neither weights nor hidden nor written anew.
-fn others(model: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+pub(crate) fn others(model: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let mut paths = entries(model)?;
     paths.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -188,7 +188,7 @@ fn others(model: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 /// Refuses what the file system has no room for.
-fn room(
+pub(crate) fn room(
     dir: &Path,
     shards: impl Iterator<Item = u64>,
     others: &[PathBuf],
@@ -237,6 +237,6 @@ fn index(plan: &Quantization) -> Value {
     json!({"metadata": {"total_size": plan.output_bytes()}, "weight_map": map})
 }
 
-fn pretty(value: &Value) -> String {
+pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }

@@ -5,10 +5,11 @@
 // means to `partials` f16 `[rows][grid z][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads.
-// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits their partials: 16.1 KiB
-// for 16 heads, 4.5 % of 320 keys in bf16 and 4.9 % of 512 in E4M3. Longer splits make a lone
-// sequence wait for more tiles one after another: on an H100, 64 sequences of 4096 keys took 11 %
-// less time with 512 keys than with 256 (in f32), one took 58 % more.
+// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials:
+// 16.1 KiB for 16 heads, 4.5 % of 320 keys in bf16 and 4.9 % of 512 in E4M3, written and then read.
+// Longer splits make a lone sequence wait for more tiles one after another: on an H100, 64
+// sequences of 4096 keys took 11 % less time with 512 keys than with 256 (in f32), one took 58 %
+// more.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 

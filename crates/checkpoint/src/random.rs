@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use fastrand::Rng;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value, json};
@@ -134,7 +135,7 @@ fn write(
         while let Some((name, info, at)) = pieces.get(next.fetch_add(1, Relaxed)) {
             let size = PIECE.min(info.data_offsets.1 - at);
             bytes.resize(size, 0);
-            fill(&mut bytes, name, info, &mut Random(seed ^ *at as u64));
+            fill(&mut bytes, name, info, &mut Rng::with_seed(seed ^ *at as u64));
             if let Err(reason) = file.write_all_at(&bytes, (shard.header.len() + at) as u64) {
                 *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(reason);
                 return;
@@ -152,11 +153,11 @@ fn write(
 
 /// Random bytes of a part of a tensor: uniform between limits that make a row's length 1, or near
 /// 1 for norms.
-fn fill(bytes: &mut [u8], name: &str, info: &TensorInfo, random: &mut Random) {
+fn fill(bytes: &mut [u8], name: &str, info: &TensorInfo, random: &mut Rng) {
     match (info.dtype, info.shape.last()) {
         (Dtype::F32, _) => {
             for out in bytes.chunks_exact_mut(4) {
-                out.copy_from_slice(&(random.symmetric() * 0.01).to_le_bytes());
+                out.copy_from_slice(&(symmetric(random) * 0.01).to_le_bytes());
             }
         }
         (Dtype::U8, Some(&blocks)) if name.ends_with("_scale") => {
@@ -164,39 +165,23 @@ fn fill(bytes: &mut [u8], name: &str, info: &TensorInfo, random: &mut Random) {
             let length = ((blocks * mx::BLOCK) as f32).sqrt() * 2.9;
             bytes.fill((127.0 - length.log2().round()) as u8);
         }
-        (Dtype::U8, _) => {
-            for out in bytes.chunks_mut(8) {
-                out.copy_from_slice(&random.next().to_le_bytes()[..out.len()]);
-            }
-        }
+        (Dtype::U8, _) => random.fill(bytes),
         (_, cols) => {
             let (middle, limit) = match cols {
                 Some(&cols) if info.shape.len() == 2 => (0.0, (3.0 / cols as f32).sqrt()),
                 _ => (1.0, 0.1),
             };
             for out in bytes.chunks_exact_mut(2) {
-                let value = mx::bf16::from_f32(middle + limit * random.symmetric());
+                let value = mx::bf16::from_f32(middle + limit * symmetric(random));
                 out.copy_from_slice(&value.to_le_bytes());
             }
         }
     }
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-
-    /// Uniform in [-1, 1).
-    fn symmetric(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
+/// Uniform in [-1, 1).
+fn symmetric(random: &mut Rng) -> f32 {
+    2.0 * random.f32() - 1.0
 }
 
 fn index(shards: &[Shard], bytes: usize) -> Value {
@@ -246,6 +231,8 @@ mod tests {
         assert_eq!(heard.load(Relaxed), bytes);
         let made = Checkpoint::open(&output).expect("it opens");
         assert_eq!(made.config().num_hidden_layers, 2);
+        // The demo's own says MXFP4.
+        assert_eq!(made.config().activations, crate::Activations::Bf16);
         let experts: Vec<_> =
             made.tensors().iter().filter(|(spec, _)| spec.class == Class::Experts).collect();
         assert_eq!(experts.len(), 24 * 3);

@@ -34,7 +34,7 @@ pub(super) fn measure(gpu: &Gpu, blas: Option<&Blas<'_>>) -> Result<Ceilings, Er
 
 /// Seconds that the library takes for `[rows, n, k]`, with matrices that no cache holds.
 pub(super) fn product(gpu: &Gpu, blas: &Blas<'_>, shape: [usize; 3]) -> Result<f64, Error> {
-    let ([rows, n, k], mut random) = (shape, Random(1));
+    let ([rows, n, k], mut random) = (shape, Random::new(1));
     let x = Operand::bf16s(gpu, &mut random, rows * k, 1.0)?;
     let mut weights = vec![Operand::bf16s(gpu, &mut random, n * k, 1.0)?];
     for _ in 1..gpu.sets(2 * n * k) {

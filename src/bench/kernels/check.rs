@@ -94,7 +94,7 @@ pub(super) fn sample(count: usize, some: usize, seed: usize) -> Vec<usize> {
     if count <= some + 2 {
         return (0..count).collect();
     }
-    let mut random = Random(seed as u64);
+    let mut random = Random::new(seed as u64);
     let mut chosen = vec![0, count - 1];
     chosen.extend((0..some).map(|_| random.below(count)));
     chosen.sort_unstable();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_missing_product_is_found_in_a_long_sum() {
-        let mut random = Random(3);
+        let mut random = Random::new(3);
         let terms: Vec<f64> =
             (0..7168).map(|_| f64::from(random.unit()) * f64::from(random.unit())).collect();
         let exact = dot(terms.iter().copied());

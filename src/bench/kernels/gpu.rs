@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use fastrand::Rng;
 use hip::kernels::Rows;
 use hip::{Device, Error, Kernels, Memory, Platform, Runtime, Stream};
 
@@ -176,33 +177,31 @@ impl Operand {
     }
 }
 
-/// A generator of random numbers (splitmix64).
-pub(super) struct Random(pub(super) u64);
+/// A generator of random numbers.
+pub(super) struct Random(Rng);
 
 impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(Rng::with_seed(seed))
+    }
+
     pub(super) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.u64(..)
     }
 
     pub(super) fn below(&mut self, limit: usize) -> usize {
-        (self.bits() % limit.max(1) as u64) as usize
+        self.0.usize(..limit.max(1))
     }
 
     /// Uniform in -1..1.
     pub(super) fn unit(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        2.0 * self.0.f32() - 1.0
     }
 
     /// `0..count` in random order.
     pub(super) fn permutation(&mut self, count: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..count as u32).collect();
-        for i in (1..count).rev() {
-            order.swap(i, self.below(i + 1));
-        }
+        self.0.shuffle(&mut order);
         order
     }
 }

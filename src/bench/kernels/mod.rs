@@ -56,8 +56,8 @@ pub(super) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
         true => None,
         false => Some(ceilings::measure(&gpu, blas.as_ref())?),
     };
-    let mut random = Random(args.seed.unwrap_or_else(fresh_seed));
-    let seed = random.0;
+    let seed = args.seed.unwrap_or_else(fresh_seed);
+    let mut random = Random::new(seed);
     println!("{}, seed {seed}", gpu.device.name()?);
     describe(ceilings.as_ref());
 
@@ -92,11 +92,9 @@ pub(super) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
     report_wrong(&rows)
 }
 
-/// Other values each time.
+/// Other values each time: below 2^53, which every JSON reader keeps exactly.
 fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    // Below 2^53, which every JSON reader keeps exactly.
-    now.map_or(0, |now| now.as_nanos() as u64 & ((1 << 53) - 1))
+    fastrand::u64(..1 << 53)
 }
 
 fn library(gpu: &Gpu) -> Option<Blas<'_>> {

@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn codes_are_found_where_each_platform_has_them() {
-        let mut random = Random(2);
+        let mut random = Random::new(2);
         let packed: Vec<u8> = (0..64 * 64).map(|_| random.bits() as u8).collect();
         let data = Encoded::Mxfp4 { packed: packed.clone(), scales: vec![127; 64 * 4] };
         let matrix = Matrix { rows: 64, cols: 128, data };

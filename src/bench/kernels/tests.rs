@@ -35,8 +35,9 @@ fn each_corruption_is_found(gpu: &Gpu, work: &dyn Work, name: &str) {
 #[test]
 fn every_kernel_is_right_and_every_check_finds_a_wrong_word() {
     let (_directory, gpu) = emulator();
-    let mut random = Random(fresh_seed());
-    println!("seed {}", random.0);
+    let seed = fresh_seed();
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
     let cases = case::all(BenchModel::Demo.shapes(), &[5], &[300]);
     assert!(cases.len() > 30);
     for case in cases {
@@ -55,7 +56,7 @@ fn launches_are_timed_as_a_graph() {
     let (_directory, gpu) = emulator();
     let cases = case::all(BenchModel::Demo.shapes(), &[2], &[70]);
     let case = cases.into_iter().find(|case| case.kernel == "select").unwrap();
-    let work = case.build(&gpu, &mut Random(1)).unwrap();
+    let work = case.build(&gpu, &mut Random::new(1)).unwrap();
     assert!(time(&gpu, work.as_ref()).unwrap() > 0.0);
 }
 

@@ -173,7 +173,7 @@ async fn a_gpu_hangs(all_reduce: &str) {
     let (status, health) = server.get("/health").await;
     assert_eq!((status, &health["status"]), (503, &json!("failed")));
     assert!(health["reason"].as_str().unwrap().contains(reason), "{health}");
-    assert_eq!(server.exit_code(), Some(1));
+    assert_eq!(server.exit_code().await, Some(1));
     std::fs::remove_file(&file).unwrap();
 }
 

@@ -101,9 +101,15 @@ impl Server {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// The code it ends with, by itself.
-    pub(crate) fn exit_code(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+    /// The code it ends with, by itself. Never blocks the thread: another test's requests may
+    /// depend on it.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Whether it has not ended.

@@ -14,6 +14,8 @@ use crate::{Device, Event};
 
 /// Batches under way at most: each has its own host memory that the device copies from and to.
 pub(crate) const UNDER_WAY: usize = 2;
+/// A rank that learns of another's failure lets that one speak first: it knows the cause.
+const CAUSE_FIRST: Duration = Duration::from_secs(2);
 
 /// A batch under way.
 pub(crate) struct Step {
@@ -151,7 +153,9 @@ impl Gpu {
                 return Err(self.give_up(message));
             }
             if let Some(Err(error)) = self.group.as_ref().map(Communicator::check) {
-                return Err(self.give_up(error.to_string()));
+                let failed = self.give_up(error.to_string());
+                std::thread::sleep(CAUSE_FIRST);
+                return Err(failed);
             }
             // A decode step ends within milliseconds; what takes longer need not be caught at once.
             if waited > Duration::from_millis(20) {

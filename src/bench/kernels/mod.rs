@@ -35,7 +35,7 @@ use ceilings::Ceilings;
 use counters::CounterFile;
 use gpu::{Gpu, Random};
 pub(crate) use shapes::BenchModel;
-use table::Row;
+use table::{Row, Table};
 
 /// Defaults of --tokens and --contexts, on hardware and on the emulator.
 const TOKENS: [&[usize]; 2] = [&[1, 4, 16, 64, 256, 1024, 4096], &[1, 16, 64, 256]];
@@ -74,16 +74,20 @@ pub(super) fn run(args: &BenchKernelsArgs) -> anyhow::Result<()> {
     if cases.is_empty() {
         bail!("--only: no kernel at these shapes has such a name");
     }
-    let bar = super::progress_bar(cases.len(), "kernels");
     let mut counters = CounterFile::from_env().filter(|_| gpu.emulated);
+    let names = cases.iter().map(|case| (case.kernel.as_str(), case.shape.as_str()));
+    let table = Table::new(names, ceilings.as_ref(), counters.is_some());
+    println!("\n{}", table.head());
+    let bar = super::progress_bar(cases.len(), "kernels");
     let mut rows = Vec::new();
     for case in cases {
         bar.set_message(format!("{}, {}", case.kernel, case.shape));
-        rows.push(measure(&gpu, &mut random, case, counters.as_mut(), blas.as_ref())?);
+        let row = measure(&gpu, &mut random, case, counters.as_mut(), blas.as_ref())?;
+        bar.suspend(|| println!("{}", table.line(&row)));
+        rows.push(row);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    println!("\n{}", table::markdown(&rows, ceilings.as_ref()));
     if let Some(path) = &args.json {
         let device = gpu.device.name()?;
         let report = json!({"device": device, "seed": seed, "ceilings": ceilings, "kernels": rows});

@@ -94,60 +94,77 @@ impl Row {
     }
 }
 
-/// All results. `ceilings`: of hardware; without, times are the emulator's and mean nothing.
-pub(super) fn markdown(rows: &[Row], ceilings: Option<&Ceilings>) -> String {
-    let counted = rows.iter().any(|row| row.counters.is_some());
-    let columns: &[&str] = match (ceilings, counted) {
-        (Some(_), _) => &["µs", "GB/s", "TFLOP/s", "of ceiling", "library µs"],
-        (None, true) => &[
-            "needed MB",
-            "roofline µs",
-            "moved / needed",
-            "accessed / needed",
-            "LDS conflicts",
-            "MFMA share",
-            "VGPRs",
-        ],
-        (None, false) => &["needed MB", "roofline µs", "time"],
-    };
-    let mut lines = vec![["kernel", "shape"].iter().chain(columns).map(|&c| c.into()).collect()];
-    for row in rows {
-        let figures = match (&row.wrong, ceilings) {
+/// A table whose lines are printed as they come, so that a run that is cut off has said something.
+pub(super) struct Table<'a> {
+    /// Of hardware; without, times are the emulator's and mean nothing.
+    ceilings: Option<&'a Ceilings>,
+    headings: Vec<&'static str>,
+    widths: Vec<usize>,
+}
+
+/// Figures have no more characters.
+const FIGURE: usize = 8;
+
+impl<'a> Table<'a> {
+    /// `names`: each line's kernel and shape. `counted`: the emulator's counters are at hand.
+    pub(super) fn new<'n>(
+        names: impl Iterator<Item = (&'n str, &'n str)>,
+        ceilings: Option<&'a Ceilings>,
+        counted: bool,
+    ) -> Table<'a> {
+        let mut headings = vec!["kernel", "shape"];
+        headings.extend_from_slice(match (ceilings, counted) {
+            (Some(_), _) => &["µs", "GB/s", "TFLOP/s", "of ceiling", "library µs"],
+            (None, true) => &[
+                "needed MB",
+                "roofline µs",
+                "moved / needed",
+                "accessed / needed",
+                "LDS conflicts",
+                "MFMA share",
+                "VGPRs",
+            ],
+            (None, false) => &["needed MB", "roofline µs", "time"],
+        });
+        let length = |text: &str| text.chars().count();
+        let mut widths: Vec<usize> = headings.iter().map(|heading| length(heading)).collect();
+        widths[2..].iter_mut().for_each(|width| *width = FIGURE.max(*width));
+        for (kernel, shape) in names {
+            widths[0] = widths[0].max(length(kernel));
+            widths[1] = widths[1].max(length(shape));
+        }
+        Table { ceilings, headings, widths }
+    }
+
+    /// The headings and the rule below them.
+    pub(super) fn head(&self) -> String {
+        let rules = self.widths.iter().enumerate().map(|(i, &width)| match i {
+            0 | 1 => "-".repeat(width),
+            _ => "-".repeat(width - 1) + ":",
+        });
+        let headings = self.headings.iter().map(|&heading| heading.to_owned()).collect();
+        format!("{}\n{}", self.aligned(headings), self.aligned(rules.collect()))
+    }
+
+    pub(super) fn line(&self, row: &Row) -> String {
+        let mut line = vec![row.kernel.clone(), row.shape.clone()];
+        line.extend(match (&row.wrong, self.ceilings) {
             (Some(_), _) => vec!["WRONG".to_owned()],
             (None, Some(ceilings)) => row.timed(ceilings),
             (None, None) => row.counted(),
-        };
-        let mut line = vec![row.kernel.clone(), row.shape.clone()];
-        line.extend(figures);
-        line.resize(2 + columns.len(), String::new());
-        lines.push(line);
-    }
-    align(&lines)
-}
-
-/// Cells of equal width in each column: text to the left, figures (from the third on) to the right.
-fn align(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let length = |column: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3)
-    };
-    let lengths: Vec<usize> = (0..columns).map(length).collect();
-    let mut out = String::new();
-    for (number, line) in lines.iter().enumerate() {
-        let cells = line.iter().zip(&lengths).enumerate().map(|(i, (cell, &length))| match i {
-            0 | 1 => format!("{cell:<length$}"),
-            _ => format!("{cell:>length$}"),
         });
-        out += &format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
-        if number == 0 {
-            let rules = lengths.iter().enumerate().map(|(i, &length)| match i {
-                0 | 1 => "-".repeat(length),
-                _ => "-".repeat(length - 1) + ":",
-            });
-            out += &format!("| {} |\n", rules.collect::<Vec<_>>().join(" | "));
-        }
+        line.resize(self.widths.len(), String::new());
+        self.aligned(line)
     }
-    out
+
+    /// Cells of the columns' widths: text to the left, figures (from the third on) to the right.
+    fn aligned(&self, cells: Vec<String>) -> String {
+        let cells = cells.iter().zip(&self.widths).enumerate().map(|(i, (cell, &width))| match i {
+            0 | 1 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        format!("| {} |", cells.collect::<Vec<_>>().join(" | "))
+    }
 }
 
 #[cfg(test)]
@@ -162,15 +179,15 @@ mod tests {
         let mut wrong = Row::new("embed".into(), "4 of 16".into(), Cost::of_bytes(1));
         wrong.wrong = Some("out[0] is 1, expected 2".into());
         let ceilings = Ceilings { copy_bytes_per_s: 4e12, library_flops_per_s: Some(6e15) };
-        let table = markdown(&[row, wrong], Some(&ceilings));
+        let names = [("matmul", "1 row"), ("embed", "4 of 16")].into_iter();
+        let table = Table::new(names, Some(&ceilings), false);
         assert_eq!(
-            table,
+            [table.head(), table.line(&row), table.line(&wrong)].join("\n"),
             "\
-| kernel | shape   |    µs |   GB/s | TFLOP/s | of ceiling | library µs |
-| ------ | ------- | ----: | -----: | ------: | ---------: | ---------: |
-| matmul | 1 row   |   1.0 | 2000.0 |  3000.0 |       50 % |        2.5 |
-| embed  | 4 of 16 | WRONG |        |         |            |            |
-"
+| kernel | shape   |       µs |     GB/s |  TFLOP/s | of ceiling | library µs |
+| ------ | ------- | -------: | -------: | -------: | ---------: | ---------: |
+| matmul | 1 row   |      1.0 |   2000.0 |   3000.0 |       50 % |        2.5 |
+| embed  | 4 of 16 |    WRONG |          |          |            |            |"
         );
     }
 }

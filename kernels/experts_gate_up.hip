@@ -70,12 +70,9 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   u32 expert = group[0], first = group[1], rows = group[2], k = args.hidden;
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
-  Tile<Rows> x(args.x, args.x_scales, k, [&](u32 row) {
-    return args.pairs[first + at_most(row, rows - 1)] / args.top_k;
-  });
-  Acc acc[TILES] = {};
-  multiply_segment<Rows>(acc, x, weights, k);
-  spread(acc, partial);
+  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
+  multiply_segment<Rows>(partial, weights, k,
+                         [&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;
@@ -145,7 +142,7 @@ struct StoreBf16 {
 };
 
 #define EXPERTS_GATE_UP(form, Rows, Store)                                      \
-  KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
     few_rows<Rows>(args, Store());                                              \
   }                                                                             \
   KERNEL(256) void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {        \

@@ -24,11 +24,9 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
-  Tile<Rows> x(args.x, args.x_scales, args.k,
-               [&](u32 row) { return at_most(first + row, all - 1); });
-  Acc acc[TILES] = {};
-  multiply_segment<Rows>(acc, x, weights, args.k);
-  spread(acc, partial);
+  auto row = [&](u32 i) { return at_most(first + i, all - 1); };
+  multiply_segment<Rows>(partial, weights, args.k,
+                         [&] { return Tile<Rows>(args.x, args.x_scales, args.k, row); });
   sync();
   for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
     u32 row = first + e / 64, column = block_x() * 64 + e % 64;
@@ -58,7 +56,7 @@ template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &ar
 }
 
 #define MATMUL_MXFP4(form, Rows)                                          \
-  KERNEL(SEGMENTS *WAVE) void matmul_mxfp4_##form##_16(MatmulMxfp4Args args) { \
+  SHARING_KERNEL(SEGMENTS *WAVE) void matmul_mxfp4_##form##_16(MatmulMxfp4Args args) { \
     few_rows<Rows>(args);                                                 \
   }                                                                       \
   KERNEL(256) void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) { many_rows<Rows>(args); }

@@ -7,14 +7,6 @@
 
 constexpr u32 SEGMENTS = 8;
 
-/// This wave's segment of a product.
-template <class Rows>
-__device__ inline void multiply_segment(Acc acc[TILES], const Tile<Rows> &x,
-                                        const Weights &weights, u32 k) {
-  u32 quads = Weights::quads(k);
-  multiply<Rows>(acc, x, weights, quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
-}
-
 /// Where LDS has element (row, col) of the 16 x 16 sums of tile `tile`. Lanes that hold a column of
 /// results, and lanes that read two rows of two neighbouring tiles, all use different banks.
 __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
@@ -22,13 +14,20 @@ __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
   return tile * 256 + place * 16 + col;
 }
 
-/// Writes the wave's sums of one tile of rows to its part of `partial` [SEGMENTS][1024].
-__device__ inline void spread(const Acc acc[TILES], float *partial) {
-  for (u32 t = 0; t < TILES; ++t) {
-    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+/// Writes the wave's segment of the products of a tile of rows, which `rows()` makes, with four
+/// tiles of the matrix to its part of `partial` [SEGMENTS][1024].
+template <class Rows, class MakeTile>
+__device__ inline void multiply_segment(float *partial, const Weights &weights, u32 k,
+                                        MakeTile rows) {
+  u32 quads = Weights::quads(k);
+  u32 begin = quads * wave() / SEGMENTS, end = quads * (wave() + 1) / SEGMENTS;
+  Product<Rows> product(weights, begin, end);
+  Tile<Rows> x = rows();
+  Acc acc[TILES] = {};
+  product.add(acc, x, begin, end);
+  for (u32 t = 0; t < TILES; ++t)
+    for (u32 i = 0; i < ACCUMULATORS; ++i)
       partial[wave() * 1024 + partial_at(t, acc_row(i), acc_col(i))] = acc[t].v[i];
-    }
-  }
 }
 
 /// The sum of all segments of an element.

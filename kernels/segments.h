@@ -8,9 +8,9 @@
 constexpr u32 SEGMENTS = 8;
 
 /// Where LDS has element (row, col) of the 16 x 16 sums of tile `tile`. Lanes that hold a column of
-/// results, and lanes that read two rows of two neighbouring tiles, all use different banks.
+/// results, and lanes that read a row of four tiles or two rows of two, all use different banks.
 __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
-  u32 place = row ^ (row / 4 & 3) ^ (tile & 1) << 1;
+  u32 place = row ^ (row / 4 & 3) ^ (tile & 1) << 1 ^ tile >> 1;
   return tile * 256 + place * 16 + col;
 }
 

@@ -1,6 +1,7 @@
 //! The platform's own matrix product, to compare with: cuBLAS or rocBLAS, if they are there.
 
 use std::ffi::{c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::ptr::from_ref;
 
 use libloading::Library;
@@ -71,8 +72,8 @@ pub struct Blas<'a> {
     handle: Handle,
     gemm: Gemm,
     destroy: unsafe extern "C" fn(Handle) -> c_int,
-    // It keeps the functions where they are.
-    _library: Library,
+    // It keeps the functions where they are; never closed, as in `sys`.
+    _library: ManuallyDrop<Library>,
 }
 
 impl<'a> Blas<'a> {
@@ -105,7 +106,7 @@ impl<'a> Blas<'a> {
                 Platform::Cuda => Gemm::Cublas(symbol(&library, "cublasGemmEx")?),
             };
             check("starting the matrix library", create(&mut handle))?;
-            let blas = Blas { stream, handle, gemm, destroy, _library: library };
+            let blas = Blas { stream, handle, gemm, destroy, _library: ManuallyDrop::new(library) };
             check("giving the matrix library a stream", set_stream(handle, stream.handle()))?;
             Ok(blas)
         }

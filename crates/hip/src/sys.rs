@@ -5,6 +5,7 @@
 //! differ, [`Special`] has each one's own. [`Collectives`] is RCCL's or NCCL's table.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
@@ -72,8 +73,9 @@ macro_rules! table {
         $(#[$doc])*
         pub(crate) struct $table {
             $(pub(crate) $field: unsafe extern "C" fn($($parameter),*) -> c_int,)*
-            // It keeps the functions where they are.
-            _library: Library,
+            // It keeps the functions where they are, and is never closed: threads that used it end
+            // later, and then call what it has registered for their end.
+            _library: ManuallyDrop<Library>,
         }
 
         impl $table {
@@ -92,7 +94,7 @@ macro_rules! table {
                         // SAFETY: the signature is that of the library's public header.
                         unsafe { symbol(&library, name)? }
                     },)*
-                    _library: library,
+                    _library: ManuallyDrop::new(library),
                 })
             }
         }

@@ -232,9 +232,10 @@ pub enum RowTiles {
 }
 
 impl RowTiles {
-    /// The form for `pairs` rows over `matrices` matrices: many, where their mean is above 4.
+    /// The form for `pairs` rows over `matrices` matrices: many, if they are more than 16 and 12 for
+    /// each. With fewer nine in ten of the matrices have at most 16, and are read once in any form.
     pub fn for_rows(pairs: usize, matrices: usize) -> RowTiles {
-        if pairs > 4 * matrices { RowTiles::Many } else { RowTiles::Few }
+        if pairs > (12 * matrices).max(16) { RowTiles::Many } else { RowTiles::Few }
     }
 
     /// How many tiles of 16 rows they are.

@@ -21,14 +21,28 @@ struct RouteArgs {
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
-/// The largest of the wave's keys, in every lane.
-__device__ inline u64 wave_max(u64 key) {
+/// The largest of the wave's values, in every lane.
+__device__ inline u32 wave_max(u32 x) {
   for (u32 mask = WAVE / 2; mask > 0; mask /= 2) {
-    u64 high = shuffle_xor((u32)(key >> 32), mask), low = shuffle_xor((u32)key, mask);
-    u64 other = high << 32 | low;
-    key = key > other ? key : other;
+    u32 other = shuffle_xor(x, mask);
+    x = x > other ? x : other;
   }
-  return key;
+  return x;
+}
+
+/// The place of the largest of the lane's keys, the first among equals; `best` becomes the key.
+template <u32 COUNT> __device__ inline u32 first_of_largest(const u32 (&keys)[COUNT], u32 &best) {
+  u32 key[COUNT], place[COUNT];
+  for (u32 i = 0; i < COUNT; ++i) key[i] = keys[i], place[i] = i;
+  // Neighbours each time, so that what is left of another came before it.
+  for (u32 n = COUNT / 2; n > 0; n /= 2)
+    for (u32 i = 0; i < n; ++i) {
+      bool right = key[2 * i + 1] > key[2 * i];
+      key[i] = right ? key[2 * i + 1] : key[2 * i];
+      place[i] = right ? place[2 * i + 1] : place[2 * i];
+    }
+  best = key[0];
+  return place[0];
 }
 
 /// Grid: bound on rows over (256 / WAVE), rounded up.
@@ -37,22 +51,20 @@ KERNEL(256) void route(RouteArgs args) {
   u32 row = block_x() * (256 / WAVE) + wave();
   if (row >= *args.rows) return;
   const float *logits = args.logits + (u64)row * args.experts;
-  // The score's order, then the lower index.
-  u64 keys[EACH];
+  // In the scores' order; 0 where there is no expert, or it has been chosen.
+  u32 keys[EACH];
   for (u32 i = 0; i < EACH; ++i) {
-    u32 expert = i * WAVE + lane();
-    keys[i] = 0;
-    if (expert < args.experts) {
-      keys[i] = (u64)ordered(sigmoid(logits[expert]) + args.bias[expert]) << 32 | ~expert;
-    }
+    u32 expert = i * WAVE + lane(), key = 0;
+    if (expert < args.experts) key = ordered(sigmoid(logits[expert]) + args.bias[expert]);
+    keys[i] = expert < args.experts && key == 0 ? 1 : key;
   }
   u32 mine = ~0u; // lane k has the k-th choice
   for (u32 k = 0; k < args.top_k; ++k) {
-    u64 best = keys[0];
-    for (u32 i = 1; i < EACH; ++i) best = best > keys[i] ? best : keys[i];
-    best = wave_max(best);
-    for (u32 i = 0; i < EACH; ++i) keys[i] = keys[i] == best ? 0 : keys[i];
-    if (lane() == k) mine = ~(u32)best;
+    u32 best, expert = first_of_largest(keys, best) * WAVE + lane();
+    // The lower index is the larger complement.
+    u32 chosen = ~wave_max(best == wave_max(best) ? ~expert : 0);
+    for (u32 i = 0; i < EACH; ++i) keys[i] = i * WAVE + lane() == chosen ? 0 : keys[i];
+    if (lane() == k) mine = chosen;
   }
   bool chooses = lane() < args.top_k;
   float score = chooses ? sigmoid(logits[mine]) : 0.0f, sum = 0;

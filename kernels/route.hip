@@ -53,10 +53,17 @@ KERNEL(256) void route(RouteArgs args) {
   const float *logits = args.logits + (u64)row * args.experts;
   // In the scores' order; 0 where there is no expert, or it has been chosen.
   u32 keys[EACH];
+  float logit[EACH], bias[EACH];
+  // All loads first, the last expert's where there are no more.
   for (u32 i = 0; i < EACH; ++i) {
-    u32 expert = i * WAVE + lane(), key = 0;
-    if (expert < args.experts) key = ordered(sigmoid(logits[expert]) + args.bias[expert]);
-    keys[i] = expert < args.experts && key == 0 ? 1 : key;
+    u32 expert = i * WAVE + lane(), last = args.experts - 1;
+    expert = expert < last ? expert : last;
+    logit[i] = logits[expert], bias[i] = args.bias[expert];
+  }
+  loads_first();
+  for (u32 i = 0; i < EACH; ++i) {
+    u32 key = ordered(sigmoid(logit[i]) + bias[i]);
+    keys[i] = i * WAVE + lane() < args.experts ? (key == 0 ? 1 : key) : 0;
   }
   u32 mine = ~0u; // lane k has the k-th choice
   for (u32 k = 0; k < args.top_k; ++k) {

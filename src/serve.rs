@@ -105,7 +105,10 @@ pub(crate) async fn on(listener: TcpListener, args: &ServeArgs) -> anyhow::Resul
     app.start(engine.clone());
     eprintln!("listening on {scheme}://{address}");
     tokio::select! {
-        ended = &mut server => Ok(ended?),
+        ended = &mut server => {
+            ended?;
+            Ok(tokio::task::spawn_blocking(move || engine.stop()).await?)
+        }
         reason = failure(&engine) => {
             eprintln!("stopping: {reason}");
             // Until then open answers get their error, and /health says why.

@@ -34,7 +34,7 @@ async fn complete(server: &Server, prompt: &str) -> Value {
 #[tokio::test]
 async fn many_requests_on_two_gpus_answer_as_they_do_alone() {
     let args = [&SMALL[..], &["--tensor-parallel-size", "2", "--served-model-name", "tiny"]];
-    let server = Server::start_on_emulator("tests/data/tiny-k2/mxfp4", &args.concat());
+    let mut server = Server::start_on_emulator("tests/data/tiny-k2/mxfp4", &args.concat());
     let prompts: Vec<String> = (0..32).map(|i| format!("request number {i}")).collect();
     let together = join_all(prompts.iter().map(|prompt| complete(&server, prompt))).await;
     for (prompt, answer) in prompts.iter().zip(&together).step_by(11) {
@@ -43,6 +43,8 @@ async fn many_requests_on_two_gpus_answer_as_they_do_alone() {
     let distinct: std::collections::BTreeSet<String> =
         together.iter().map(|answer| answer["logprobs"].to_string()).collect();
     assert!(distinct.len() > 16, "all answers are alike");
+    server.terminate();
+    assert_eq!(server.exit_code().await, Some(0));
 }
 
 /// Log-probabilities of a prompt's tokens.

@@ -21,9 +21,10 @@ mod step_loop;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -119,6 +120,7 @@ struct Handle {
     commands: Sender<Command>,
     shared: Arc<Shared>,
     arrivals: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
@@ -150,11 +152,29 @@ impl Engine {
             let thread = std::thread::Builder::new().name("engine".into());
             thread.spawn(|| step_loop.run()).map_err(name_failure)
         });
-        if let Err(reason) = started {
-            // Nobody else holds it yet, so it is not set.
-            let _ = shared.failure.set(reason);
+        let thread = match started {
+            Ok(thread) => Some(thread),
+            Err(reason) => {
+                // Nobody else holds it yet, so it is not set.
+                let _ = shared.failure.set(reason);
+                None
+            }
+        };
+        let (arrivals, thread) = (AtomicU64::new(0), Mutex::new(thread));
+        Engine(Arc::new(Handle { config, commands, shared, arrivals, thread }))
+    }
+
+    /// Ends the engine's thread after the step it is in, and waits until it has given its device
+    /// back: a process that ends meanwhile takes the runtime's libraries away under its threads.
+    /// Streams that are still open end with [`Event::Failed`].
+    pub fn stop(&self) {
+        // The thread may have ended already.
+        let _ = self.0.commands.send(Command::Stop);
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // If it panicked, it has said so.
+            let _ = thread.join();
         }
-        Engine(Arc::new(Handle { config, commands, shared, arrivals: AtomicU64::new(0) }))
     }
 
     /// Queues a request (first come, first served within a priority) after checking it against the

@@ -1,5 +1,7 @@
 //! The engine with its thread: callers, cancels, failures, the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -372,4 +374,29 @@ fn requests_beyond_the_limits_are_refused() {
         "this model's context length is 64 tokens, but 1 in the prompt and 18446744073709551615 \
          to generate were asked for",
     );
+}
+
+/// Takes its time to be given back.
+struct Held(Arc<AtomicBool>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(50));
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn stop_waits_until_the_device_is_given_back() {
+    let given_back = Arc::new(AtomicBool::new(false));
+    let held = Held(given_back.clone());
+    let execute: Execute = Box::new(move |_| {
+        let _held = &held;
+        Err(DeviceError("no batch was expected".into()))
+    });
+    let engine = Engine::start(CONFIG, execute);
+    engine.clone().stop();
+    assert!(given_back.load(Relaxed));
+    engine.stop();
+    assert!(matches!(engine.submit(request(&[1], 1)), Err(SubmitError::Stopped(_))));
 }

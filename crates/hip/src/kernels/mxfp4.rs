@@ -232,8 +232,8 @@ pub enum RowTiles {
 }
 
 impl RowTiles {
-    /// The form for `pairs` rows over `matrices` matrices: many, if they are more than 16 and 12 for
-    /// each. With fewer nine in ten of the matrices have at most 16, and are read once in any form.
+    /// The form for `pairs` rows over `matrices` matrices: many, if they are more than 16 and 12
+    /// for each. With fewer nine in ten matrices have at most 16, and are read once in any form.
     pub fn for_rows(pairs: usize, matrices: usize) -> RowTiles {
         if pairs > (12 * matrices).max(16) { RowTiles::Many } else { RowTiles::Few }
     }

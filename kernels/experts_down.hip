@@ -44,12 +44,10 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   if (block >= column_blocks) return;
   u64 tile = ((u64)expert * column_blocks + block) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, args.width);
-  u32 quads = Weights::quads(args.width);
-  Product<Rows> product(weights, 0, quads);
   Tile<Rows> x(args.h, args.h_scales, args.width,
                [&](u32 row) { return first + at_most(row, rows - 1); });
   Acc acc[TILES] = {};
-  product.add(acc, x, 0, quads);
+  multiply<Rows>(acc, x, weights, 0, Weights::quads(args.width));
   for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 

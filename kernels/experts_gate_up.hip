@@ -70,9 +70,10 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   u32 expert = group[0], first = group[1], rows = group[2], k = args.hidden;
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
-  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
-  multiply_segment<Rows>(partial, weights, k,
-                         [&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
+  Tile<Rows> x(args.x, args.x_scales, k, [&](u32 row) {
+    return args.pairs[first + at_most(row, rows - 1)] / args.top_k;
+  });
+  multiply_segment(partial, x, weights, k);
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;

@@ -24,9 +24,9 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
-  auto row = [&](u32 i) { return at_most(first + i, all - 1); };
-  multiply_segment<Rows>(partial, weights, args.k,
-                         [&] { return Tile<Rows>(args.x, args.x_scales, args.k, row); });
+  Tile<Rows> x(args.x, args.x_scales, args.k,
+               [&](u32 row) { return at_most(first + row, all - 1); });
+  multiply_segment(partial, x, weights, args.k);
   sync();
   for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
     u32 row = first + e / 64, column = block_x() * 64 + e % 64;

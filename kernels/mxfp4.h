@@ -153,59 +153,73 @@ template <class Rows> struct Tile {
   }
 };
 
-/// A wave's products of a tile of rows with 4 tiles of the matrix: weights are loaded one or two
-/// slabs ahead.
-template <class Rows> struct Product {
-  /// Where a wave has registers for more than one slab, it has them for the next quad's scales.
-  static constexpr bool SCALES_AHEAD = SLABS_AHEAD > 1;
-  const Weights &weights;
-  u32 end; // the first slab that is not multiplied
-  u32x4 codes[SLABS_AHEAD][TILES][CHUNKS];
-  u32 scales[TILES][CHUNKS], next[TILES][CHUNKS], row_scales[CHUNKS];
+/// The weights of one quad, as far as it has slabs; codes of all, or of one at a time.
+struct Quad {
+  u32x4 codes[LOADS_QUADS ? 4 : 1][TILES][CHUNKS];
+  u32 scales[TILES][CHUNKS];
+};
 
-  /// Loads the first of the quads `begin..end`.
-  __device__ Product(const Weights &weights, u32 begin, u32 end)
-      : weights(weights), end(at_most(end * 4, weights.slabs)) {
-    if (SCALES_AHEAD) load_scales(next, begin);
-    load_codes<0>(begin * 4);
-    if (SLABS_AHEAD > 1) load_codes<1>(begin * 4 + 1);
-  }
-  /// Slab `slab`, the `STEP`th of its quad, takes the place of one that is done with.
-  template <u32 STEP> __device__ void load_codes(u32 slab) {
-    if (slab >= end) return;
-    for (u32 t = 0; t < TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c)
-        codes[STEP % SLABS_AHEAD][t][c] = weights.chunk(t, slab, c);
-  }
-  __device__ void load_scales(u32 (&to)[TILES][CHUNKS], u32 quad) const {
-    if (quad * 4 >= end) return;
-    for (u32 t = 0; t < TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) to[t][c] = weights.scale(t, quad, c);
-  }
-  template <u32 STEP>
-  __device__ void add_slab(Acc (&acc)[TILES], const Tile<Rows> &x, u32 slab) {
-    if (slab >= end) return;
-    typename Rows::Piece pieces[Rows::PIECES];
-    for (u32 p = 0; p < Rows::PIECES; ++p) pieces[p] = x.piece(slab, p);
-    for (u32 t = 0; t < TILES; ++t)
-      for (u32 p = 0; p < Rows::PIECES; ++p) {
-        auto operand = Rows::template operand<STEP>(codes[STEP % SLABS_AHEAD][t], scales[t], p);
-        Rows::template multiply<STEP>(acc[t], pieces[p], row_scales, operand, scales[t]);
+template <class Rows, int STEP>
+__device__ inline void multiply_slab(Acc acc[TILES], const Tile<Rows> &x, const u32 *sx,
+                                     const Quad &w, u32 slab) {
+  typename Rows::Piece pieces[Rows::PIECES];
+  for (u32 p = 0; p < Rows::PIECES; ++p) pieces[p] = x.piece(slab, p);
+  for (u32 t = 0; t < TILES; ++t)
+    for (u32 p = 0; p < Rows::PIECES; ++p) {
+      auto operand =
+          Rows::template operand<STEP>(w.codes[LOADS_QUADS ? STEP : 0][t], w.scales[t], p);
+      Rows::template multiply<STEP>(acc[t], pieces[p], sx, operand, w.scales[t]);
+    }
+}
+
+/// Loads and adds slab `slab`, the `STEP`th of the quad, if it is before `end`.
+template <class Rows, int STEP>
+__device__ inline void add_slab(Acc acc[TILES], const Tile<Rows> &x, const u32 *sx, Quad &w,
+                                const Weights &weights, u32 slab) {
+  if (slab >= weights.slabs) return;
+  for (u32 t = 0; t < TILES; ++t)
+    for (u32 c = 0; c < CHUNKS; ++c) w.codes[0][t][c] = weights.chunk(t, slab, c);
+  multiply_slab<Rows, STEP>(acc, x, sx, w, slab);
+}
+
+/// `acc[t] += x w[t]^T` over the quads `begin..end`.
+template <class Rows>
+__device__ inline void multiply(Acc acc[TILES], const Tile<Rows> &x, const Weights &weights,
+                                u32 begin, u32 end) {
+  for (u32 quad = begin; quad < end; ++quad) {
+    u32 slab = quad * 4, slabs = weights.slabs - slab; // 4, but in the last quad
+    Quad w;
+    u32 sx[CHUNKS];
+    for (u32 t = 0; t < TILES; ++t) {
+      for (u32 c = 0; c < CHUNKS; ++c) w.scales[t][c] = weights.scale(t, quad, c);
+    }
+    x.scales.template load<Rows>(quad, sx);
+    if (!LOADS_QUADS) {
+      add_slab<Rows, 0>(acc, x, sx, w, weights, slab);
+      add_slab<Rows, 1>(acc, x, sx, w, weights, slab + 1);
+      add_slab<Rows, 2>(acc, x, sx, w, weights, slab + 2);
+      add_slab<Rows, 3>(acc, x, sx, w, weights, slab + 3);
+    } else if (slabs >= 4) {
+      for (u32 s = 0; s < 4; ++s) {
+        for (u32 t = 0; t < TILES; ++t) {
+          for (u32 c = 0; c < CHUNKS; ++c) w.codes[s][t][c] = weights.chunk(t, slab + s, c);
+        }
       }
-    load_codes<STEP>(slab + SLABS_AHEAD);
-  }
-  /// `acc[t] += x w[t]^T` over the quads `from..to`, the next ones.
-  __device__ void add(Acc (&acc)[TILES], const Tile<Rows> &x, u32 from, u32 to) {
-    for (u32 quad = from; quad < to; ++quad) {
-      if (!SCALES_AHEAD) load_scales(next, quad);
-      for (u32 t = 0; t < TILES; ++t)
-        for (u32 c = 0; c < CHUNKS; ++c) scales[t][c] = next[t][c];
-      if (SCALES_AHEAD) load_scales(next, quad + 1);
-      x.scales.template load<Rows>(quad, row_scales);
-      add_slab<0>(acc, x, quad * 4);
-      add_slab<1>(acc, x, quad * 4 + 1);
-      add_slab<2>(acc, x, quad * 4 + 2);
-      add_slab<3>(acc, x, quad * 4 + 3);
+      multiply_slab<Rows, 0>(acc, x, sx, w, slab);
+      multiply_slab<Rows, 1>(acc, x, sx, w, slab + 1);
+      multiply_slab<Rows, 2>(acc, x, sx, w, slab + 2);
+      multiply_slab<Rows, 3>(acc, x, sx, w, slab + 3);
+    } else {
+      for (u32 s = 0; s < 3; ++s) {
+        for (u32 t = 0; t < TILES; ++t) {
+          for (u32 c = 0; c < CHUNKS; ++c) {
+            w.codes[s][t][c] = weights.chunk(t, slab + at_most(s, slabs - 1), c);
+          }
+        }
+      }
+      multiply_slab<Rows, 0>(acc, x, sx, w, slab);
+      if (slabs > 1) multiply_slab<Rows, 1>(acc, x, sx, w, slab + 1);
+      if (slabs > 2) multiply_slab<Rows, 2>(acc, x, sx, w, slab + 2);
     }
   }
-};
+}

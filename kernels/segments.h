@@ -14,17 +14,14 @@ __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
   return tile * 256 + place * 16 + col;
 }
 
-/// Writes the wave's segment of the products of a tile of rows, which `rows()` makes, with four
-/// tiles of the matrix to its part of `partial` [SEGMENTS][1024].
-template <class Rows, class MakeTile>
-__device__ inline void multiply_segment(float *partial, const Weights &weights, u32 k,
-                                        MakeTile rows) {
+/// Writes the wave's segment of the products of a tile of rows with four tiles of the matrix to its
+/// part of `partial` [SEGMENTS][1024].
+template <class Rows>
+__device__ inline void multiply_segment(float *partial, const Tile<Rows> &x,
+                                        const Weights &weights, u32 k) {
   u32 quads = Weights::quads(k);
-  u32 begin = quads * wave() / SEGMENTS, end = quads * (wave() + 1) / SEGMENTS;
-  Product<Rows> product(weights, begin, end);
-  Tile<Rows> x = rows();
   Acc acc[TILES] = {};
-  product.add(acc, x, begin, end);
+  multiply<Rows>(acc, x, weights, quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
   for (u32 t = 0; t < TILES; ++t)
     for (u32 i = 0; i < ACCUMULATORS; ++i)
       partial[wave() * 1024 + partial_at(t, acc_row(i), acc_col(i))] = acc[t].v[i];

@@ -67,8 +67,8 @@ __device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
 
 /// Whether registers and LDS suffice for attention to take four rows of a sequence together.
 constexpr bool ROWS_SHARE_KEYS = false;
-/// Slabs of weights that a wave has under way while it multiplies few rows.
-constexpr u32 SLABS_AHEAD = 1;
+/// Whether a wave has registers for the codes of a quad of four tiles of weights.
+constexpr bool LOADS_QUADS = false;
 constexpr u32 CHUNKS = 2;
 constexpr u32 ACCUMULATORS = 8;
 __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }

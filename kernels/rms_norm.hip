@@ -1,7 +1,8 @@
 // rms_norm: `out = weight * (x * rsqrt(mean(x^2) + eps))`, row by row; add_rms_norm: the same of
 // `residual += delta`.
 //
-// x, residual, delta: f32 `[rows, width]`. weight: f32 `[width]`. out: bf16 `[rows, width]`,
+// x: f32 `[rows, stride]`, of which the first `width` of each row count; `stride` is a multiple of
+// 4. residual, delta: f32 `[rows, width]`. weight: f32 `[width]`. out: bf16 `[rows, width]`,
 // rounded to nearest even. `width` is a multiple of 4, at most 8192: a row stays in registers
 // between its two passes. One workgroup for each row.
 // Must move 6 bytes a value (add: 14), and the weights once.
@@ -13,6 +14,7 @@ struct RmsNormArgs {
   const float *x;
   const float *weight;
   __bf16 *out;
+  u32 stride;
   u32 width;
   float eps;
 };
@@ -30,10 +32,9 @@ struct AddRmsNormArgs {
 KERNEL(256) void rms_norm(RmsNormArgs args) {
   u32 row = block_x();
   if (row >= *args.rows) return;
-  u64 at = (u64)row * args.width;
-  Part x = load_row(args.x + at, args.width);
+  Part x = load_row(args.x + (u64)row * args.stride, args.width);
   float factor = norm_factor(x, args.width, args.eps);
-  store_normalized(args.out + at, x, args.weight, factor, args.width);
+  store_normalized(args.out + (u64)row * args.width, x, args.weight, factor, args.width);
 }
 
 KERNEL(256) void add_rms_norm(AddRmsNormArgs args) {

@@ -2,7 +2,8 @@
 //
 // q: f32 `[rows, heads, nope + rope]`. q_nope: bf16 `[rows, heads, nope]`. queries: bf16 `[rows,
 // heads, latent + rope]`, of which the last `rope` values are written here: q's, with neighbouring
-// pairs `(x, y)` turned to `(x cos - y sin, y cos + x sin)`. kv_a: f32 `[rows, latent + rope]`.
+// pairs `(x, y)` turned to `(x cos - y sin, y cos + x sin)`. kv_a: f32 `[rows, kv_stride]`, of
+// whose rows the first `latent + rope` count; `kv_stride` is a multiple of 4.
 // norm: f32 `[latent]`. table: f32 `[positions, rope / 2, 2]` of cos, sin. cache: the layer's
 // entries; entry `slots[r]` gets `rms_norm(kv_a[..latent])` and the turned rest. All widths are
 // multiples of 4, `latent` at most 1024. All bf16 are rounded to nearest even.
@@ -29,6 +30,7 @@ struct RopeAndCacheArgs {
   u32 nope;
   u32 rope;
   u32 latent;
+  u32 kv_stride;
   float eps;
 };
 
@@ -77,7 +79,7 @@ __device__ inline void write_mxfp8(u8 *entry, u32 latent, u32 i, bf16x4 y) {
 
 template <bool FP8>
 __device__ inline void write_entry(const RopeAndCacheArgs &args, u32 row, const float *turns) {
-  const float *kv_a = args.kv_a + (u64)row * (args.latent + args.rope);
+  const float *kv_a = args.kv_a + (u64)row * args.kv_stride;
   u32 latent_bytes = FP8 ? args.latent + args.latent / 32 : 2 * args.latent;
   u8 *entry = args.cache + (u64)args.slots[row] * (latent_bytes + 2 * args.rope);
   u32 i = 4 * thread();

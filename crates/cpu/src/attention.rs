@@ -62,7 +62,7 @@ pub(crate) fn rope_and_cache(
     layer: usize,
     shape: HeadShape,
     q: &mut [f32],
-    kv_a: &[f32],
+    (kv_a, stride): (&[f32], usize),
     norm: &[f32],
     eps: f32,
     table: &[f32],
@@ -77,7 +77,7 @@ pub(crate) fn rope_and_cache(
                 rotate(&mut head[shape.nope..], table);
             }
             let (latent, key) =
-                kv_a[row * latent_dim..(row + 1) * latent_dim].split_at(shape.latent);
+                kv_a[(row + 1) * stride - latent_dim..][..latent_dim].split_at(shape.latent);
             let offset = cache.offset(layer, &span.blocks, position);
             let entry = &mut cache.values[offset..offset + latent_dim];
             rms_norm(latent, norm, eps, &mut entry[..shape.latent]);

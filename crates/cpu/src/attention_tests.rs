@@ -68,7 +68,17 @@ fn absorbed_equals_expanded_over_paged_blocks() {
     let first: Vec<f32> = (0..4 * ENTRY).map(|i| value(i * 13 + 1)).collect();
     let mut unused = vec![0.0; 4 * SHAPE.heads * head];
     let write = |cache: &mut Cache, spans: &[Span], q: &mut [f32], kv: &[f32]| {
-        rope_and_cache(cache, spans, 1, SHAPE, q, kv, &norm, 1e-6, &table);
+        rope_and_cache(
+            cache,
+            spans,
+            1,
+            SHAPE,
+            q,
+            (kv, SHAPE.latent + SHAPE.rope),
+            &norm,
+            1e-6,
+            &table,
+        );
     };
     write(&mut cache, &earlier, &mut unused, &first);
     write(&mut cache, &spans, &mut q, &kv);

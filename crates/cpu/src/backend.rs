@@ -167,8 +167,8 @@ impl Backend for Cpu {
         eps: f32,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        out.resize(x.rows, x.width);
-        rms_norm_rows(&x.values, weight, eps, &mut out.values);
+        out.resize(x.rows, weight.len());
+        rms_norm_rows(&x.values, x.width, weight, eps, &mut out.values);
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Backend for Cpu {
             )));
         }
         let batch = Arc::clone(&self.batch);
-        let (q, kv_a) = (&mut q.values, &kv_a.values);
+        let (q, kv_a) = (&mut q.values, (&*kv_a.values, kv_a.width));
         let cache = self.cache()?;
         attention::rope_and_cache(cache, &batch.spans, layer, shape, q, kv_a, norm, eps, table);
         Ok(())

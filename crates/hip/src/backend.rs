@@ -131,13 +131,13 @@ impl Backend for Gpu {
         eps: f32,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        (out.rows, out.width) = (x.rows, x.width);
+        (out.rows, out.width) = (x.rows, weight.bytes() / 4);
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        let (Gpu { stream, kernels, .. }, width) = (self, x.width);
+        let (Gpu { stream, kernels, .. }, widths) = (self, [x.width, out.width]);
         let (x, out, rows) = (&x.memory, &out.memory, x.rows);
-        Ok(kernels::rms_norm::rms_norm(stream, kernels, rows, x, weight, out, width, eps)?)
+        Ok(kernels::rms_norm::rms_norm(stream, kernels, rows, x, weight, out, widths, eps)?)
     }
 
     fn reduce_add_rms_norm(
@@ -206,6 +206,7 @@ impl Backend for Gpu {
         let buffers = rope_and_cache::Buffers {
             q: &q.memory,
             kv_a: &kv_a.memory,
+            kv_stride: kv_a.width,
             norm,
             table,
             q_nope: &self.attention.nope,

@@ -171,7 +171,7 @@ impl Layer {
             normed: gpu.poisoned(ROWS * WIDTH / 2),
         };
         let (x, w, out) = (&layer.residual, &layer.norm, &layer.normed);
-        rms_norm(&gpu.stream, &gpu.kernels, layer.rows(), x, w, out, WIDTH, EPS).unwrap();
+        rms_norm(&gpu.stream, &gpu.kernels, layer.rows(), x, w, out, [WIDTH, WIDTH], EPS).unwrap();
         layer
     }
 

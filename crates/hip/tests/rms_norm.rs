@@ -40,14 +40,23 @@ fn run(
     weight: &[f32],
 ) -> (Vec<u16>, Vec<f32>) {
     let width = weight.len();
-    let x = gpu.upload_into(&x[..rows * width], bound * width);
+    // Behind each row's values stands what does not count.
+    let gap = if delta.is_none() { 4 } else { 0 };
+    let spread: Vec<f32> = x[..rows * width]
+        .chunks(width)
+        .flat_map(|row| row.iter().copied().chain([f32::NAN; 4].into_iter().take(gap)))
+        .collect();
+    let x = gpu.upload_into(&spread, bound * (width + gap));
     let memory = gpu.upload(weight);
     let count = gpu.upload(&[rows as u32]);
     let out = gpu.poisoned(bound * width / 2 + 1);
     let rows_of = Rows { count: count.ptr(), bound };
     let (stream, kernels) = (&gpu.stream, &gpu.kernels);
     match delta {
-        None => rms_norm(stream, kernels, rows_of, &x, &memory, &out, width, EPS).unwrap(),
+        None => {
+            let widths = [width + gap, width];
+            rms_norm(stream, kernels, rows_of, &x, &memory, &out, widths, EPS).unwrap();
+        }
         Some(delta) => {
             let delta = gpu.upload_into(&delta[..rows * width], bound * width);
             add_rms_norm(stream, kernels, rows_of, &x, &delta, &memory, &out, width, EPS).unwrap();

@@ -59,6 +59,10 @@ fn run(rows: usize, shape: HeadShape) {
     let (head, entry, bound) = (nope + rope, latent + rope, rows + 1);
     let q = random.f32s(rows * heads * head, 4.0);
     let kv_a = random.f32s(rows * entry, 2.0);
+    // Before each row's values stands what does not count.
+    let kv_stride = entry + 8;
+    let spread = kv_a.chunks(entry).flat_map(|row| [f32::NAN; 8].into_iter().chain(row.to_vec()));
+    let spread: Vec<f32> = spread.collect();
     let norm = random.f32s(latent, 1.5);
     let table = random.f32s(POSITIONS * rope, 1.0);
     let positions: Vec<u32> = (0..rows).map(|_| random.below(POSITIONS) as u32).collect();
@@ -68,7 +72,7 @@ fn run(rows: usize, shape: HeadShape) {
     let (places, targets) = (gpu.upload_into(&positions, bound), gpu.upload_into(&slots, bound));
     let memory = [
         gpu.upload_into(&q, bound * heads * head),
-        gpu.upload_into(&kv_a, bound * entry),
+        gpu.upload_into(&spread, bound * kv_stride),
         gpu.upload(&norm),
         gpu.upload(&table),
     ];
@@ -78,6 +82,7 @@ fn run(rows: usize, shape: HeadShape) {
     let buffers = Buffers {
         q: &memory[0],
         kv_a: &memory[1],
+        kv_stride,
         norm: &memory[2],
         table: &memory[3],
         q_nope: &q_nope,

@@ -155,7 +155,8 @@ pub trait Backend: Sized + 'static {
     /// A failed device.
     fn embed(&mut self, table: &Self::Matrix, out: &mut Self::Buffer) -> Result<(), DeviceError>;
 
-    /// `out = weight * x * rsqrt(mean(x^2) + eps)`, row by row.
+    /// `out = weight * x * rsqrt(mean(x^2) + eps)`, row by row, of each row's first values, as many
+    /// as `weight` has.
     ///
     /// # Errors
     /// A failed device.
@@ -194,8 +195,9 @@ pub trait Backend: Sized + 'static {
 
     /// Rotates the last `rope` values of every head of `q` (`[rows, heads * (nope + rope)]`) in
     /// place, and writes each row's cache entry: `rms_norm(kv_a[..latent])` and the rotated
-    /// `kv_a[latent..]` (`kv_a` is `[rows, latent + rope]`). Pairs are neighbours, `(x[2i],
-    /// x[2i+1])`; `table` holds `cos, sin` of every position and pair, `[positions, rope / 2, 2]`.
+    /// `kv_a[latent..]`, where `kv_a` are the last `latent + rope` values of the row. Pairs are
+    /// neighbours, `(x[2i], x[2i+1])`; `table` holds `cos, sin` of every position and pair,
+    /// `[positions, rope / 2, 2]`.
     ///
     /// # Errors
     /// A failed device.

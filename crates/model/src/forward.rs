@@ -26,10 +26,9 @@ struct Workspace<B: Backend> {
     residual: B::Buffer,
     normed: B::Buffer,
     delta: B::Buffer,
-    q_a: B::Buffer,
+    qkv_a: B::Buffer,
     q_a_normed: B::Buffer,
     q: B::Buffer,
-    kv_a: B::Buffer,
     attention: B::Buffer,
     router: B::Buffer,
     routing: B::Routing,
@@ -58,10 +57,9 @@ impl<B: Backend> Workspace<B> {
             residual: backend.buffer(rows, widths.hidden)?,
             normed: backend.buffer(rows, widths.hidden)?,
             delta: backend.buffer(rows, widths.hidden)?,
-            q_a: backend.buffer(rows, widths.q_latent)?,
+            qkv_a: backend.buffer(rows, widths.q_latent + widths.kv_a)?,
             q_a_normed: backend.buffer(rows, widths.q_latent)?,
             q: backend.buffer(rows, widths.q)?,
-            kv_a: backend.buffer(rows, widths.kv_a)?,
             attention: backend.buffer(rows, widths.attention)?,
             router: backend.buffer(rows, widths.router)?,
             routing: backend.routing(rows, routing)?,
@@ -196,11 +194,10 @@ fn attention<B: Backend>(
     work: &mut Workspace<B>,
 ) -> Result<(), DeviceError> {
     let eps = LATENT_NORM_EPS;
-    b.matmul(&work.normed, &layer.q_a, &mut work.q_a)?;
-    b.rms_norm(&work.q_a, &layer.q_a_norm, eps, &mut work.q_a_normed)?;
+    b.matmul(&work.normed, &layer.qkv_a, &mut work.qkv_a)?;
+    b.rms_norm(&work.qkv_a, &layer.q_a_norm, eps, &mut work.q_a_normed)?;
     b.matmul(&work.q_a_normed, &layer.q_b, &mut work.q)?;
-    b.matmul(&work.normed, &layer.kv_a, &mut work.kv_a)?;
-    let (q, kv_a) = (&mut work.q, &work.kv_a);
+    let (q, kv_a) = (&mut work.q, &work.qkv_a);
     b.rope_and_cache(index, heads, q, kv_a, &layer.kv_a_norm, eps, rope_table)?;
     b.attention(index, &work.q, &layer.kv_b, scale, &mut work.attention)?;
     b.matmul(&work.attention, &layer.o, &mut work.delta)

@@ -29,10 +29,10 @@ pub(crate) struct Weights<B: Backend> {
 
 pub(crate) struct Layer<B: Backend> {
     pub(crate) input_norm: B::Vector,
-    pub(crate) q_a: B::Matrix,
+    /// Rows of q_a, then of kv_a: one product of the same input.
+    pub(crate) qkv_a: B::Matrix,
     pub(crate) q_a_norm: B::Vector,
     pub(crate) q_b: B::Matrix,
-    pub(crate) kv_a: B::Matrix,
     pub(crate) kv_a_norm: B::Vector,
     pub(crate) kv_b: B::LatentProjection,
     pub(crate) o: B::Matrix,
@@ -71,11 +71,11 @@ impl Source<'_> {
         Ok(matrix)
     }
 
-    fn gate_up(&self, module: &str) -> Result<Matrix, LoadError> {
-        let gate = self.matrix(&format!("{module}.gate_proj"))?;
-        let up = self.matrix(&format!("{module}.up_proj"))?;
-        gate.stack(up).ok_or_else(|| {
-            let problem = "gate_proj and up_proj are stored in different formats".into();
+    /// The rows of two matrices of a module, one's after the other's.
+    fn stacked(&self, module: &str, [first, second]: [&str; 2]) -> Result<Matrix, LoadError> {
+        let matrix = self.matrix(&format!("{module}.{first}"))?;
+        matrix.stack(self.matrix(&format!("{module}.{second}"))?).ok_or_else(|| {
+            let problem = format!("{first} and {second} are stored in different formats");
             let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
             CheckpointError::Tensor { path, tensor, problem }.into()
         })
@@ -83,7 +83,8 @@ impl Source<'_> {
 
     /// `[gate | up]`, and down.
     fn expert(&self, module: &str) -> Result<(Matrix, Matrix), LoadError> {
-        Ok((self.gate_up(module)?, self.matrix(&format!("{module}.down_proj"))?))
+        let gate_up = self.stacked(module, ["gate_proj", "up_proj"])?;
+        Ok((gate_up, self.matrix(&format!("{module}.down_proj"))?))
     }
 }
 
@@ -113,12 +114,12 @@ impl<B: Backend> Loader<'_, B> {
     fn layer(&mut self, layer: usize, heads: HeadShape) -> Result<Layer<B>, LoadError> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let kv_b = self.source.matrix(&at("self_attn.kv_b_proj"))?;
+        let qkv_a = self.source.stacked(&at("self_attn"), ["q_a_proj", "kv_a_proj_with_mqa"])?;
         Ok(Layer {
             input_norm: self.vector(&at("input_layernorm.weight"))?,
-            q_a: self.matrix(&at("self_attn.q_a_proj"))?,
+            qkv_a: self.backend.matrix(qkv_a)?,
             q_a_norm: self.vector(&at("self_attn.q_a_layernorm.weight"))?,
             q_b: self.matrix(&at("self_attn.q_b_proj"))?,
-            kv_a: self.matrix(&at("self_attn.kv_a_proj_with_mqa"))?,
             kv_a_norm: self.vector(&at("self_attn.kv_a_layernorm.weight"))?,
             kv_b: self.backend.latent_projection(kv_b, heads)?,
             o: self.matrix(&at("self_attn.o_proj"))?,

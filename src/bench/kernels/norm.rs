@@ -79,7 +79,7 @@ impl Work for Norm {
         let (stream, kernels, rows) = (&gpu.stream, &gpu.kernels, self.count.rows());
         let (x, weight, out, width) = (&self.x.memory, &self.weight.memory, &self.out, self.width);
         match &self.delta {
-            None => rms_norm(stream, kernels, rows, x, weight, out, width, EPS),
+            None => rms_norm(stream, kernels, rows, x, weight, out, [width, width], EPS),
             Some(delta) => {
                 let delta = &delta.memory;
                 add_rms_norm(stream, kernels, rows, x, delta, weight, out, width, EPS)

@@ -138,6 +138,7 @@ impl Work for Rope {
         let buffers = Buffers {
             q: &self.q.memory,
             kv_a: &self.kv_a.memory,
+            kv_stride: self.shape.latent + self.shape.rope,
             norm: &self.norm.memory,
             table: &self.table.memory,
             q_nope: &self.q_nope,

@@ -13,6 +13,7 @@ struct Args {
     x: u64,
     weight: u64,
     out: u64,
+    stride: u32,
     width: u32,
     eps: f32,
 }
@@ -35,23 +36,25 @@ fn check(
     inputs: &[(&str, &Memory)],
     weight: &Memory,
     out: &Memory,
-    width: usize,
+    [stride, width]: [usize; 2],
 ) -> Result<(), Error> {
     let fits = width.is_multiple_of(4) && width <= MAX_WIDTH;
     check_shape(kernel, fits, "the width must be a multiple of 4, at most 8192")?;
+    let fits = stride.is_multiple_of(4) && stride >= width;
+    check_shape(kernel, fits, "the stride must be a multiple of 4, at least the width")?;
     for (name, memory) in inputs {
-        check_room(kernel, name, memory, rows.bound * width * 4)?;
+        check_room(kernel, name, memory, rows.bound * stride * 4)?;
     }
     check_room(kernel, "weight", weight, width * 4)?;
     check_room(kernel, "out", out, rows.bound * width * 2)
 }
 
-/// `out = weight * x * rsqrt(mean(x^2) + eps)`, row by row: `x` f32 `[rows, width]`, `weight` f32
-/// `[width]`, `out` bf16 `[rows, width]`.
+/// `out = weight * x * rsqrt(mean(x^2) + eps)`, row by row: `x` f32 `[rows, stride]`, of which each
+/// row's first `width` count, `weight` f32 `[width]`, `out` bf16 `[rows, width]`.
 ///
 /// # Errors
-/// Buffers that are too small, a width that is no multiple of 4 or beyond [`MAX_WIDTH`], a failed
-/// device.
+/// Buffers that are too small, a width that is no multiple of 4 or beyond [`MAX_WIDTH`], a stride
+/// that is no multiple of 4 or below the width, a failed device.
 #[expect(clippy::too_many_arguments, reason = "what the formula has")]
 pub fn rms_norm(
     stream: &Stream,
@@ -60,15 +63,16 @@ pub fn rms_norm(
     x: &Memory,
     weight: &Memory,
     out: &Memory,
-    width: usize,
+    [stride, width]: [usize; 2],
     eps: f32,
 ) -> Result<(), Error> {
-    check("rms_norm", rows, &[("x", x)], weight, out, width)?;
+    check("rms_norm", rows, &[("x", x)], weight, out, [stride, width])?;
     let args = Args {
         rows: rows.count,
         x: x.ptr(),
         weight: weight.ptr(),
         out: out.ptr(),
+        stride: stride as u32,
         width: width as u32,
         eps,
     };
@@ -93,7 +97,7 @@ pub fn add_rms_norm(
     eps: f32,
 ) -> Result<(), Error> {
     let inputs = [("residual", residual), ("delta", delta)];
-    check("add_rms_norm", rows, &inputs, weight, out, width)?;
+    check("add_rms_norm", rows, &inputs, weight, out, [width, width])?;
     let args = AddArgs {
         rows: rows.count,
         residual: residual.ptr(),

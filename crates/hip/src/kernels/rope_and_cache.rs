@@ -22,6 +22,7 @@ struct Args {
     nope: u32,
     rope: u32,
     latent: u32,
+    kv_stride: u32,
     eps: f32,
 }
 
@@ -39,8 +40,10 @@ pub fn entry_bytes(format: CacheFormat, latent: usize, rope: usize) -> usize {
 pub struct Buffers<'a> {
     /// f32 `[rows, heads, nope + rope]`.
     pub q: &'a Memory,
-    /// f32 `[rows, latent + rope]`.
+    /// f32 `[rows, kv_stride]`, of which each row's last `latent + rope` count.
     pub kv_a: &'a Memory,
+    /// See [`Buffers::kv_a`].
+    pub kv_stride: usize,
     /// f32 `[latent]`.
     pub norm: &'a Memory,
     /// f32 `[positions, rope / 2, 2]`: cosines and sines.
@@ -83,7 +86,7 @@ pub fn rope_and_cache(
         "widths must be multiples of 4, latent at most 1024",
     )?;
     check_shape(NAME, rope <= 1024, "rope must be at most 1024")?;
-    let Buffers { q, kv_a, norm, table, q_nope, queries, cache, format, cache_offset } = buffers;
+    let Buffers { q, kv_a, kv_stride, norm, table, q_nope, queries, cache, format, .. } = buffers;
     let kernel = match format {
         CacheFormat::Native | CacheFormat::Bf16 => NAME,
         CacheFormat::Fp8 => "rope_and_cache_fp8",
@@ -91,7 +94,9 @@ pub fn rope_and_cache(
     let fits = kernel == NAME || latent.is_multiple_of(512);
     check_shape(kernel, fits, "latent must be a multiple of 512")?;
     check_room(NAME, "q", q, rows.bound * heads * (nope + rope) * 4)?;
-    check_room(NAME, "kv_a", kv_a, rows.bound * (latent + rope) * 4)?;
+    let fits = kv_stride.is_multiple_of(4) && kv_stride >= latent + rope;
+    check_shape(NAME, fits, "kv_a's stride must be a multiple of 4, at least latent + rope")?;
+    check_room(NAME, "kv_a", kv_a, rows.bound * kv_stride * 4)?;
     check_room(NAME, "norm", norm, latent * 4)?;
     check_room(NAME, "q_nope", q_nope, rows.bound * heads * nope * 2)?;
     check_room(NAME, "queries", queries, rows.bound * heads * (latent + rope) * 2)?;
@@ -100,16 +105,17 @@ pub fn rope_and_cache(
         positions,
         slots,
         q: q.ptr(),
-        kv_a: kv_a.ptr(),
+        kv_a: kv_a.ptr() + (4 * (kv_stride - latent - rope)) as u64,
         norm: norm.ptr(),
         table: table.ptr(),
         q_nope: q_nope.ptr(),
         queries: queries.ptr(),
-        cache: cache.ptr() + cache_offset as u64,
+        cache: cache.ptr() + buffers.cache_offset as u64,
         heads: heads as u32,
         nope: nope as u32,
         rope: rope as u32,
         latent: latent as u32,
+        kv_stride: kv_stride as u32,
         eps,
     };
     // SAFETY: the parameter is the kernel's; the buffers have room, positions are in the table and

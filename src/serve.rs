@@ -11,12 +11,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::{App, ServerConfig, Tls};
 use text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{LogFormat, ServeArgs};
 use crate::place::Place;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let levels = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(levels.from_env_lossy())
+        .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().with_span_list(false).init(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{Batch, DeviceError, RowOutput};
+use tracing::{Level, debug, enabled};
 
 use crate::collective::Communicator;
 use crate::gpu::Gpu;
@@ -35,9 +36,12 @@ pub(crate) struct Steps {
     queued: VecDeque<Step>,
     /// Results that nobody has taken.
     landed: VecDeque<Vec<RowOutput>>,
-    /// When the latest round of the batch in a slot ends.
+    /// When the batch in a slot begins, and when its latest round ends.
+    begins: [Event; UNDER_WAY],
     ends: [Event; UNDER_WAY],
     next_slot: usize,
+    /// Batches begun so far.
+    begun: usize,
     /// Outputs of the latest batch.
     outputs: usize,
 }
@@ -48,7 +52,9 @@ impl Steps {
             current: None,
             queued: VecDeque::new(),
             landed: VecDeque::new(),
+            begins: [Event::new(device)?, Event::new(device)?],
             ends: [Event::new(device)?, Event::new(device)?],
+            begun: 0,
             next_slot: 0,
             outputs: 0,
         })
@@ -71,6 +77,8 @@ impl Gpu {
         let slot = steps.next_slot;
         steps.next_slot = (slot + 1) % UNDER_WAY;
         steps.outputs = batch.outputs.len();
+        steps.begun += 1;
+        steps.begins[slot].record(&self.stream)?;
         let batch = Arc::clone(batch);
         steps.current = Some(Step { batch, slot, queued: 0, results: Vec::new() });
         Ok(slot)
@@ -104,8 +112,21 @@ impl Gpu {
     /// All of the batch is queued.
     pub(crate) fn end_step(&mut self) -> Result<(), DeviceError> {
         let step = self.steps.current.take().ok_or_else(no_batch)?;
+        self.tell_gap(step.slot)?;
         self.steps.ends[step.slot].record(&self.stream)?;
         self.steps.queued.push_back(step);
+        Ok(())
+    }
+
+    /// Tells, at level debug, how long the device stood still between the last two batches before
+    /// the one in `slot`, if the later has begun.
+    fn tell_gap(&self, slot: usize) -> Result<(), DeviceError> {
+        let Steps { begins, ends, begun, .. } = &self.steps;
+        let later = 1 - slot;
+        if *begun > 2 && enabled!(Level::DEBUG) && begins[later].is_past()? {
+            let gap = begins[later].milliseconds_since(&ends[slot])?;
+            debug!(microseconds = gap * 1e3, "the device waited for a step");
+        }
         Ok(())
     }
 

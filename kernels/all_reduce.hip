@@ -2,18 +2,17 @@
 // rank's own memory, then rms_norm of `residual`: the bits of sum_ranks and add_rms_norm. All ranks
 // launch the same with the same number of rows. Two forms with the same bits:
 //
-// all_reduce_norm_pull: each rank reads all parts. One workgroup for each row, which meets its twins
-// on the other ranks twice: before it reads their parts (what stood before this launch in their
-// streams is done), and before it ends (they have read its own part, which may be written again).
-// Workgroups wait for one another across ranks, so all must be resident at once: `rows` is at most
-// 256, one for each compute unit of gfx950, two for each of sm_90.
+// all_reduce_norm_pull: each rank reads all parts. One workgroup for each row, which meets its
+// twins on the other ranks twice: before it reads their parts (what stood before this launch in
+// their streams is done), and before it ends (they have read its own part, which may be written
+// again). Workgroups wait for one another across ranks, so all must be resident at once: `rows` is
+// at most 256, one for each compute unit of gfx950, two for each of sm_90.
 // Must move 4 (ranks + 2) + 2 bytes a value, of which 4 (ranks - 1) from other devices.
 //
 // all_reduce_norm_push: each rank writes its part into the others' memory, for at most 16 rows: one
 // way over the link instead of a flag's way and a read's way there and back. RANKS workgroups for
 // each row: one for each peer that it writes to, and the last, which sums what comes.
-// Must move 4 (ranks + 2) + 2 bytes a value, and 16 (ranks - 1) in slots, half of it to other
-// devices.
+// Must move 14 + 16 (ranks - 1) bytes a value, of which 8 (ranks - 1) to other devices.
 //
 // A value and the number of the row's launch, its epoch, go as one 64-bit word: who reads the epoch
 // has the value. Nothing else is told thereby, so no fence is needed, and no second meeting: a part
@@ -134,8 +133,8 @@ template <u32 RANKS> __device__ inline void pull(const AllReduceNormArgs &args) 
   if (thread() == 0) args.epochs[row] = epoch + 2;
 }
 
-/// As `load_row`, but with the first values in place of those beyond the row's end: without a branch
-/// no load waits for another.
+/// As `load_row`, but with the first values in place of those beyond the row's end: without a
+/// branch no load waits for another.
 __device__ inline Part load_all(const float *row, u32 width) {
   Part part;
   for (u32 s = 0; s < STEPS; ++s) {

@@ -171,14 +171,17 @@ impl Env {
     /// `s_waitcnt`: completes all but the newest `vm` vector and `lgkm` LDS or scalar operations.
     pub fn wait(&mut self, w: &mut Wave, vm: usize, lgkm: usize) {
         while w.vm.len() > vm {
-            let run = self.unordered(w, 0, w.vm.len() - vm);
-            for k in (0..run).rev() {
-                if let Some(p) = w.vm.remove(k) {
+            let n = self.unordered(w, 0, w.vm.len() - vm);
+            if n == 1 {
+                if let Some(p) = w.vm.pop_front() {
                     self.complete(w, &p);
                 }
-                if run > 1 {
-                    std::thread::yield_now(); // others may look in between
-                }
+                continue;
+            }
+            let run: Vec<Pending> = w.vm.drain(..n).collect();
+            for k in any_order(n) {
+                self.complete(w, &run[k]);
+                std::thread::yield_now(); // others may look in between
             }
         }
         if lgkm < 15 && lgkm < w.lgkm.len() {
@@ -187,8 +190,7 @@ impl Env {
     }
 
     /// How many operations under way from the `first` on, at most `most`, memory may perform in any
-    /// order, so that they are performed in the reverse of theirs: stores at system scope to
-    /// places of their own. 1 for every other operation.
+    /// order: stores at system scope, each to a place of its own. 1 for every other operation.
     fn unordered(&self, w: &Wave, first: usize, most: usize) -> usize {
         let mut places = HashSet::new();
         let run = w.vm.iter().skip(first).take(most).take_while(|p| {
@@ -224,14 +226,14 @@ impl Env {
     }
 
     /// Performs accesses to memory that are under way: a workgroup's go through one cache in the
-    /// order they were issued (but for stores that other devices see: `unordered`), so that after a barrier its waves see them. Registers still need
-    /// their wait; direct-to-LDS loads stay under way.
+    /// order they were issued (but for those that are `unordered`), so that after a barrier its
+    /// waves see them. Registers still need their wait; direct-to-LDS loads stay under way.
     pub fn settle(&mut self, w: &mut Wave) {
         let mut first = 0;
         while first < w.vm.len() {
-            let end = first + self.unordered(w, first, usize::MAX);
-            for k in (first..end).rev() {
-                let p = &mut w.vm[k];
+            let n = self.unordered(w, first, usize::MAX);
+            for k in any_order(n) {
+                let p = &mut w.vm[first + k];
                 let inst = self.kernel.code.insts.get(p.inst as usize).copied();
                 if let Some(i) = inst
                     && p.lds.is_none()
@@ -240,8 +242,11 @@ impl Env {
                 {
                     crate::exec::perform(self, w, &i, &d, None);
                 }
+                if n > 1 {
+                    std::thread::yield_now();
+                }
             }
-            first = end;
+            first += n;
         }
     }
 
@@ -329,4 +334,9 @@ fn set_pending(w: &mut Wave, r: u32, on: bool) {
 fn is_pending(w: &Wave, r: u32) -> bool {
     let (set, r) = if r < 512 { (&w.vpend[..], r) } else { (&w.spend[..], r - 512) };
     set.get(r as usize / 64).is_some_and(|x| x >> (r % 64) & 1 == 1)
+}
+
+/// An order of `n` stores that lets the later ones come first and parts neighbours.
+fn any_order(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).rev().step_by(2).chain((0..n - 1).rev().step_by(2))
 }

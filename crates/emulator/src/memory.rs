@@ -574,9 +574,9 @@ mod tests {
     fn eight_aligned_bytes_are_one_access() {
         let m = Memory::new(1 << 20, true);
         let a = m.alloc(0, 32, 0).unwrap();
+        let done = AtomicU32::new(0);
+        let (a, done) = (&a, &done);
         std::thread::scope(|scope| {
-            let done = AtomicU32::new(0);
-            let (a, done) = (&a, &done);
             scope.spawn(move || {
                 for k in 0..2_000_000 {
                     // SAFETY: the bytes are inside.

@@ -242,6 +242,8 @@ fn the_sum_is_right_and_free_of_races() {
     is_right(&[], PUSH);
     is_right(&[SLOW_READER], PUSH);
     is_right(&[SLOW_WRITER], PUSH);
+    // Two stores do if the first has arrived before the second begins.
+    is_right(&[WAITING_STORES, SLOW_WRITER], PUSH);
 }
 
 /// Each variant: the file, the text, and what stands in its place.
@@ -295,7 +297,7 @@ fn broken_sums_are_caught() {
 const SLOW_READER: Change = (
     "all_reduce.hip",
     "    add_words<RANKS>(x",
-    "    for (u32 i = 0; i < 3000 * args.rank; ++i) pause();\n    add_words<RANKS>(x",
+    "    for (u32 i = 0; i < 1000 * args.rank; ++i) pause();\n    add_words<RANKS>(x",
 );
 /// The first device has long looked for the second one's words when they are written.
 const SLOW_WRITER: Change = (
@@ -306,17 +308,29 @@ const SLOW_WRITER: Change = (
 
 const POST: &str = "post(to + place(s, j), (u64)epoch << 32 | bits(part.v[s][j]));";
 
+const WAITING_STORES: Change = (
+    "all_reduce.hip",
+    POST,
+    "{ u32 *word = (u32 *)(to + place(s, j));
+      post(word, bits(part.v[s][j]));
+      __builtin_amdgcn_s_waitcnt(0);
+      post(word + 1, epoch); }",
+);
+
 /// Broken variants of the form that writes to peers, and the slowness that shows them.
 const BROKEN_PUSHES: [(&str, &[Change]); 6] = [
     (
         "value and epoch in two stores",
-        &[(
-            "all_reduce.hip",
-            POST,
-            "{ u32 *word = (u32 *)(to + place(s, j));
-              post(word, bits(part.v[s][j]));
-              post(word + 1, epoch); }",
-        )],
+        &[
+            (
+                "all_reduce.hip",
+                POST,
+                "{ u32 *word = (u32 *)(to + place(s, j));
+                  post(word, bits(part.v[s][j]));
+                  post(word + 1, epoch); }",
+            ),
+            SLOW_WRITER,
+        ],
     ),
     (
         "plain stores",
@@ -328,7 +342,10 @@ const BROKEN_PUSHES: [(&str, &[Change]); 6] = [
         &[("all_reduce.hip", "words[s][r][j] >> 32 == epoch", "words[s][r][j] != 0"), SLOW_WRITER],
     ),
     ("no wait", &[("all_reduce.hip", "words[s][r][j] >> 32 == epoch", "true"), SLOW_WRITER]),
-    ("one epoch for ever", &[("all_reduce.hip", "*own_epoch = epoch;", ""), SLOW_WRITER]),
+    (
+        "one epoch for ever",
+        &[("all_reduce.hip", "*own_epoch = epoch;", "*own_epoch = 0;"), SLOW_WRITER],
+    ),
 ];
 
 #[test]
@@ -338,7 +355,6 @@ fn broken_pushes_are_caught() {
         let caught = schedules().into_iter().any(|config| {
             let node = Node::new(&object, Config { hang_seconds: 10, ..config });
             let (fault, residuals) = node.run(PUSH);
-            eprintln!("{name}: {:?}", fault.as_ref().map(|fault| fault.kind));
             fault.is_some() || residuals.iter().any(|residual| *residual != expected())
         });
         assert!(caught, "{name}: not caught");

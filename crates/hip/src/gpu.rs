@@ -28,7 +28,7 @@ const STAGING: usize = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllReduce {
     /// In rank order, whatever the batch. Of few rows (and 2, 4 or 8 ranks) by one kernel that
-    /// reads all ranks' memory, the same sums as [`AllReduce::Ordered`].
+    /// reads or writes the other ranks' memory, the same sums as [`AllReduce::Ordered`].
     OneShot,
     /// In rank order, of parts that the library has moved.
     Ordered,

@@ -114,13 +114,13 @@ __device__ inline float workgroup_sum(float x) {
   return sum;
 }
 
-/// Writes a word that threads of other devices `peek` at.
-__device__ inline void post(u32 *word, u32 value) {
+/// Writes a word (u32 or u64) that threads of other devices `peek` at, as a whole.
+template <typename Word> __device__ inline void post(Word *word, Word value) {
   __scoped_atomic_store_n(word, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);
 }
 
 /// The latest value of a word that other devices or the host write.
-__device__ inline u32 peek(const u32 *word) {
+template <typename Word> __device__ inline Word peek(const Word *word) {
   return __scoped_atomic_load_n(word, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);
 }
 

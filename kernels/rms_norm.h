@@ -35,15 +35,25 @@ __device__ inline float norm_factor(const Part &x, u32 width, float eps) {
   return rsqrt(workgroup_sum(sum) / (float)width + eps);
 }
 
+__device__ inline void store_normalized(__bf16 *out, f32x4 x, f32x4 weight, float factor) {
+  bf16x4 y;
+  for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(weight[j] * (x[j] * factor));
+  *(bf16x4 *)out = y;
+}
+
 /// `out = weight * (x * factor)`, rounded to BF16.
 __device__ inline void store_normalized(__bf16 *out, const Part &x, const float *weight,
                                         float factor, u32 width) {
   for (u32 s = 0; s < STEPS; ++s) {
     u32 i = column(s);
     if (i >= width) return;
-    f32x4 w = *(const f32x4 *)(weight + i);
-    bf16x4 y;
-    for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(w[j] * (x.v[s][j] * factor));
-    *(bf16x4 *)(out + i) = y;
+    store_normalized(out + i, x.v[s], *(const f32x4 *)(weight + i), factor);
   }
+}
+
+/// The same with weights that have been loaded.
+__device__ inline void store_normalized(__bf16 *out, const Part &x, const Part &weight,
+                                        float factor, u32 width) {
+  for (u32 s = 0; s < STEPS; ++s)
+    if (column(s) < width) store_normalized(out + column(s), x.v[s], weight.v[s], factor);
 }

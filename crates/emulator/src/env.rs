@@ -1,11 +1,12 @@
 //! What a wave sees besides its own registers: memory, LDS, code, checks and counters.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::check::{GroupClock, LdsShadow, Segments};
+use crate::check::{GroupClock, LdsShadow, Scope, Segments};
 use crate::code::Kernel;
 use crate::counters::Counters;
-use crate::inst::{Inst, Operand};
+use crate::inst::{Inst, MemKind, Operand};
 use crate::memory::View;
 use crate::wave::{Pending, Wave};
 
@@ -170,13 +171,42 @@ impl Env {
     /// `s_waitcnt`: completes all but the newest `vm` vector and `lgkm` LDS or scalar operations.
     pub fn wait(&mut self, w: &mut Wave, vm: usize, lgkm: usize) {
         while w.vm.len() > vm {
-            if let Some(p) = w.vm.pop_front() {
-                self.complete(w, &p);
+            let n = self.unordered(w, 0, w.vm.len() - vm);
+            if n == 1 {
+                if let Some(p) = w.vm.pop_front() {
+                    self.complete(w, &p);
+                }
+                continue;
+            }
+            let run: Vec<Pending> = w.vm.drain(..n).collect();
+            for k in any_order(n) {
+                self.complete(w, &run[k]);
+                std::thread::yield_now(); // others may look in between
             }
         }
         if lgkm < 15 && lgkm < w.lgkm.len() {
             self.wait_lgkm(w, lgkm);
         }
+    }
+
+    /// How many operations under way from the `first` on, at most `most`, memory may perform in any
+    /// order: stores at system scope, each to a place of its own. 1 for every other operation.
+    fn unordered(&self, w: &Wave, first: usize, most: usize) -> usize {
+        let mut places = HashSet::new();
+        let run = w.vm.iter().skip(first).take(most).take_while(|p| {
+            let inst = self.kernel.code.insts.get(p.inst as usize);
+            let (Some(d), Some(m)) = (&p.deferred, inst.and_then(Inst::mem)) else { return false };
+            let store = matches!(m.kind, MemKind::Store { .. });
+            store && m.scope() == Some(Scope::System) && {
+                let lanes = (0..64).filter(|l| d.exec >> l & 1 == 1);
+                let words = |l: usize| d.addr[l] / 4..(d.addr[l] + u64::from(m.bytes)).div_ceil(4);
+                let own: Vec<u64> = lanes.flat_map(words).collect();
+                let apart = own.iter().all(|word| !places.contains(word));
+                places.extend(own);
+                apart
+            }
+        });
+        run.count().max(1)
     }
 
     /// LDS operations finish in order; scalar loads only with a wait for zero.
@@ -196,18 +226,27 @@ impl Env {
     }
 
     /// Performs accesses to memory that are under way: a workgroup's go through one cache in the
-    /// order they were issued, so that after a barrier its waves see them. Registers still need
-    /// their wait; direct-to-LDS loads stay under way.
+    /// order they were issued (but for those that are `unordered`), so that after a barrier its
+    /// waves see them. Registers still need their wait; direct-to-LDS loads stay under way.
     pub fn settle(&mut self, w: &mut Wave) {
-        for k in 0..w.vm.len() {
-            let p = &mut w.vm[k];
-            let Some(i) = self.kernel.code.insts.get(p.inst as usize).copied() else { continue };
-            if p.lds.is_none()
-                && i.mem().is_some()
-                && let Some(d) = p.deferred.take()
-            {
-                crate::exec::perform(self, w, &i, &d, None);
+        let mut first = 0;
+        while first < w.vm.len() {
+            let n = self.unordered(w, first, usize::MAX);
+            for k in any_order(n) {
+                let p = &mut w.vm[first + k];
+                let inst = self.kernel.code.insts.get(p.inst as usize).copied();
+                if let Some(i) = inst
+                    && p.lds.is_none()
+                    && i.mem().is_some()
+                    && let Some(d) = p.deferred.take()
+                {
+                    crate::exec::perform(self, w, &i, &d, None);
+                }
+                if n > 1 {
+                    std::thread::yield_now();
+                }
             }
+            first += n;
         }
     }
 
@@ -295,4 +334,9 @@ fn set_pending(w: &mut Wave, r: u32, on: bool) {
 fn is_pending(w: &Wave, r: u32) -> bool {
     let (set, r) = if r < 512 { (&w.vpend[..], r) } else { (&w.spend[..], r - 512) };
     set.get(r as usize / 64).is_some_and(|x| x >> (r % 64) & 1 == 1)
+}
+
+/// An order of `n` stores that lets the later ones come first and parts neighbours.
+fn any_order(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).rev().step_by(2).chain((0..n - 1).rev().step_by(2))
 }

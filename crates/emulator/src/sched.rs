@@ -17,6 +17,10 @@ use crate::wave::{State, Wave};
 
 /// Workgroups interleaved on one thread where they may wait for each other.
 const RESIDENT: usize = 16;
+/// As many as there are compute units: more are taken in while those that run seem to wait.
+const MOST_RESIDENT: usize = 256;
+/// Rounds without a workgroup's end that look like waiting.
+const PATIENCE: u32 = 4096;
 
 /// One kernel launch.
 #[derive(Clone)]
@@ -214,7 +218,7 @@ impl Spare {
 }
 
 fn worker(s: &Shared<'_>, serial: bool) {
-    let limit = match (s.launch.cooperative, serial) {
+    let mut limit = match (s.launch.cooperative, serial) {
         (true, _) => s.order.len(),
         (false, true) => RESIDENT,
         (false, false) => 1,
@@ -222,6 +226,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
     let mut resident: Vec<Group> = Vec::new();
     let mut spare = Spare::take();
     let mut total = Counters::default();
+    let mut rounds = 0; // since a workgroup has ended
     loop {
         while resident.len() < limit && !s.failed.load(Ordering::Relaxed) {
             let k = s.next.fetch_add(1, Ordering::Relaxed);
@@ -238,12 +243,17 @@ fn worker(s: &Shared<'_>, serial: bool) {
             match outcome {
                 Ok(Progress::Asleep | Progress::Made) => k += 1,
                 Ok(Progress::Ended) => {
+                    rounds = 0;
                     let g = resident.swap_remove(k);
                     total.merge(&g.env.counters);
                     spare.put(g);
                 }
                 Err(f) => return fail(s, f),
             }
+        }
+        rounds += 1;
+        if serial && limit < MOST_RESIDENT && (asleep || rounds % PATIENCE == 0) {
+            limit += 1; // one that is not there yet may be waited for
         }
         if asleep {
             // They may wait for another device, whose thread needs a core.

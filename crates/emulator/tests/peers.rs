@@ -1,5 +1,5 @@
-//! Two devices that read each other's memory: the server's one-shot sum over ranks, and broken
-//! variants of it, each of which is caught.
+//! Two devices that read and write each other's memory: the two forms of the server's one-shot sum
+//! over ranks, and broken variants of them, each of which is caught.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,22 +23,26 @@ use harness::strict;
 const PRODUCER: &str = "
 struct ProduceArgs { float *out; float value; u32 width; };
 KERNEL(256) void produce(ProduceArgs args) {
-  if (thread() < args.width) args.out[block_x() * args.width + thread()] = args.value + thread();
+  for (u32 i = thread(); i < args.width; i += 256)
+    args.out[block_x() * args.width + i] = args.value + i;
 }
 ";
 
 const ROWS: usize = 2;
-const WIDTH: usize = 64;
+const WIDTH: usize = 1028;
 
-/// The kernel with `from` replaced by `to` in `file` of kernels/.
-fn compile(file: &str, from: &str, to: &str) -> Vec<u8> {
+/// A text in a file of kernels/, and what stands in its place.
+type Change = (&'static str, &'static str, &'static str);
+
+/// The kernels with changes.
+fn compile(changes: &[Change]) -> Vec<u8> {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
     let directory = harness::tempdir();
     std::fs::create_dir_all(directory.join("arch")).unwrap();
     let files = ["device.h", "rms_norm.h", "arch/gfx950.h", "all_reduce.hip"];
     for name in files {
         let mut text = std::fs::read_to_string(kernels.join(name)).unwrap();
-        if name == file {
+        for (_, from, to) in changes.iter().filter(|(file, ..)| *file == name) {
             assert!(text.contains(from), "{name} has no {from:?}");
             text = text.replace(from, to);
         }
@@ -67,6 +71,7 @@ fn compile(file: &str, from: &str, to: &str) -> Vec<u8> {
 struct Buffers {
     part: Arc<Alloc>,
     flags: Arc<Alloc>,
+    slots: Arc<Alloc>,
     epochs: Arc<Alloc>,
     residual: Arc<Alloc>,
     out: Arc<Alloc>,
@@ -98,7 +103,8 @@ impl Node {
         let buffers = |device| Buffers {
             part: memory.alloc(device, (4 * ROWS * WIDTH) as u64, 0).unwrap(),
             flags: filled(device, &[0; 256 * 8]),
-            epochs: filled(device, &[0; 256]),
+            slots: filled(device, &vec![0; 2 * 16 * 2 * 8192 * 2]),
+            epochs: filled(device, &[0; 256 + 16 * 8]),
             residual: filled(device, &[0; ROWS * WIDTH]),
             out: memory.alloc(device, (2 * ROWS * WIDTH) as u64, 0).unwrap(),
         };
@@ -119,21 +125,21 @@ impl Node {
         node
     }
 
-    /// The `seq`th launch of a device's stream.
+    /// The `seq`th launch of a device's stream, of so many workgroups for each row.
     fn launch(
         &self,
         device: usize,
         seq: u64,
-        name: &str,
+        (name, groups): (&str, u32),
         arguments: &[u8],
     ) -> Result<(), Box<Fault>> {
         let kernel = Arc::clone(&self.modules[device].kernels[name]);
-        let grid = [ROWS as u32, 1, 1];
+        let grid = [ROWS as u32, groups, 1];
         let mut kernarg = vec![0u8; kernel.desc.kernarg as usize];
         kernarg[..arguments.len()].copy_from_slice(arguments);
         sched::fill_hidden(&mut kernarg, &kernel, grid, [256, 1, 1]);
         let stream = device as u64;
-        let groups = (ROWS as u32, kernel.atomics);
+        let groups = (ROWS as u32 * groups, kernel.atomics);
         let race = self.config.strict.then(|| {
             let order = Order::from([(stream, seq - 1)]);
             self.races.begin(name, device, (stream, seq), order, vec![], groups)
@@ -150,39 +156,42 @@ impl Node {
         sched::run(&self.memory, &launch, &self.config, race).map(drop)
     }
 
-    /// Three times: a part, then the sum.
-    fn steps(&self, device: usize) -> Result<(), Box<Fault>> {
+    /// Three times: a part, then the sum by kernel `sum`.
+    fn steps(&self, device: usize, sum: (&str, u32)) -> Result<(), Box<Fault>> {
         let own = &self.buffers[device];
         for step in 0..3 {
             let value = (10 * device + step) as f32;
             let mut produce = own.part.base.to_le_bytes().to_vec();
             produce.extend(value.to_le_bytes());
             produce.extend((WIDTH as u32).to_le_bytes());
-            self.launch(device, 2 * step as u64 + 1, "produce", &produce)?;
+            self.launch(device, 2 * step as u64 + 1, ("produce", 1), &produce)?;
 
-            let mut all = [0u64; 23];
+            let mut all = [0u64; 33];
             all[0] = self.rows.base;
             for (rank, buffers) in self.buffers.iter().enumerate() {
                 (all[1 + rank], all[9 + rank]) = (buffers.part.base, buffers.flags.base);
+                all[17 + rank] = buffers.slots.base;
             }
-            let rest = [&own.flags, &own.epochs, &self.stop, &own.residual, &self.weight, &own.out];
-            for (to, a) in all[17..].iter_mut().zip(rest) {
+            let rest = [&own.part, &own.flags, &own.slots, &own.epochs, &self.stop, &own.residual];
+            for (to, a) in
+                all[25..].iter_mut().zip(rest.into_iter().chain([&self.weight, &own.out]))
+            {
                 *to = a.base;
             }
-            let mut sum: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
-            sum.extend((WIDTH as u32).to_le_bytes());
-            sum.extend((device as u32).to_le_bytes());
-            sum.extend(1e-5f32.to_le_bytes());
-            self.launch(device, 2 * step as u64 + 2, "all_reduce_norm_2", &sum)?;
+            let mut arguments: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
+            arguments.extend((WIDTH as u32).to_le_bytes());
+            arguments.extend((device as u32).to_le_bytes());
+            arguments.extend(1e-5f32.to_le_bytes());
+            self.launch(device, 2 * step as u64 + 2, sum, &arguments)?;
         }
         Ok(())
     }
 
     /// Both devices' steps side by side; the first error, and the residuals.
-    fn run(&self) -> (Option<Box<Fault>>, Vec<Vec<f32>>) {
+    fn run(&self, sum: (&str, u32)) -> (Option<Box<Fault>>, Vec<Vec<f32>>) {
         let faults: Vec<_> = std::thread::scope(|scope| {
             let device = |device| {
-                let result = self.steps(device);
+                let result = self.steps(device, sum);
                 if result.is_err() {
                     // The other device waits for this one.
                     let word = self.stop.at(self.stop.base).cast();
@@ -209,16 +218,32 @@ fn schedules() -> Vec<Config> {
     each.map(|(late, quantum, seed)| Config { late, quantum, seed, ..strict() }).to_vec()
 }
 
+/// Each form's kernel, and its workgroups for a row.
+const PULL: (&str, u32) = ("all_reduce_norm_pull_2", 1);
+const PUSH: (&str, u32) = ("all_reduce_norm_push_2", 2);
+
+/// Columns of 0 + 1 + 2 from the first device, 10 + 11 + 12 from the second.
+fn expected() -> Vec<f32> {
+    (0..ROWS * WIDTH).map(|i| (36 + 6 * (i % WIDTH)) as f32).collect()
+}
+
+fn is_right(changes: &[Change], sum: (&str, u32)) {
+    let object = compile(changes);
+    for config in schedules() {
+        let (fault, residuals) = Node::new(&object, config.clone()).run(sum);
+        assert!(fault.is_none(), "{sum:?} {config:?}: {}", fault.unwrap());
+        assert!(residuals.iter().all(|residual| *residual == expected()), "{sum:?} {config:?}");
+    }
+}
+
 #[test]
 fn the_sum_is_right_and_free_of_races() {
-    let object = compile("", "", "");
-    for config in schedules() {
-        let (fault, residuals) = Node::new(&object, config.clone()).run();
-        assert!(fault.is_none(), "{config:?}: {}", fault.unwrap());
-        // Columns of 0 + 1 + 2 from the first device, 10 + 11 + 12 from the second.
-        let expected: Vec<f32> = (0..ROWS * WIDTH).map(|i| (36 + 6 * (i % WIDTH)) as f32).collect();
-        assert!(residuals.iter().all(|residual| *residual == expected), "{residuals:?}");
-    }
+    is_right(&[], PULL);
+    is_right(&[], PUSH);
+    is_right(&[SLOW_READER], PUSH);
+    is_right(&[SLOW_WRITER], PUSH);
+    // Two stores do if the first has arrived before the second begins.
+    is_right(&[WAITING_STORES, SLOW_WRITER], PUSH);
 }
 
 /// Each variant: the file, the text, and what stands in its place.
@@ -257,8 +282,8 @@ const BROKEN: [(&str, &str, &str, &str); 8] = [
 fn broken_sums_are_caught() {
     let mut seen = HashMap::new();
     for (name, file, from, to) in BROKEN {
-        let object = compile(file, from, to);
-        let mut runs = schedules().into_iter().map(|config| Node::new(&object, config).run().0);
+        let object = compile(&[(file, from, to)]);
+        let mut runs = schedules().into_iter().map(|config| Node::new(&object, config).run(PULL).0);
         let fault = runs.find_map(|fault| fault);
         let fault = fault.unwrap_or_else(|| panic!("{name}: not caught"));
         let caught = matches!(fault.kind, FaultKind::GlobalRace | FaultKind::Uninitialised);
@@ -266,4 +291,72 @@ fn broken_sums_are_caught() {
         seen.insert(name, fault.kind);
     }
     assert!(seen.values().filter(|kind| **kind == FaultKind::GlobalRace).count() >= 6, "{seen:?}");
+}
+
+/// The second device has written all its words long before it looks for the first one's.
+const SLOW_READER: Change = (
+    "all_reduce.hip",
+    "    add_words<RANKS>(x",
+    "    for (u32 i = 0; i < 1000 * args.rank; ++i) pause();\n    add_words<RANKS>(x",
+);
+/// The first device has long looked for the second one's words when they are written.
+const SLOW_WRITER: Change = (
+    "all_reduce.hip",
+    "    send<RANKS>(",
+    "    for (u32 i = 0; i < 300 * args.rank; ++i) pause();\n    send<RANKS>(",
+);
+
+const POST: &str = "post(to + place(s, j), (u64)epoch << 32 | bits(part.v[s][j]));";
+
+const WAITING_STORES: Change = (
+    "all_reduce.hip",
+    POST,
+    "{ u32 *word = (u32 *)(to + place(s, j));
+      post(word, bits(part.v[s][j]));
+      __builtin_amdgcn_s_waitcnt(0);
+      post(word + 1, epoch); }",
+);
+
+/// Broken variants of the form that writes to peers, and the slowness that shows them.
+const BROKEN_PUSHES: [(&str, &[Change]); 6] = [
+    (
+        "value and epoch in two stores",
+        &[
+            (
+                "all_reduce.hip",
+                POST,
+                "{ u32 *word = (u32 *)(to + place(s, j));
+                  post(word, bits(part.v[s][j]));
+                  post(word + 1, epoch); }",
+            ),
+            SLOW_WRITER,
+        ],
+    ),
+    (
+        "plain stores",
+        &[("all_reduce.hip", POST, "to[place(s, j)] = (u64)epoch << 32 | bits(part.v[s][j]);")],
+    ),
+    ("one slot", &[("all_reduce.hip", "(epoch % 2 * PUSH_ROWS + row)", "row"), SLOW_READER]),
+    (
+        "any epoch",
+        &[("all_reduce.hip", "words[s][r][j] >> 32 == epoch", "words[s][r][j] != 0"), SLOW_WRITER],
+    ),
+    ("no wait", &[("all_reduce.hip", "words[s][r][j] >> 32 == epoch", "true"), SLOW_WRITER]),
+    (
+        "one epoch for ever",
+        &[("all_reduce.hip", "*own_epoch = epoch;", "*own_epoch = 0;"), SLOW_WRITER],
+    ),
+];
+
+#[test]
+fn broken_pushes_are_caught() {
+    for (name, changes) in BROKEN_PUSHES {
+        let object = compile(changes);
+        let caught = schedules().into_iter().any(|config| {
+            let node = Node::new(&object, Config { hang_seconds: 10, ..config });
+            let (fault, residuals) = node.run(PUSH);
+            fault.is_some() || residuals.iter().any(|residual| *residual != expected())
+        });
+        assert!(caught, "{name}: not caught");
+    }
 }

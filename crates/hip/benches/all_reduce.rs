@@ -1,7 +1,8 @@
 //! Sums over ranks alone, 2 KB to 16 MB: the library's, and the three forms that `--all-reduce`
-//! has, each with the residual's addition and norm. On hardware (`MOONROCK_TEST_PLATFORM=cuda`) it
-//! prints times in recorded graphs; in the emulator it runs each small case once. The first number
-//! among the arguments is how many ranks (2).
+//! has, each with the residual's addition and norm; of the one-shot form also how many times faster
+//! than the library's with the norm it is. On hardware (`MOONROCK_TEST_PLATFORM=cuda`) it prints
+//! times in recorded graphs; in the emulator it runs each small case once. The first number among
+//! the arguments is how many ranks (2).
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
@@ -146,6 +147,7 @@ impl Rank<'_> {
         for bytes in (11..=most).map(|log| 1 << log) {
             let case = self.case(bytes);
             let mut line = format!("{:>8} B, {} x {}:", bytes, case.rows, case.width);
+            let mut library = 0.0;
             for (form, name) in FORMS {
                 if form == Form::OneShot && case.rows > MAX_ROWS {
                     continue;
@@ -153,6 +155,11 @@ impl Rank<'_> {
                 let times = self.times(form, &case);
                 let at = |share: usize| times[times.len() * share / 100];
                 line += &format!("  {name} {:.1} us (p99 {:.1})", at(50), at(99));
+                match form {
+                    Form::LibraryNorm => library = at(50),
+                    Form::OneShot => line += &format!(", {:.2} x", library / at(50)),
+                    Form::Library | Form::Ordered => {}
+                }
             }
             if self.index == 0 {
                 println!("{line}");

@@ -28,7 +28,7 @@ const STAGING: usize = 16 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllReduce {
     /// In rank order, whatever the batch. Of few rows (and 2, 4 or 8 ranks) by one kernel that
-    /// reads all ranks' memory, the same sums as [`AllReduce::Ordered`].
+    /// reads or writes the other ranks' memory, the same sums as [`AllReduce::Ordered`].
     OneShot,
     /// In rank order, of parts that the library has moved.
     Ordered,
@@ -234,10 +234,12 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
     let per_head = config.qk_nope_head_dim + config.latent_dim() + config.kv_lora_rank;
     let blocks = max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
+    let peers = if ranks > 1 { Peers::bytes(ranks) } else { 0 };
     2 * rows * heads * per_head
         + attention::Workspace::bytes(heads, limits.max_model_len, rows)
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
+        + peers
         + 4 * (gathered + blocks + 8 * rows + 64)
 }
 

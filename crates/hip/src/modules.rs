@@ -41,7 +41,17 @@ pub struct Kernels {
 
 /// The kernels of each file in `kernels/`, by file.
 const FILES: &[(&str, &[&str])] = &[
-    ("all_reduce", &["all_reduce_norm_2", "all_reduce_norm_4", "all_reduce_norm_8"]),
+    (
+        "all_reduce",
+        &[
+            "all_reduce_norm_pull_2",
+            "all_reduce_norm_pull_4",
+            "all_reduce_norm_pull_8",
+            "all_reduce_norm_push_2",
+            "all_reduce_norm_push_4",
+            "all_reduce_norm_push_8",
+        ],
+    ),
     ("attention", &["attention_split", "attention_split_fp8", "attention_merge"]),
     ("attention_rows", &["attention_rows", "attention_rows_fp8"]),
     ("embed", &["embed"]),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::device::{Device, Memory, Pinned};
-use crate::kernels::all_reduce::{EPOCH_BYTES, FLAG_BYTES, MAX_RANKS, Twins};
+use crate::kernels::all_reduce::{EPOCH_BYTES, FLAG_BYTES, MAX_RANKS, Twins, slot_bytes};
 use crate::{Error, Stream};
 
 /// How long a rank waits for the others to tell a number: they do so at nearly the same time.
@@ -57,14 +57,22 @@ pub struct Peers {
     round: usize,
     /// The ranks' flags.
     flags: [u64; MAX_RANKS],
+    /// The ranks' slots.
+    slots: [u64; MAX_RANKS],
     /// The ranks' partial sums, for each of its own that it has shared.
     parts: Vec<[u64; MAX_RANKS]>,
     epochs: Memory,
     stop: Pinned,
     _flags: Memory,
+    _slots: Memory,
 }
 
 impl Peers {
+    /// Bytes of device memory that each of so many ranks takes.
+    pub(crate) fn bytes(ranks: usize) -> usize {
+        FLAG_BYTES + EPOCH_BYTES + slot_bytes(ranks)
+    }
+
     /// Meets the other ranks, which do the same at this time, and makes their memory reachable.
     pub(crate) fn meet(
         stream: &Stream,
@@ -73,19 +81,23 @@ impl Peers {
     ) -> Result<Peers, Error> {
         let device = stream.device();
         let flags = device.allocate_uncached(FLAG_BYTES)?;
+        let slots = device.allocate_uncached(slot_bytes(exchange.ranks))?;
         let epochs = device.allocate(EPOCH_BYTES)?;
-        stream.fill(&flags, 0)?;
-        stream.fill(&epochs, 0)?;
+        for memory in [&flags, &slots, &epochs] {
+            stream.fill(memory, 0)?;
+        }
         stream.synchronize()?;
         let mut peers = Peers {
             exchange,
             rank,
             round: 0,
             flags: [0; MAX_RANKS],
+            slots: [0; MAX_RANKS],
             parts: Vec::new(),
             epochs,
             stop: device.allocate_pinned(4)?,
             _flags: flags,
+            _slots: slots,
         };
         let ordinals = peers.tell(device.ordinal as u64)?;
         for (_, ordinal) in ordinals.iter().enumerate().filter(|(other, _)| *other != rank) {
@@ -94,6 +106,7 @@ impl Peers {
             device.reach(&peer?)?;
         }
         peers.flags = peers.tell_addresses(peers._flags.ptr())?;
+        peers.slots = peers.tell_addresses(peers._slots.ptr())?;
         Ok(peers)
     }
 
@@ -126,9 +139,10 @@ impl Peers {
                 parts
             }
         };
-        let Peers { rank, flags, epochs, stop, .. } = self;
+        let Peers { rank, flags, slots, epochs, stop, .. } = self;
         let ranks = self.exchange.ranks;
-        Ok(Twins { ranks, rank: *rank, parts, flags: *flags, epochs, stop })
+        let (flags, slots) = (*flags, *slots);
+        Ok(Twins { ranks, rank: *rank, parts, flags, slots, epochs, stop })
     }
 
     /// Ends the waiting of this rank's kernels for others, for good.

@@ -8,7 +8,7 @@ mod random;
 
 use device::Gpu;
 use hip::kernels::Rows;
-use hip::kernels::all_reduce::all_reduce_norm;
+use hip::kernels::all_reduce::{PUSH_ROWS, all_reduce_norm};
 use hip::kernels::matmul::{Output, View, Weights, matmul};
 use hip::kernels::ranks::{Parts, sum_ranks};
 use hip::kernels::rms_norm::{add_rms_norm, rms_norm};
@@ -46,8 +46,9 @@ fn on_ranks<T: Send>(ranks: usize, body: impl Fn(Rank) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Rows, what they are bounded by, width.
-const SHAPES: [(usize, usize, usize); 4] = [(0, 3, 64), (1, 1, 4), (3, 5, 1028), (17, 18, 64)];
+/// Rows, what they are bounded by, width. Bounds up to [`PUSH_ROWS`] and beyond: both forms.
+const SHAPES: [(usize, usize, usize); 6] =
+    [(0, 3, 64), (1, 1, 4), (3, 5, 1028), (17, 18, 64), (3, 17, 1028), (2, 16, 64)];
 
 /// The bits of residual and output, the latter in words.
 type Bits = (Vec<u32>, Vec<u32>);
@@ -59,10 +60,20 @@ fn case(ranks: usize, rows: usize, width: usize) -> (Vec<Vec<f32>>, Vec<f32>, Ve
     (parts, random.f32s(rows * width, 10.0), random.f32s(width, 1.5))
 }
 
-fn one_shot(rank: &mut Rank, ranks: usize, (rows, bound, width): (usize, usize, usize)) -> Bits {
-    let (parts, residual, weight) = case(ranks, rows, width);
+fn one_shot(rank: &mut Rank, ranks: usize, shape: (usize, usize, usize)) -> Bits {
+    let (mut parts, residual, weight) = case(ranks, shape.0, shape.2);
+    let part = parts.swap_remove(rank.index);
+    summed(rank, (part, residual, weight), shape)
+}
+
+/// The rank's part, residual and weight, summed twice.
+fn summed(
+    rank: &mut Rank,
+    (part, residual, weight): (Vec<f32>, Vec<f32>, Vec<f32>),
+    (rows, bound, width): (usize, usize, usize),
+) -> Bits {
     let gpu = &rank.gpu;
-    let part = gpu.upload_into(&parts[rank.index], bound * width);
+    let part = gpu.upload_into(&part, bound * width);
     let residual = gpu.upload_into(&residual, bound * width);
     let (weight, count) = (gpu.upload(&weight), gpu.upload(&[rows as u32]));
     let out = gpu.poisoned(bound * width / 2);
@@ -131,9 +142,50 @@ fn the_steps_bits_on_2_and_4_ranks() {
 
 #[test]
 fn the_steps_bits_on_8_ranks_and_at_the_limits() {
-    agrees(8, &[(1, 2, 8192)]);
+    agrees(8, &[(1, 2, 8192), (1, 17, 8192)]);
     agrees(4, &[(2, 3, 7168)]);
-    agrees(2, &[(256, 256, 8)]);
+    agrees(2, &[(256, 256, 8), (16, 16, 8)]);
+}
+
+/// A row has the same bits in a batch of any size, summed by either form.
+#[test]
+fn a_row_s_bits_are_the_same_in_both_forms() {
+    const WIDTH: usize = 1028;
+    let bounds = [1, 2, PUSH_ROWS, PUSH_ROWS + 1, PUSH_ROWS + 7];
+    let (parts, residual, weight) = case(2, PUSH_ROWS, WIDTH);
+    let found = on_ranks(2, |mut rank| {
+        let mut batches = Vec::new();
+        for bound in bounds {
+            let rows = bound.min(PUSH_ROWS);
+            let rows_of = |values: &[f32]| values[..rows * WIDTH].to_vec();
+            let inputs = (rows_of(&parts[rank.index]), rows_of(&residual), weight.clone());
+            batches.push(summed(&mut rank, inputs, (rows, bound, WIDTH)));
+        }
+        batches
+    });
+    for batches in &found {
+        let (residual, out) = &batches[0];
+        for (bound, batch) in bounds.iter().zip(batches) {
+            assert!(batch.0[..WIDTH] == *residual && batch.1[..WIDTH / 2] == *out, "{bound} rows");
+        }
+        assert!(batches[2] == batches[3] && batches[3] == batches[4], "{PUSH_ROWS} rows");
+    }
+    assert!(found.iter().all(|batches| *batches == found[0]), "the ranks differ");
+}
+
+/// The epochs' last values, then 0 and more.
+#[test]
+fn epochs_may_wrap_around() {
+    let shape = (2, 2, 1028);
+    let found = on_ranks(2, |mut rank| {
+        let part = rank.gpu.empty::<f32>(1);
+        let epochs = rank.peers.twins(&part).unwrap().epochs;
+        // Even, so that both slots have been written when 0 comes.
+        rank.gpu.stream.fill(epochs, u32::MAX - 3).unwrap();
+        (0..4).map(|_| one_shot(&mut rank, 2, shape)).collect::<Vec<_>>()
+    });
+    let expected = (!found.is_empty()).then(|| in_steps(&device::gpu(), 2, shape));
+    assert!(found.iter().flatten().all(|bits| Some(bits) == expected.as_ref()));
 }
 
 #[test]
@@ -143,6 +195,8 @@ fn in_every_schedule() {
 
 const WIDTH: usize = 64;
 const ROWS: usize = 3;
+/// Bounds of rows that each of the two forms is taken for.
+const BOUNDS: [usize; 2] = [ROWS, PUSH_ROWS + 1];
 
 /// A layer whose parts depend on what the layer before has summed: `part = normed w^T`, then the
 /// sum over ranks.
@@ -167,8 +221,8 @@ impl Layer {
             count: gpu.upload(&[ROWS as u32]),
             weights: weights.collect(),
             norm: gpu.upload(&norm),
-            residual: gpu.upload(&residual),
-            normed: gpu.poisoned(ROWS * WIDTH / 2),
+            residual: gpu.upload_into(&residual, BOUNDS[1] * WIDTH),
+            normed: gpu.poisoned(BOUNDS[1] * WIDTH / 2),
         };
         let (x, w, out) = (&layer.residual, &layer.norm, &layer.normed);
         rms_norm(&gpu.stream, &gpu.kernels, layer.rows(), x, w, out, [WIDTH, WIDTH], EPS).unwrap();
@@ -187,27 +241,37 @@ impl Layer {
     }
 
     fn bits(&self, gpu: &Gpu) -> Bits {
-        (gpu.download(&self.residual), gpu.download(&self.normed))
+        let first = |memory: &Memory, count: usize| {
+            let mut values = vec![0; count * 4];
+            gpu.stream.download(memory, 0, &mut values).unwrap();
+            words(&values)
+        };
+        (first(&self.residual, ROWS * WIDTH), first(&self.normed, ROWS * WIDTH / 2))
     }
 }
 
+/// Replays of two graphs by turns, which sum the same rows in the two forms.
 fn replayed(mut rank: Rank, replays: usize) -> Bits {
     let gpu = &rank.gpu;
     let layer = Layer::new(gpu, rank.index..rank.index + 1);
-    let part = gpu.poisoned(ROWS * WIDTH);
+    let part = gpu.poisoned(BOUNDS[1] * WIDTH);
     let twins = rank.peers.twins(&part).unwrap();
-    gpu.stream.begin_capture().unwrap();
-    layer.multiply(gpu, &layer.weights[0], &part);
-    let Layer { residual, norm, normed, .. } = &layer;
-    let (stream, kernels) = (&gpu.stream, &gpu.kernels);
-    all_reduce_norm(stream, kernels, layer.rows(), twins, residual, norm, normed, WIDTH, EPS)
-        .unwrap();
-    let graph = stream.end_capture().unwrap();
+    let graphs = BOUNDS.map(|bound| {
+        gpu.stream.begin_capture().unwrap();
+        layer.multiply(gpu, &layer.weights[0], &part);
+        let Layer { count, residual, norm, normed, .. } = &layer;
+        let (stream, kernels) = (&gpu.stream, &gpu.kernels);
+        let rows = Rows { count: count.ptr(), bound };
+        all_reduce_norm(stream, kernels, rows, twins, residual, norm, normed, WIDTH, EPS).unwrap();
+        gpu.stream.end_capture().unwrap()
+    });
     for replay in 0..replays {
+        // One form several times, then the other, then by turns.
+        let large = replay % 8 == 3 || replay % 8 == 5 || replay % 8 == 6;
         // SAFETY: its memory is still there.
-        unsafe { stream.run(&graph).unwrap() };
+        unsafe { gpu.stream.run(&graphs[usize::from(large)]).unwrap() };
         if replay % 16 == rank.index {
-            stream.synchronize().unwrap();
+            gpu.stream.synchronize().unwrap();
         }
     }
     layer.bits(gpu)

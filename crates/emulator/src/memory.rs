@@ -578,7 +578,7 @@ mod tests {
         let (a, done) = (&a, &done);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                for k in 0..2_000_000 {
+                for k in 0..100_000_000 {
                     // SAFETY: the bytes are inside.
                     unsafe { a.store(a.base + 8, 16, [k, k, !k, !k]) };
                 }

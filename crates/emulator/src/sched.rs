@@ -17,6 +17,8 @@ use crate::wave::{State, Wave};
 
 /// Workgroups interleaved on one thread where they may wait for each other.
 const RESIDENT: usize = 16;
+/// So many are resident at once if they must: one on each compute unit.
+const COMPUTE_UNITS: usize = 256;
 
 /// One kernel launch.
 #[derive(Clone)]
@@ -214,7 +216,7 @@ impl Spare {
 }
 
 fn worker(s: &Shared<'_>, serial: bool) {
-    let limit = match (s.launch.cooperative, serial) {
+    let mut limit = match (s.launch.cooperative, serial) {
         (true, _) => s.order.len(),
         (false, true) => RESIDENT,
         (false, false) => 1,
@@ -234,7 +236,12 @@ fn worker(s: &Shared<'_>, serial: bool) {
         let (mut k, mut asleep) = (0, true);
         while k < resident.len() {
             let outcome = round(&mut resident[k], s.config);
-            asleep &= matches!(outcome, Ok(Progress::Asleep));
+            if matches!(outcome, Ok(Progress::Asleep)) {
+                // It may wait for one that has not started, for which a device has room.
+                limit = limit.max(COMPUTE_UNITS.min(limit + 1));
+            } else {
+                asleep = false;
+            }
             match outcome {
                 Ok(Progress::Asleep | Progress::Made) => k += 1,
                 Ok(Progress::Ended) => {

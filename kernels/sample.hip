@@ -75,7 +75,7 @@ struct SampleArgs {
 constexpr u32 NONE = ~0u;
 constexpr u32 THREADS = 1024;
 constexpr u32 WAVES = THREADS / WAVE;
-static_assert(BINS == THREADS && WAVES <= WAVE, "a thread a bin, a lane a wave");
+static_assert(BINS == THREADS && WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
 constexpr u32 NEAR = 16 * 23; // bins of the tokens within 2^-16 of the largest
 constexpr u32 ID_BITS = 18;
 constexpr u32 KEY_BITS = 60; // six times 10
@@ -174,7 +174,7 @@ struct Row {
   /// Calls `use(id, logit)` for every token; each thread reads AHEAD times four ahead.
   template <class Use>
   __device__ void each(Use use) const {
-    constexpr u32 AHEAD = 3, STEP = 4 * THREADS;
+    constexpr u32 AHEAD = 2, STEP = 4 * THREADS;
     for (u32 first = begin + thread() * 4; first < end; first += AHEAD * STEP) {
       Four fours[AHEAD];
       for (u32 i = 0; i < AHEAD; ++i) {
@@ -183,7 +183,7 @@ struct Row {
       }
       // All of them are on their way before the first is used.
       asm volatile("" ::: "memory");
-      // A loop, so that the code of `use` is there four times, not twelve.
+      // A loop, so that the code of `use` is there four times, not eight.
 #pragma unroll 1
       for (u32 id = first; id < end && id < first + AHEAD * STEP; id += STEP) {
         Four now = fours[0];

@@ -10,7 +10,7 @@
 #pragma once
 #include "device.h"
 
-constexpr u32 MAX_MEMBERS = 16;
+constexpr u32 MAX_MEMBERS = 20;
 constexpr u32 BINS = 1024;
 constexpr u32 LISTED = 2048;
 
@@ -36,7 +36,7 @@ struct TeamMemory {
   u32 pad;
   Table tables[3];
 };
-static_assert(sizeof(TeamMemory) == 87208, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
+static_assert(sizeof(TeamMemory) == 87496, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
 
 template <class T>
 __device__ inline T add_on_device(T *to, T x) {
@@ -47,11 +47,11 @@ __device__ inline T add_on_device(T *to, T x) {
 struct Team {
   TeamMemory *memory;
   u32 members, member;
-  u32 settled, arrivals, turn;
+  u32 arrivals, turn;
 
   __device__ static Team join(TeamMemory *memory, u32 members, u32 member) {
-    if (members == 1) return {memory, 1, 0, 0, 0, 0};
-    return {memory, members, member, memory->settled, memory->settled, memory->turn};
+    if (members == 1) return {memory, 1, 0, 0, 0};
+    return {memory, members, member, memory->settled, memory->turn};
   }
 
   /// This phase's table.
@@ -77,9 +77,9 @@ struct Team {
     sync();
   }
 
-  /// For the first member's first thread, at the end. (Nobody reads this once members have met.)
+  /// For the first member's first thread, at the end. (Others read this before they meet.)
   __device__ void leave() const {
-    if (arrivals == settled) return;
+    if (members == 1 || arrivals == memory->settled) return;
     memory->settled = arrivals;
     memory->turn = turn;
   }

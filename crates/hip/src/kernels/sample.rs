@@ -7,10 +7,10 @@ use crate::{Error, Kernels, Memory, Stream};
 pub const MAX_TOP: usize = 20;
 /// Workgroups at most: they wait for one another, so all must be resident at once.
 const WORKGROUPS: usize = 128;
-/// Workgroups of a row at most.
-const MAX_MEMBERS: usize = 16;
+/// Workgroups of a row at most: so many take 8192 tokens each of Kimi-K2's, two loads a thread.
+const MAX_MEMBERS: usize = 20;
 /// Bytes of the memory of one row's workgroups.
-const TEAM_BYTES: usize = 87_208;
+const TEAM_BYTES: usize = 87_496;
 /// Bytes of [`Buffers::teams`].
 pub const TEAMS_BYTES: usize = WORKGROUPS / 2 * TEAM_BYTES;
 /// Tokens of a vocabulary at most.

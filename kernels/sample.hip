@@ -4,23 +4,27 @@
 // wanted of each row stands in `requests`, with its part of `adjustments` (at most one for each
 // token) and its number among `masks` [.., vocab / 32 rounded up] words, where bit id % 32 of word
 // id / 32 is set if id may be drawn. tokens [rows] u32 and results [rows] receive what came out.
-// One workgroup a row.
+// `members` workgroups a row, each with a slice of the vocabulary; with more than one, `teams`
+// [rows] is their memory (see `team.h`).
 //
 // Tokens are ordered by logit, the lower id first among equals: `key` is 10 bits of how much less
 // likely than the largest a token is (in steps of 1/23 of an octave, so that the tokens of a
 // histogram's bins are few), 32 bits of how far its logit is below the largest, counted in
 // representable numbers, and 18 bits of id. A token's weight is
 // e^((logit - largest) / temperature) as an integer, 2^44 for the largest: sums of integers do not
-// depend on the order in which threads add them. Tokens of weight below 2^-44 are never drawn (all
-// of them together have less than 2^-26 of the probability).
+// depend on the order in which threads, and workgroups, add them. Tokens of weight below 2^-44 are
+// never drawn (all of them together have less than 2^-26 of the probability).
 //
 // `min_p`, `top_k` and `top_p` each keep the first tokens of that order, so their only effect is on
 // the sum of the weights kept; the draw is the first token at which the running sum exceeds
 // uniform * that sum. All of these are searches for a token at which a running sum (of weights, or
 // of ones) exceeds a target: a histogram over 10 bits of the keys, the bin in which it happens, and
 // on with the next 10 bits of the tokens in that bin. As soon as they fit, those tokens are copied
-// to LDS. Passes over the row: one to find the largest, one for the first histogram, one to copy.
-#include "device.h"
+// to LDS, with all before them if these fit too: searches that follow end before. Passes over the
+// row: one to find the largest, one for the first histogram, one to copy; rarely more. The first
+// histogram is of the tokens within 2^-16 of the largest, of the others only if that is not enough:
+// mostly they are many, and not looked for.
+#include "team.h"
 
 struct SampleRequest {
   u64 seed;
@@ -63,22 +67,45 @@ struct SampleArgs {
   const u32 *masks;
   u32 *tokens;
   SampleResult *results;
+  TeamMemory *teams;
   u32 vocab;
+  u32 members;
 };
 
 constexpr u32 NONE = ~0u;
 constexpr u32 THREADS = 1024;
 constexpr u32 WAVES = THREADS / WAVE;
-constexpr u32 BINS = THREADS;
+static_assert(BINS == THREADS && WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
+constexpr u32 NEAR = 16 * 23; // bins of the tokens within 2^-16 of the largest
 constexpr u32 ID_BITS = 18;
 constexpr u32 KEY_BITS = 60; // six times 10
-constexpr u32 LISTED = 2048;
+constexpr u32 FEW = 32;
+constexpr u32 ONE = 1 << 24; // in `top_p` and `uniform`
 
 typedef __attribute__((ext_vector_type(4))) float float4;
 
+template <class T>
+__device__ inline T add(T *to, T x) {
+  return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+}
+
+/// A sum in LDS in two words: sm_90 adds 64 bits there in a loop that other lanes disturb.
+__device__ inline void add_wide(u32 *low, u32 *high, u64 x) {
+  u32 part = (u32)x, before = add(low, part);
+  u32 rest = (u32)(x >> 32) + (before + part < part);
+  if (rest) add(high, rest);
+}
+
 struct Histogram {
-  u64 weight[BINS];
+  u32 low[BINS], high[BINS]; // words of the weights' sums
   u32 count[BINS];
+
+  __device__ void clear() { low[thread()] = high[thread()] = count[thread()] = 0; }
+  __device__ void add_token(u32 bin, u64 weight) {
+    add_wide(&low[bin], &high[bin], weight);
+    add(&count[bin], 1u);
+  }
+  __device__ u64 weight(u32 bin) const { return (u64)high[bin] << 32 | low[bin]; }
 };
 
 /// A place in the order: everything before `key`, and the token that has it.
@@ -91,41 +118,49 @@ struct Place {
 struct Shared {
   Histogram first, next;
   u64 list[LISTED];
+  u64 list_from, list_to; // the list holds all tokens whose keys are not below and below these
   u32 listed;
-  u64 list_prefix; // the list holds all tokens whose keys begin so,
-  u32 list_shift;  // shifted by this much; KEY_BITS: there is no list
+  u32 few;
+  u64 few_keys[FEW];
   u64 sums[WAVES];
+  Share shares[WAVES];
   u32 counts[WAVES];
-  u64 kept, all; // sums of weights
-  u32 tokens;    // how many the first histogram counts
   Place place;
   u32 crossing; // tokens in the bin where it happens
+  u32 at;
   float raw;
 };
 
-/// A row of logits, with what makes weights and keys of them.
+/// A slice of a row of logits, with what makes weights and keys of them.
 struct Row {
   const float *logits;
   const u32 *mask; // or null
-  u32 vocab;
+  u32 begin, end;  // of the slice
   float scale;
   bool all; // whether tokens without weight count too
   float largest;
-  u32 top; // `ordered(largest)`
+  u32 top;   // `ordered(largest)`
+  u32 first; // the token of `largest`, of the lowest id among equals
 
-  __device__ u64 key(float logit, u32 id) const {
+  __device__ u32 bin(float logit) const {
     float octaves = (largest - logit) * scale;
-    u64 bin = (u32)__builtin_fminf(octaves * 23.0f, BINS - 1);
-    return bin << (KEY_BITS - 10) | (u64)(top - ordered(logit)) << ID_BITS | id;
+    return (u32)__builtin_fminf(octaves * 23.0f, BINS - 1);
+  }
+  __device__ u64 key(float logit, u32 id) const {
+    return (u64)bin(logit) << (KEY_BITS - 10) | (u64)(top - ordered(logit)) << ID_BITS | id;
   }
   /// The logit of a key, exactly.
   __device__ float logit(u64 key) const { return from_ordered(top - (u32)(key >> ID_BITS)); }
   __device__ static float from_ordered(u32 x) {
     return __builtin_bit_cast(float, x >> 31 ? x & 0x7fffffff : ~x);
   }
-  __device__ u64 weight(float logit) const {
-    return (u64)(exp2((logit - largest) * scale) * 17592186044416.0f);
+  /// e^((logit - largest) / temperature).
+  __device__ float share(float logit) const { return exp2((logit - largest) * scale); }
+  /// The weight of a share; 0 if it is no number.
+  __device__ static u64 weight_of(float share) {
+    return (u64)__builtin_fmaxf(share * 17592186044416.0f, 0.0f);
   }
+  __device__ u64 weight(float logit) const { return weight_of(share(logit)); }
 
   /// The four tokens from `id` on, whose words of the mask are one.
   struct Four {
@@ -135,28 +170,27 @@ struct Row {
   __device__ Four four(u32 id) const {
     return {*(const float4 *)(logits + id), mask ? mask[id / 32] >> id % 32 : ~0u};
   }
-  template <class Use>
-  __device__ static void use_four(u32 id, const Four &four, Use use) {
-    for (u32 j = 0; j < 4; ++j) {
-      use(id + j, four.allowed >> j & 1 ? four.x[j] : -__builtin_inff());
-    }
-  }
 
-  /// Calls `use(id, logit)` for every token; each thread reads four times four ahead.
+  /// Calls `use(id, logit)` for every token; each thread reads AHEAD times four ahead.
   template <class Use>
   __device__ void each(Use use) const {
-    constexpr u32 STEP = 4 * THREADS;
-    for (u32 first = thread() * 4; first < vocab; first += 4 * STEP) {
-      Four fours[4];
-      for (u32 i = 0; i < 4; ++i) {
+    constexpr u32 AHEAD = 2, STEP = 4 * THREADS;
+    for (u32 first = begin + thread() * 4; first < end; first += AHEAD * STEP) {
+      Four fours[AHEAD];
+      for (u32 i = 0; i < AHEAD; ++i) {
         u32 id = first + i * STEP;
-        fours[i] = four(id < vocab ? id : first);
+        fours[i] = four(id < end ? id : first);
       }
       // All of them are on their way before the first is used.
       asm volatile("" ::: "memory");
-      for (u32 i = 0; i < 4; ++i) {
-        u32 id = first + i * STEP;
-        if (id < vocab) use_four(id, fours[i], use);
+      // A loop, so that the code of `use` is there four times, not eight.
+#pragma unroll 1
+      for (u32 id = first; id < end && id < first + AHEAD * STEP; id += STEP) {
+        Four now = fours[0];
+        for (u32 j = 0; j < 4; ++j) {
+          use(id + j, now.allowed >> j & 1 ? now.x[j] : -__builtin_inff());
+        }
+        for (u32 i = 1; i < AHEAD; ++i) fours[i - 1] = fours[i];
       }
     }
   }
@@ -169,71 +203,112 @@ __device__ inline u64 shuffle_wide(u64 x, u32 from) {
 __device__ inline u64 max(u64 x, u64 y) { return x > y ? x : y; }
 __device__ inline u64 min(u64 x, u64 y) { return x < y ? x : y; }
 
-template <class T>
-__device__ inline void add(T *to, T x) {
-  __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+/// The sum over the wave, in every lane.
+__device__ inline u64 wave_sum(u64 x) {
+  for (u32 step = WAVE / 2; step > 0; step /= 2) x += shuffle_wide(x, lane() ^ step);
+  return x;
+}
+__device__ inline u32 wave_sum(u32 x) {
+  for (u32 step = WAVE / 2; step > 0; step /= 2) x += shuffle_xor(x, step);
+  return x;
+}
+__device__ inline Share wave_sum(const Share &x) {
+  return {wave_sum(x.all), wave_sum(x.kept), wave_sum(x.tokens)};
+}
+__device__ inline u64 wave_max(u64 x) {
+  for (u32 step = WAVE / 2; step > 0; step /= 2) x = max(x, shuffle_wide(x, lane() ^ step));
+  return x;
 }
 
-/// Makes `row.largest` and returns its token (the lowest id among equals).
-__device__ inline u32 find_largest(Shared &s, Row &row) {
+/// Makes `row.largest` and `row.first`.
+__device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   u64 best = 0;
   row.each([&](u32 id, float x) { best = max(best, (u64)ordered(x) << 32 | ~id); });
-  for (u32 step = WAVE / 2; step > 0; step /= 2) {
-    best = max(best, shuffle_wide(best, lane() ^ step));
-  }
+  best = wave_max(best);
   if (lane() == 0) s.sums[wave()] = best;
   sync();
-  for (u32 w = 0; w < WAVES; ++w) best = max(best, s.sums[w]);
-  sync();
+  best = wave_max(lane() < WAVES ? s.sums[lane()] : 0);
+  if (team.members > 1) {
+    const Table &table = team.table();
+    if (thread() == 0) team.table().shares[team.member].all = best;
+    team.meet();
+    best = wave_max(lane() < team.members ? table.shares[lane()].all : 0);
+  } else {
+    sync();
+  }
   row.top = (u32)(best >> 32);
   row.largest = Row::from_ordered(row.top);
-  return ~(u32)best;
+  row.first = ~(u32)best;
 }
 
-__device__ inline void clear(Histogram &h) {
-  h.weight[thread()] = 0;
-  h.count[thread()] = 0;
-}
-
-/// Makes the first histogram, `s.all` (the sum of all weights) and `s.kept` (of those that are at
-/// least `min_p` of the largest).
-__device__ inline void tally(Shared &s, const Row &row, float min_p) {
-  clear(s.first);
-  if (thread() == 0) {
-    s.all = s.kept = 0;
-    s.tokens = 0;
-    s.list_shift = KEY_BITS;
+/// Adds the members' histograms up. All threads have added to theirs.
+__device__ inline void combine(Histogram &h, Team &team) {
+  sync();
+  if (team.members == 1) return;
+  Table &table = team.table();
+  u32 bin = thread();
+  if (h.count[bin] > 0) {
+    add_on_device(&table.weight[bin], h.weight(bin));
+    add_on_device(&table.count[bin], h.count[bin]);
   }
+  team.meet();
+  u64 weight = table.weight[bin];
+  h.low[bin] = (u32)weight;
+  h.high[bin] = (u32)(weight >> 32);
+  h.count[bin] = table.count[bin];
+  sync();
+}
+
+/// Makes the first histogram, of the near tokens, and returns sums over all: of their weights, of
+/// those of them that are at least `min_p` of the largest, and how many count.
+__device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p) {
+  s.first.clear();
+  if (thread() == 0) s.list_from = s.list_to = 0;
   sync();
   u64 all = 0, kept = 0;
   u32 tokens = 0;
   row.each([&](u32 id, float x) {
-    u64 weight = row.weight(x);
+    float share = row.share(x);
+    u64 weight = Row::weight_of(share);
     if (weight == 0 && !row.all) return;
-    u32 bin = row.key(x, id) >> (KEY_BITS - 10);
-    add(&s.first.weight[bin], weight);
-    add(&s.first.count[bin], 1u);
+    u32 bin = row.bin(x);
+    if (bin < NEAR) s.first.add_token(bin, weight);
     all += weight;
     tokens += 1;
-    if (exp2((x - row.largest) * row.scale) >= min_p) kept += weight;
+    if (share >= min_p) kept += weight;
   });
-  for (u32 step = WAVE / 2; step > 0; step /= 2) {
-    all += shuffle_wide(all, lane() ^ step);
-    kept += shuffle_wide(kept, lane() ^ step);
-    tokens += shuffle_xor(tokens, step);
-  }
-  if (lane() == 0) {
-    add(&s.all, all);
-    add(&s.kept, kept);
-    add(&s.tokens, tokens);
-  }
+  Share sums = wave_sum({all, kept, tokens});
+  if (lane() == 0) s.shares[wave()] = sums;
   sync();
+  sums = wave_sum(lane() < WAVES ? s.shares[lane()] : Share{0, 0, 0});
+  const Table &table = team.table();
+  if (team.members > 1 && thread() == 0) team.table().shares[team.member] = sums;
+  combine(s.first, team);
+  if (team.members == 1) return sums;
+  return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
+}
+
+/// Completes the first histogram.
+__device__ inline void tally_far(Shared &s, const Row &row, Team &team) {
+  s.next.clear();
+  sync();
+  row.each([&](u32 id, float x) {
+    u64 weight = row.weight(x);
+    u32 bin = row.bin(x);
+    if (bin >= NEAR && (weight > 0 || row.all)) s.next.add_token(bin, weight);
+  });
+  combine(s.next, team);
+  u32 bin = thread();
+  if (bin < NEAR) return;
+  s.first.low[bin] = s.next.low[bin];
+  s.first.high[bin] = s.next.high[bin];
+  s.first.count[bin] = s.next.count[bin];
 }
 
 /// Finds the bin at which the running sum, from `s.place` on, exceeds `target`; moves `s.place` to
-/// the bin's start and appends the bin to its key.
+/// the bin's start and appends the bin to its key. Nothing happens if there is none.
 __device__ inline void cross(Shared &s, const Histogram &h, bool by_count, u64 target) {
-  u64 own = h.weight[thread()], weight = own;
+  u64 own = h.weight(thread()), weight = own;
   u32 own_count = h.count[thread()], count = own_count;
   for (u32 step = 1; step < WAVE; step *= 2) {
     u64 below = shuffle_wide(weight, lane() - step);
@@ -247,12 +322,9 @@ __device__ inline void cross(Shared &s, const Histogram &h, bool by_count, u64 t
   }
   Place before = s.place;
   sync();
-  for (u32 w = 0; w < WAVES; ++w) {
-    weight += w < wave() ? s.sums[w] : 0;
-    count += w < wave() ? s.counts[w] : 0;
-  }
-  weight += before.weight_before;
-  count += before.count_before;
+  bool earlier = lane() < wave();
+  weight += wave_sum(earlier ? s.sums[lane()] : 0) + before.weight_before;
+  count += wave_sum(earlier ? s.counts[lane()] : 0) + before.count_before;
   u64 end = by_count ? count : weight, start = by_count ? count - own_count : weight - own;
   if (start <= target && target < end) {
     s.place = {before.key << 10 | thread(), weight - own, own, count - own_count};
@@ -261,53 +333,112 @@ __device__ inline void cross(Shared &s, const Histogram &h, bool by_count, u64 t
   sync();
 }
 
+/// Makes the list of all tokens whose keys are at least `from` and below `to`: at most LISTED.
+__device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u64 to) {
+  sync();
+  if (thread() == 0) {
+    s.listed = 0;
+    s.list_from = from;
+    s.list_to = to;
+  }
+  sync();
+  row.each([&](u32 id, float x) {
+    u64 key = row.key(x, id);
+    if (key < from || key >= to || (row.weight(x) == 0 && !row.all)) return;
+    s.list[add(&s.listed, 1u)] = key;
+  });
+  sync();
+  if (team.members == 1) return;
+  Table &table = team.table();
+  if (thread() == 0) s.at = add_on_device(&table.listed, s.listed);
+  sync();
+  for (u32 i = thread(); i < s.listed; i += THREADS) table.list[s.at + i] = s.list[i];
+  team.meet();
+  u32 listed = table.listed;
+  for (u32 i = thread(); i < listed; i += THREADS) s.list[i] = table.list[i];
+  if (thread() == 0) s.listed = listed;
+  sync();
+}
+
+/// Copies what the list has from `from` to below `to` to `s.few_keys`: at most FEW.
+__device__ inline void pick(Shared &s, u64 from, u64 to) {
+  sync();
+  if (thread() == 0) s.few = 0;
+  sync();
+  for (u32 i = thread(); i < s.listed; i += THREADS) {
+    u64 key = s.list[i];
+    if (key >= from && key < to) s.few_keys[add(&s.few, 1u)] = key;
+  }
+  sync();
+}
+
+/// Moves `s.place` from the start of a bin to the place itself, among the bin's tokens, which
+/// `s.few_keys` has.
+__device__ inline void settle(Shared &s, const Row &row, bool by_count, u64 target) {
+  Place before = s.place;
+  u32 few = s.few;
+  bool there = lane() < few;
+  u64 own = there ? s.few_keys[lane()] : 0;
+  u64 own_weight = there ? row.weight(row.logit(own)) : 0;
+  sync();
+  for (u32 i = wave(); i < few; i += WAVES) {
+    u64 key = s.few_keys[i], weight = shuffle_wide(own_weight, i);
+    bool earlier = there && own < key;
+    u64 weight_before = before.weight_before + wave_sum(earlier ? own_weight : 0);
+    u32 count_before = before.count_before + __builtin_popcountg(ballot(earlier));
+    u64 start = by_count ? count_before : weight_before, size = by_count ? 1 : weight;
+    if (lane() == 0 && start <= target && target - start < size) {
+      s.place = {key, weight_before, weight, count_before};
+    }
+  }
+}
+
 /// The first place at which the running sum of weights (or of ones, `by_count`) exceeds `target`,
 /// which is below the sum of all. After `tally`.
-__device__ inline Place search(Shared &s, const Row &row, bool by_count, u64 target) {
-  if (thread() == 0) s.place = {0, 0, 0, 0};
+__device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_count, u64 target) {
+  if (thread() == 0) {
+    s.place = {0, 0, 0, 0};
+    s.crossing = 0;
+  }
   sync();
-  cross(s, s.first, by_count, target);
-  for (u32 shift = KEY_BITS - 10; shift > 0;) {
-    u64 prefix = s.place.key;
-    bool held = s.list_shift < KEY_BITS && s.list_shift >= shift &&
-                prefix >> (s.list_shift - shift) == s.list_prefix;
-    if (!held && s.crossing <= LISTED) {
-      sync();
-      if (thread() == 0) s.listed = 0;
-      sync();
-      row.each([&](u32 id, float x) {
-        u64 key = row.key(x, id);
-        if (key >> shift != prefix || (row.weight(x) == 0 && !row.all)) return;
-        u32 at = __scoped_atomic_fetch_add(&s.listed, 1u, __ATOMIC_RELAXED,
-                                           __MEMORY_SCOPE_WRKGRP);
-        s.list[at] = key;
-      });
-      if (thread() == 0) {
-        s.list_prefix = prefix;
-        s.list_shift = shift;
-      }
+#pragma unroll 1
+  for (u32 far = 0; far < 2 && s.crossing == 0; ++far) {
+    if (far) tally_far(s, row, team);
+    cross(s, s.first, by_count, target);
+  }
+#pragma unroll 1
+  for (u32 shift = KEY_BITS - 10; shift > 0; shift -= 10) {
+    u64 prefix = s.place.key, from = prefix << shift, to = (prefix + 1) << shift;
+    u32 crossing = s.crossing, until = s.place.count_before + crossing;
+    bool held = s.list_from <= from && to <= s.list_to;
+    if (!held && crossing <= LISTED) {
+      gather(s, row, team, until <= LISTED ? 0 : from, to);
       held = true;
     }
+    if (held && crossing <= FEW) {
+      pick(s, from, to);
+      settle(s, row, by_count, target);
+      break;
+    }
     sync();
-    clear(s.next);
+    s.next.clear();
     sync();
     u32 below = shift - 10;
     auto use = [&](u64 key, float x) {
-      if (key >> shift != prefix) return;
+      if (key < from || key >= to) return;
       u64 weight = row.weight(x);
-      if (weight == 0 && !row.all) return;
-      add(&s.next.weight[key >> below & (BINS - 1)], weight);
-      add(&s.next.count[key >> below & (BINS - 1)], 1u);
+      if (weight > 0 || row.all) s.next.add_token(key >> below & (BINS - 1), weight);
     };
     if (held) {
       for (u32 i = thread(); i < s.listed; i += THREADS) use(s.list[i], row.logit(s.list[i]));
+      sync();
     } else {
       row.each([&](u32 id, float x) { use(row.key(x, id), x); });
+      combine(s.next, team);
     }
-    sync();
     cross(s, s.next, by_count, target);
-    shift = below;
   }
+  sync();
   Place place = s.place;
   sync();
   return place;
@@ -329,69 +460,70 @@ __device__ inline u32 uniform(u64 seed, u64 index) {
   return seed >> 40;
 }
 
-/// Bias and penalties, rounded one by one as written.
-__device__ inline void adjust(const SampleRequest &request, float *logits, Adjustment *list) {
+/// Bias and penalties of the slice's tokens, rounded one by one as written.
+__device__ inline void adjust(const SampleRequest &request, const Row &row, float *logits,
+                              Adjustment *list) {
 #pragma clang fp contract(off)
   for (u32 i = thread(); i < request.adjustments; i += THREADS) {
+    u32 id = list[i].id;
+    if (id < row.begin || id >= row.end) continue;
     Adjustment a = list[i];
-    float raw = logits[a.id], x = raw;
+    float raw = logits[id], x = raw;
     if (a.seen) x = x > 0.0f ? x / request.repetition : x * request.repetition;
     if (a.generated) {
       float count = (float)a.generated;
       x = x - (request.frequency * count + request.presence);
     }
-    logits[a.id] = x + a.bias;
+    logits[id] = x + a.bias;
     list[i].bias = raw;
   }
   sync_memory();
 }
 
-/// Draws from the adjusted logits.
-__device__ inline u32 draw(Shared &s, Row row, const SampleRequest &request) {
-  u32 largest = find_largest(s, row);
-  if (request.scale == 0.0f) return largest;
+/// Draws from the adjusted logits, of which the largest is known.
+__device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &request) {
+  if (request.scale == 0.0f) return row.first;
   row.scale = request.scale;
   row.all = false;
-  tally(s, row, request.min_p);
-  u64 kept = s.kept;
-  if (kept == 0) return largest; // the largest logit is not finite
-  if (request.top_k > 0 && request.top_k < s.tokens) {
-    Place last = search(s, row, true, request.top_k - 1);
-    kept = min(kept, last.weight_before + last.weight);
+  Share sums = tally(s, row, team, request.min_p);
+  u64 kept = sums.kept;
+  if (kept == 0) return row.first; // the largest logit is not finite
+  bool by_count = request.top_k > 0 && request.top_k < sums.tokens, by_share = request.top_p < ONE;
+#pragma unroll 1
+  for (;;) {
+    u64 target;
+    if (by_count) {
+      target = request.top_k - 1;
+    } else if (by_share) {
+      // The sum reaches the share where it exceeds one less, rounded up.
+      target = share(kept, request.top_p, ONE - 1) - 1;
+    } else {
+      target = share(kept, uniform(request.seed, request.index), 0);
+    }
+    Place last = search(s, row, team, by_count, target);
+    if (!by_count && !by_share) return (u32)last.key & ((1 << ID_BITS) - 1);
+    u64 sum = last.weight_before + last.weight;
+    kept = by_count ? min(kept, sum) : sum;
+    by_share = by_share && by_count;
+    by_count = false;
   }
-  if (request.top_p < 1 << 24) {
-    // The first token at which the sum reaches the share: at which it exceeds one less, rounded up.
-    Place last = search(s, row, false, share(kept, request.top_p, 0xffffff) - 1);
-    kept = last.weight_before + last.weight;
-  }
-  u64 target = share(kept, uniform(request.seed, request.index), 0);
-  return (u32)search(s, row, false, target).key & ((1 << ID_BITS) - 1);
 }
 
 /// Writes the largest logits' tokens and log-probabilities; returns the log of the sum of
-/// e^logit, less the largest logit. Makes `row.largest`.
-__device__ inline float log_sum(Shared &s, Row &row, u32 top, SampleResult *result) {
-  u32 largest = find_largest(s, row);
+/// e^logit, less the largest logit, which is known.
+__device__ inline float log_sum(Shared &s, Row row, Team &team, u32 top, SampleResult *result) {
   row.scale = 1.44269504088896340736f;
   row.all = top > 0;
-  tally(s, row, 0.0f);
-  float sum = log2((float)s.all * 0x1p-44f) * 0.69314718055994530942f;
-  if (top == 0 || s.all == 0) return sum;
-  u64 last = top == 1 ? (u64)largest : search(s, row, true, top - 1).key;
-  sync();
-  if (thread() == 0) s.listed = 0;
-  sync();
-  row.each([&](u32 id, float x) {
-    u64 key = row.key(x, id);
-    if (key > last) return;
-    u32 at = __scoped_atomic_fetch_add(&s.listed, 1u, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
-    s.list[at] = key;
-  });
-  sync();
-  if (thread() < top) {
-    u64 key = s.list[thread()];
+  u64 all = tally(s, row, team, 0.0f).all;
+  float sum = log2((float)all * 0x1p-44f) * 0.69314718055994530942f;
+  if (top == 0 || all == 0) return sum;
+  u64 to = top == 1 ? row.first + 1 : search(s, row, team, true, top - 1).key + 1;
+  if (s.list_from > 0 || s.list_to < to) gather(s, row, team, 0, to);
+  pick(s, 0, to);
+  if (team.member == 0 && thread() < top) {
+    u64 key = s.few_keys[thread()];
     u32 place = 0;
-    for (u32 i = 0; i < top; ++i) place += s.list[i] < key;
+    for (u32 i = 0; i < top; ++i) place += s.few_keys[i] < key;
     result->top_ids[place] = (u32)key & ((1 << ID_BITS) - 1);
     result->top_logprobs[place] = row.logit(key) - row.largest - sum;
   }
@@ -399,23 +531,31 @@ __device__ inline float log_sum(Shared &s, Row &row, u32 top, SampleResult *resu
   return sum;
 }
 
-/// Grid: rows.
+/// Grid: rows, members.
 KERNEL(THREADS) void sample(SampleArgs args) {
   __shared__ Shared s;
-  u32 r = block_x();
-  SampleRequest request = args.requests[r];
+  u32 r = block_x(), vocab = args.vocab, members = args.members, member = block_y();
+  Team team = Team::join(args.teams + r, members, member);
+  const SampleRequest &request = args.requests[r];
   SampleResult *result = args.results + r;
-  float *logits = args.logits + (u64)r * args.vocab;
+  float *logits = args.logits + (u64)r * vocab;
   Adjustment *adjustments = args.adjustments + request.first_adjustment;
-  Row raw = {logits, nullptr, args.vocab};
-  float sum = 0;
-  if (request.logprobs > 0) sum = log_sum(s, raw, request.logprobs - 1, result);
+  u32 slice = (vocab / 4 + members - 1) / members * 4;
+  u32 begin = slice * member < vocab ? slice * member : vocab;
+  Row row = {logits, nullptr, begin, vocab - begin < slice ? vocab : begin + slice};
+  float sum = 0, largest = 0;
+  if (request.logprobs > 0) {
+    find_largest(s, row, team);
+    largest = row.largest;
+    sum = log_sum(s, row, team, request.logprobs - 1, result);
+  }
   u32 token = request.scored;
+  if (thread() == 0) s.raw = token == NONE ? 0.0f : logits[token];
   if (token == NONE) {
-    adjust(request, logits, adjustments);
-    Row row = raw;
-    if (request.mask != NONE) row.mask = args.masks + (u64)request.mask * ((args.vocab + 31) / 32);
-    token = draw(s, row, request);
+    adjust(request, row, logits, adjustments);
+    if (request.mask != NONE) row.mask = args.masks + (u64)request.mask * ((vocab + 31) / 32);
+    if (request.logprobs == 0 || request.adjustments > 0 || row.mask) find_largest(s, row, team);
+    token = draw(s, row, team, request);
     if (request.logprobs > 0) {
       if (thread() == 0) s.raw = logits[token];
       sync();
@@ -423,14 +563,13 @@ KERNEL(THREADS) void sample(SampleArgs args) {
         if (adjustments[i].id == token) s.raw = adjustments[i].bias;
       }
     }
-  } else if (thread() == 0) {
-    s.raw = logits[token];
   }
   sync();
-  if (thread() > 0) return;
+  if (thread() > 0 || member > 0) return;
+  team.leave();
   args.tokens[r] = token;
   result->token = token;
-  if (request.logprobs > 0) result->logprob = s.raw - raw.largest - sum;
+  if (request.logprobs > 0) result->logprob = s.raw - largest - sum;
 }
 
 struct CountCarriedArgs {

@@ -38,6 +38,12 @@ __device__ inline void release() {
   __builtin_amdgcn_s_waitcnt(0);
 }
 
+/// The same for workgroups of this device alone, by atomics of its scope.
+__device__ inline void release_on_device() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);

@@ -27,6 +27,11 @@ __device__ inline void release() {
   __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_SYSTEM);
 }
 
+/// The same for workgroups of this device alone, by atomics of its scope.
+__device__ inline void release_on_device() {
+  __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_DEVICE);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __nvvm_shfl_sync_bfly_i32(~0u, x, mask, 31);

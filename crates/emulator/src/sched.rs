@@ -252,7 +252,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
             }
         }
         rounds += 1;
-        if serial && limit < MOST_RESIDENT && (asleep || rounds % PATIENCE == 0) {
+        if limit < MOST_RESIDENT && (asleep || serial && rounds % PATIENCE == 0) {
             limit += 1; // one that is not there yet may be waited for
         }
         if asleep {

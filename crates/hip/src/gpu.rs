@@ -182,7 +182,7 @@ impl Gpu {
             cache: None,
             attention,
             moe: Moe::new(device, config, rows, ranks, options.activations)?,
-            sampler: Sampler::new(device, config.vocab_size, rows)?,
+            sampler: Sampler::new(device, &stream, config.vocab_size, rows)?,
             gathered: group.is_some().then(|| device.allocate(4 * gathered)).transpose()?,
             kernels: Kernels::load(device)?,
             staging: Staging::new(device, STAGING)?,

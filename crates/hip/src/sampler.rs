@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::kernels::sample::{
-    Adjustment, Buffers, Drawn, MAX_TOP, NONE, Request, count_carried, sample,
+    Adjustment, Buffers, Drawn, MAX_TOP, NONE, Request, TEAMS_BYTES, count_carried, sample,
 };
 use crate::steps::UNDER_WAY;
 use crate::weights::{Plain, bytes_of};
@@ -26,6 +26,7 @@ pub struct Sampler {
     memory: Memory,
     tokens: Memory,
     results: Memory,
+    teams: Memory,
     /// For each batch under way.
     fetched: [Pinned; UNDER_WAY],
 }
@@ -68,27 +69,36 @@ fn staged_bytes(vocab: usize) -> usize {
 }
 
 impl Sampler {
-    /// Room for logits of `vocab` tokens, and for the tokens of batches of `outputs` outputs.
+    /// Room for logits of `vocab` tokens, and for the tokens of batches of `outputs` outputs. To be
+    /// used on `stream`.
     ///
     /// # Errors
-    /// Too little memory.
-    pub fn new(device: &Device, vocab: usize, outputs: usize) -> Result<Sampler, DeviceError> {
+    /// Too little memory, or a failed device.
+    pub fn new(
+        device: &Device,
+        stream: &Stream,
+        vocab: usize,
+        outputs: usize,
+    ) -> Result<Sampler, DeviceError> {
         let pinned = |bytes| -> Result<[Pinned; UNDER_WAY], DeviceError> {
             Ok([device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?])
         };
+        let teams = device.allocate(TEAMS_BYTES)?;
+        stream.fill(&teams, 0)?;
         Ok(Sampler {
             vocab,
             staged: pinned(staged_bytes(vocab))?,
             memory: device.allocate(staged_bytes(vocab))?,
             tokens: device.allocate(outputs * 4)?,
             results: device.allocate(ROWS * size_of::<Drawn>())?,
+            teams,
             fetched: pinned(ROWS * size_of::<Drawn>())?,
         })
     }
 
     /// Bytes of device memory that [`Sampler::new`] takes.
     pub fn bytes(vocab: usize, outputs: usize) -> usize {
-        staged_bytes(vocab) + ROWS * size_of::<Drawn>() + outputs * 4
+        staged_bytes(vocab) + ROWS * size_of::<Drawn>() + TEAMS_BYTES + outputs * 4
     }
 
     /// The tokens of the latest batch's outputs that were queued, u32, in device memory.
@@ -162,6 +172,7 @@ impl Sampler {
             adjustments,
             tokens: &self.tokens,
             results: &self.results,
+            teams: &self.teams,
         };
         Ok(sample(stream, kernels, launch.requests.len(), self.vocab, buffers)?)
     }

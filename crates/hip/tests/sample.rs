@@ -24,7 +24,7 @@ fn run_batch(
     tokens: &[u32],
 ) -> Vec<RowOutput> {
     let rows = batch.outputs.len();
-    let mut sampler = Sampler::new(&gpu.device, vocab, rows).unwrap();
+    let mut sampler = Sampler::new(&gpu.device, &gpu.stream, vocab, rows).unwrap();
     let (memory, tokens) = (gpu.upload(logits), gpu.upload(tokens));
     let round = Round { batch, first: 0, rows, tokens: tokens.ptr(), slot: 1 };
     sampler.queue(&gpu.stream, &gpu.kernels, &memory, round).unwrap();
@@ -374,7 +374,7 @@ fn log_probabilities_are_those_of_the_raw_logits() {
 #[test]
 fn what_is_out_of_range_is_refused() {
     let gpu = device::gpu();
-    let mut sampler = Sampler::new(&gpu.device, 64, 1).unwrap();
+    let mut sampler = Sampler::new(&gpu.device, &gpu.stream, 64, 1).unwrap();
     let memory = gpu.upload(&[0f32; 64]);
     let bias = SamplingParams { logit_bias: vec![(64, 1.0)], ..SamplingParams::default() };
     for (output, part) in [

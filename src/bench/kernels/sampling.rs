@@ -2,7 +2,7 @@
 
 use std::f32::consts::LOG2_E;
 
-use hip::kernels::sample::{Buffers, Drawn, NONE, Request, sample};
+use hip::kernels::sample::{Buffers, Drawn, NONE, Request, TEAMS_BYTES, sample};
 use hip::{Error, Memory};
 use model::{Limits, uniform};
 
@@ -22,6 +22,7 @@ struct Sample {
     requests: Memory,
     tokens: Memory,
     results: Memory,
+    teams: Memory,
 }
 
 /// What row `row` wants.
@@ -62,6 +63,8 @@ impl Sample {
             out.extend((random.unit() * 4.0 + likely).to_ne_bytes());
         })?;
         let requests: Vec<u8> = (0..rows).flat_map(|row| bytes(&request(row, draw))).collect();
+        let teams = gpu.empty(TEAMS_BYTES)?;
+        gpu.stream.fill(&teams, 0)?;
         Ok(Sample {
             rows,
             vocab,
@@ -70,6 +73,7 @@ impl Sample {
             requests: gpu.filled(&requests)?,
             tokens: gpu.empty(4 * rows)?,
             results: gpu.empty(rows * size_of::<Drawn>())?,
+            teams,
         })
     }
 
@@ -133,6 +137,7 @@ impl Work for Sample {
             masks: 0,
             tokens: &self.tokens,
             results: &self.results,
+            teams: &self.teams,
         };
         sample(&gpu.stream, &gpu.kernels, self.rows, self.vocab, buffers)
     }

@@ -5,6 +5,14 @@ use crate::{Error, Kernels, Memory, Stream};
 
 /// Most likely tokens that a row can be asked for.
 pub const MAX_TOP: usize = 20;
+/// Workgroups at most: they wait for one another, so all must be resident at once.
+const WORKGROUPS: usize = 128;
+/// Workgroups of a row at most: so many take 8192 tokens each of Kimi-K2's, two loads a thread.
+const MAX_MEMBERS: usize = 20;
+/// Bytes of the memory of one row's workgroups.
+const TEAM_BYTES: usize = 87_496;
+/// Bytes of [`Buffers::teams`].
+pub const TEAMS_BYTES: usize = WORKGROUPS / 2 * TEAM_BYTES;
 /// Tokens of a vocabulary at most.
 const MAX_VOCAB: usize = 1 << 18;
 /// No token, no mask.
@@ -81,7 +89,9 @@ struct Args {
     masks: u64,
     tokens: u64,
     results: u64,
+    teams: u64,
     vocab: u32,
+    members: u32,
 }
 
 /// What [`sample`] works on. The requests' numbers are trusted.
@@ -103,6 +113,15 @@ pub struct Buffers<'a> {
     pub tokens: &'a Memory,
     /// [`Drawn`] `[..]`, written.
     pub results: &'a Memory,
+    /// Where the workgroups of a row meet, [`TEAMS_BYTES`], zero before the first launch. Launches
+    /// that share it must follow one another.
+    pub teams: &'a Memory,
+}
+
+/// Workgroups that serve a row of so many, each with a part of the vocabulary. Results do not depend
+/// on it.
+fn members(rows: usize) -> usize {
+    (WORKGROUPS / rows.max(1)).clamp(1, MAX_MEMBERS)
 }
 
 /// Does for `rows` rows what their requests say, as [`model::Backend::sample`].
@@ -117,12 +136,14 @@ pub fn sample(
     buffers: Buffers<'_>,
 ) -> Result<(), Error> {
     const NAME: &str = "sample";
-    let Buffers { logits, first, first_token, tokens, results, .. } = buffers;
+    let Buffers { logits, first, first_token, tokens, results, teams, .. } = buffers;
     let fits = vocab.is_multiple_of(4) && vocab <= MAX_VOCAB;
     check_shape(NAME, fits, "the vocabulary must be a multiple of 4 and at most 262,144")?;
     check_room(NAME, "logits", logits, (first + rows) * vocab * 4)?;
     check_room(NAME, "tokens", tokens, (first_token + rows) * 4)?;
     check_room(NAME, "results", results, (first + rows) * size_of::<Drawn>())?;
+    check_room(NAME, "teams", teams, TEAMS_BYTES)?;
+    let members = members(rows) as u32;
     let args = Args {
         logits: logits.ptr() + (first * vocab * 4) as u64,
         requests: buffers.requests,
@@ -130,10 +151,12 @@ pub fn sample(
         masks: buffers.masks,
         tokens: tokens.ptr() + (first_token * 4) as u64,
         results: results.ptr() + (first * size_of::<Drawn>()) as u64,
+        teams: teams.ptr(),
         vocab: vocab as u32,
+        members,
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows` rows.
-    unsafe { stream.launch(kernels.get(NAME), [rows as u32, 1, 1], 1024, &args) }
+    unsafe { stream.launch(kernels.get(NAME), [rows as u32, members, 1], 1024, &args) }
 }
 
 #[repr(C)]

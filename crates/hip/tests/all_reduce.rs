@@ -6,6 +6,8 @@
 mod device;
 mod random;
 
+use std::sync::{Mutex, PoisonError};
+
 use device::Gpu;
 use hip::kernels::Rows;
 use hip::kernels::all_reduce::{PUSH_ROWS, all_reduce_norm};
@@ -32,6 +34,10 @@ fn on_ranks<T: Send>(ranks: usize, body: impl Fn(Rank) -> T + Sync) -> Vec<T> {
         eprintln!("{ranks} devices are needed: not run");
         return Vec::new();
     }
+    // One test at a time: freeing memory waits for all of a device's work, so that kernels of two
+    // tests, each waiting for its twin, would wait for each other.
+    static DEVICES: Mutex<()> = Mutex::new(());
+    let _devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
     let meeting = Meeting::new(&runtime, ranks).unwrap();
     let start = |index| {
         let gpu = device::gpu_of(&runtime, index);

@@ -24,7 +24,7 @@
 // row: one to find the largest, one for the first histogram, one to copy; rarely more. The first
 // histogram is of the tokens within 2^-16 of the largest, of the others only if that is not enough:
 // mostly they are many, and not looked for.
-#include "team.h"
+#include "logits.h"
 
 struct SampleRequest {
   u64 seed;
@@ -73,40 +73,8 @@ struct SampleArgs {
 };
 
 constexpr u32 NONE = ~0u;
-constexpr u32 THREADS = 1024;
-constexpr u32 WAVES = THREADS / WAVE;
-static_assert(BINS == THREADS && WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
-constexpr u32 NEAR = 16 * 23; // bins of the tokens within 2^-16 of the largest
-constexpr u32 ID_BITS = 18;
-constexpr u32 KEY_BITS = 60; // six times 10
 constexpr u32 FEW = 32;
 constexpr u32 ONE = 1 << 24; // in `top_p` and `uniform`
-
-typedef __attribute__((ext_vector_type(4))) float float4;
-
-template <class T>
-__device__ inline T add(T *to, T x) {
-  return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
-}
-
-/// A sum in LDS in two words: sm_90 adds 64 bits there in a loop that other lanes disturb.
-__device__ inline void add_wide(u32 *low, u32 *high, u64 x) {
-  u32 part = (u32)x, before = add(low, part);
-  u32 rest = (u32)(x >> 32) + (before + part < part);
-  if (rest) add(high, rest);
-}
-
-struct Histogram {
-  u32 low[BINS], high[BINS]; // words of the weights' sums
-  u32 count[BINS];
-
-  __device__ void clear() { low[thread()] = high[thread()] = count[thread()] = 0; }
-  __device__ void add_token(u32 bin, u64 weight) {
-    add_wide(&low[bin], &high[bin], weight);
-    add(&count[bin], 1u);
-  }
-  __device__ u64 weight(u32 bin) const { return (u64)high[bin] << 32 | low[bin]; }
-};
 
 /// A place in the order: everything before `key`, and the token that has it.
 struct Place {
@@ -130,95 +98,6 @@ struct Shared {
   u32 at;
   float raw;
 };
-
-/// A slice of a row of logits, with what makes weights and keys of them.
-struct Row {
-  const float *logits;
-  const u32 *mask; // or null
-  u32 begin, end;  // of the slice
-  float scale;
-  bool all; // whether tokens without weight count too
-  float largest;
-  u32 top;   // `ordered(largest)`
-  u32 first; // the token of `largest`, of the lowest id among equals
-
-  __device__ u32 bin(float logit) const {
-    float octaves = (largest - logit) * scale;
-    return (u32)__builtin_fminf(octaves * 23.0f, BINS - 1);
-  }
-  __device__ u64 key(float logit, u32 id) const {
-    return (u64)bin(logit) << (KEY_BITS - 10) | (u64)(top - ordered(logit)) << ID_BITS | id;
-  }
-  /// The logit of a key, exactly.
-  __device__ float logit(u64 key) const { return from_ordered(top - (u32)(key >> ID_BITS)); }
-  __device__ static float from_ordered(u32 x) {
-    return __builtin_bit_cast(float, x >> 31 ? x & 0x7fffffff : ~x);
-  }
-  /// e^((logit - largest) / temperature).
-  __device__ float share(float logit) const { return exp2((logit - largest) * scale); }
-  /// The weight of a share; 0 if it is no number.
-  __device__ static u64 weight_of(float share) {
-    return (u64)__builtin_fmaxf(share * 17592186044416.0f, 0.0f);
-  }
-  __device__ u64 weight(float logit) const { return weight_of(share(logit)); }
-
-  /// The four tokens from `id` on, whose words of the mask are one.
-  struct Four {
-    float4 x;
-    u32 allowed;
-  };
-  __device__ Four four(u32 id) const {
-    return {*(const float4 *)(logits + id), mask ? mask[id / 32] >> id % 32 : ~0u};
-  }
-
-  /// Calls `use(id, logit)` for every token; each thread reads AHEAD times four ahead.
-  template <class Use>
-  __device__ void each(Use use) const {
-    constexpr u32 AHEAD = 2, STEP = 4 * THREADS;
-    for (u32 first = begin + thread() * 4; first < end; first += AHEAD * STEP) {
-      Four fours[AHEAD];
-      for (u32 i = 0; i < AHEAD; ++i) {
-        u32 id = first + i * STEP;
-        fours[i] = four(id < end ? id : first);
-      }
-      // All of them are on their way before the first is used.
-      asm volatile("" ::: "memory");
-      // A loop, so that the code of `use` is there four times, not eight.
-#pragma unroll 1
-      for (u32 id = first; id < end && id < first + AHEAD * STEP; id += STEP) {
-        Four now = fours[0];
-        for (u32 j = 0; j < 4; ++j) {
-          use(id + j, now.allowed >> j & 1 ? now.x[j] : -__builtin_inff());
-        }
-        for (u32 i = 1; i < AHEAD; ++i) fours[i - 1] = fours[i];
-      }
-    }
-  }
-};
-
-__device__ inline u64 shuffle_wide(u64 x, u32 from) {
-  return (u64)shuffle((u32)(x >> 32), from) << 32 | shuffle((u32)x, from);
-}
-
-__device__ inline u64 max(u64 x, u64 y) { return x > y ? x : y; }
-__device__ inline u64 min(u64 x, u64 y) { return x < y ? x : y; }
-
-/// The sum over the wave, in every lane.
-__device__ inline u64 wave_sum(u64 x) {
-  for (u32 step = WAVE / 2; step > 0; step /= 2) x += shuffle_wide(x, lane() ^ step);
-  return x;
-}
-__device__ inline u32 wave_sum(u32 x) {
-  for (u32 step = WAVE / 2; step > 0; step /= 2) x += shuffle_xor(x, step);
-  return x;
-}
-__device__ inline Share wave_sum(const Share &x) {
-  return {wave_sum(x.all), wave_sum(x.kept), wave_sum(x.tokens)};
-}
-__device__ inline u64 wave_max(u64 x) {
-  for (u32 step = WAVE / 2; step > 0; step /= 2) x = max(x, shuffle_wide(x, lane() ^ step));
-  return x;
-}
 
 /// Makes `row.largest` and `row.first`.
 __device__ inline void find_largest(Shared &s, Row &row, Team &team) {

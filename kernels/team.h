@@ -1,12 +1,13 @@
 // Workgroups that serve one row together: a team's members take a slice of the row each, add up
 // what they found in memory, and meet. Members wait for one another, so all workgroups of a launch
-// must be resident at once: there are at most 128 of 1024 threads, one for each compute unit (of
-// which gfx950 has 256, an H100 132). A team of one keeps everything in LDS.
+// must be resident at once: there are at most 112 of 1024 threads, one for each compute unit (of
+// which gfx950 has 256, an H100 114 or 132). A team of one keeps everything in LDS.
 //
 // A phase ends where the members meet. What they add to a table in a phase is read in the next one,
-// and cleared in the one after that: with three tables used by turns, each is clear when its turn
-// comes, in whichever launch that is. Launches of one team's memory must follow one another, but
-// may differ in the number of members.
+// and cleared in the one after that, by when the third of the tables is in use. A launch may leave
+// tables that are not clear: the first phase uses only what needs not be, and ends with clearing
+// the second one's. Launches that use one team's memory must follow one another, but may differ in
+// the number of members.
 #pragma once
 #include "device.h"
 
@@ -32,11 +33,9 @@ struct Table {
 struct TeamMemory {
   u32 arrived; // how often members have come to meet, in all launches
   u32 settled; // the same when the last launch ended
-  u32 turn;    // whose turn it is among the tables
-  u32 pad;
   Table tables[3];
 };
-static_assert(sizeof(TeamMemory) == 87496, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
+static_assert(sizeof(TeamMemory) == 87488, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
 
 template <class T>
 __device__ inline T add_on_device(T *to, T x) {
@@ -51,7 +50,7 @@ struct Team {
 
   __device__ static Team join(TeamMemory *memory, u32 members, u32 member) {
     if (members == 1) return {memory, 1, 0, 0, 0};
-    return {memory, members, member, memory->settled, memory->turn};
+    return {memory, members, member, memory->settled, 0};
   }
 
   /// This phase's table.
@@ -79,8 +78,6 @@ struct Team {
 
   /// For the first member's first thread, at the end. (Others read this before they meet.)
   __device__ void leave() const {
-    if (members == 1 || arrivals == memory->settled) return;
-    memory->settled = arrivals;
-    memory->turn = turn;
+    if (members > 1 && arrivals != memory->settled) memory->settled = arrivals;
   }
 };

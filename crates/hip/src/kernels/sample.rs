@@ -5,12 +5,13 @@ use crate::{Error, Kernels, Memory, Stream};
 
 /// Most likely tokens that a row can be asked for.
 pub const MAX_TOP: usize = 20;
-/// Workgroups at most: they wait for one another, so all must be resident at once.
-const WORKGROUPS: usize = 128;
+/// Workgroups at most where they wait for one another: all must be resident at once, one on each
+/// compute unit. gfx950 has 256, an H100 114 or 132.
+const WORKGROUPS: usize = 112;
 /// Workgroups of a row at most: so many take 8192 tokens each of Kimi-K2's, two loads a thread.
 const MAX_MEMBERS: usize = 20;
 /// Bytes of the memory of one row's workgroups.
-const TEAM_BYTES: usize = 87_496;
+const TEAM_BYTES: usize = 87_488;
 /// Bytes of [`Buffers::teams`].
 pub const TEAMS_BYTES: usize = WORKGROUPS / 2 * TEAM_BYTES;
 /// Tokens of a vocabulary at most.

@@ -43,6 +43,12 @@ template <u32 COUNT> __device__ inline void wgmma_wait(float (&sums)[COUNT]) {
   for (u32 i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+/// Where an operand is in LDS: matrices of 8 x 16 bytes, so many bytes apart along k and across.
+__device__ inline u64 matrices_at(const void *first, u32 along_k, u32 across) {
+  u32 address = (u32)(u64)(const __attribute__((address_space(3))) void *)first;
+  return (u64)(address >> 4) | (u64)(along_k >> 4) << 16 | (u64)(across >> 4) << 32;
+}
+
 // Operands %0.. of an instruction, by tens, and what they are.
 #define TEN(t) \
   "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9"
@@ -58,6 +64,7 @@ template <u32 COUNT> __device__ inline void wgmma_wait(float (&sums)[COUNT]) {
                  : __VA_ARGS__                                                                    \
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(matrices), "r"(add));                  \
   }
+WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16(0))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) ",%30,%31", "%32,%33,%34,%35", "%36", "%37", F32(0))
 WGMMA(128, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63",
       "%64,%65,%66,%67", "%68", "%69", F32(0), F32(32))
@@ -66,6 +73,26 @@ WGMMA(192,
       TEN(8) ",%90,%91,%92,%93,%94,%95",
       "%96,%97,%98,%99", "%100", "%101", F32(0), F32(32), F32(64))
 #undef WGMMA
+
+/// As `wgmma` with 32 columns, but the 64 rows are in LDS as well.
+__device__ inline void wgmma(float (&d)[16], u64 rows, u64 matrices, u32 add) {
+  asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %18, 0;\n\t"
+               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+               TEN() ",%10,%11,%12,%13,%14,%15}, %16, %17, add, 1, 1, 0, 0;\n\t}"
+               : F16(0)
+               : "l"(rows), "l"(matrices), "r"(add));
+}
+
+/// Starts adding products of 64 rows of 16 values in LDS with 256 columns, of whose matrices each
+/// has 8 rows of k: instructions read them transposed.
+__device__ inline void wgmma_transposed(float (&d)[128], u64 rows, u64 columns) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+               TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) ","
+               TEN(7) "," TEN(8) "," TEN(9) "," TEN(10) "," TEN(11) ",%120,%121,%122,%123,%124,"
+               "%125,%126,%127}, %128, %129, 1, 1, 1, 0, 1;"
+               : F32(0), F32(32), F32(64), F32(96)
+               : "l"(rows), "l"(columns));
+}
 #undef F32
 #undef F16
 #undef F4

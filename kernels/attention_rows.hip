@@ -4,8 +4,9 @@
 // Grid: (groups, heads / 16 rounded up). Group `g` is rows `group_rows[g] .. group_rows[g + 1]`, up
 // to four at positions `4 n ..` of a sequence: no tile and no split of keys ends between them, so
 // that none has a tile without keys. On gfx950 a workgroup loads each tile of keys once for all of
-// them: while each wave weighs one row's next tile, all mix the tile before. On sm_90, whose
-// registers and static LDS are fewer, it takes them one after another.
+// them: while each wave weighs one row's next tile, all mix the tile before. So it does on sm_90
+// with keys in BF16, in another way: see `arch/attention_rows_sm90.h`. With keys in E4M3, for whose
+// conversion there are no registers left, it takes rows one after another there.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key and group.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
@@ -201,5 +202,9 @@ template <class Keys> __device__ inline void attend_group(const AttentionArgs &a
   take_group<Keys, ROWS_SHARE_KEYS>(args, first, args.group_rows[group + 1] - first);
 }
 
+#if defined(__gfx950__)
 KERNEL(256) void attention_rows(AttentionArgs args) { attend_group<Bf16Keys>(args); }
+#else
+#include "arch/attention_rows_sm90.h"
+#endif
 KERNEL(256) void attention_rows_fp8(AttentionArgs args) { attend_group<Fp8Keys>(args); }

@@ -70,7 +70,8 @@ __device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float log2(float x) { return __nvvm_lg2_approx_f(x); }
 __device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
 
-/// Whether registers and LDS suffice for attention to take four rows of a sequence together.
+/// Whether registers and LDS suffice for attention's form for every target to take four rows of a
+/// sequence together.
 constexpr bool ROWS_SHARE_KEYS = false;
 /// Whether a wave has registers for the codes of a quad of four tiles of weights.
 constexpr bool LOADS_QUADS = false;

@@ -282,10 +282,15 @@ fn no_rows_are_no_work() {
     }
 }
 
-/// So many keys that splits are longer than the shortest.
+/// So many keys that splits are longer than the shortest; a last split of one tile.
 #[test]
 fn long_sequences() {
     let gpu = device::gpu();
+    let rows: Vec<u32> = (2878..2884).collect();
+    let case = Case::new(&mut Random::new(7), 2, 16, &[&rows], 1.0);
+    let split = case.run(&gpu, rows.len());
+    case.check_all(&split);
+    assert!(case.run(&gpu, 65) == split);
     let case = Case::new(&mut Random::new(3), 1, 64, &[&[320 * 128 + 40]], 1.0);
     let split = case.run(&gpu, 1);
     case.check_all(&split);

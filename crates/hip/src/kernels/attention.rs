@@ -3,7 +3,7 @@
 use model::{CacheFormat, Limits};
 
 use super::{Rows, check_room, check_shape};
-use crate::{Device, Error, Kernels, Memory, Stream};
+use crate::{Device, Error, Kernels, Memory, Platform, Stream};
 
 /// Latent width of the kernels.
 pub const LATENT: usize = 512;
@@ -166,8 +166,13 @@ pub fn attention(
     let decodes = places.groups.bound == rows.bound;
     if rows.bound > if decodes { DECODE_ROWS } else { PROMPT_ROWS } {
         let grid = [places.groups.bound as u32, head_tiles, 1];
+        // sm_90 has a form of its own for BF16.
+        let threads = match (stream.device().platform(), many) {
+            (Platform::Cuda, "attention_rows") => 384,
+            _ => 256,
+        };
         // SAFETY: the parameter is the kernel's; buffers have room, positions are in the cache.
-        return unsafe { stream.launch(kernels.get(many), grid, 256, &args) };
+        return unsafe { stream.launch(kernels.get(many), grid, threads, &args) };
     }
     let x = rows.bound as u32;
     let parts = rows.bound * splits * heads;

@@ -1,0 +1,69 @@
+// What warpgroups of sm_90 need that do different work: registers, barriers and copies that are
+// waited for by others.
+#pragma once
+
+/// Takes registers that others of the workgroup have given, or gives some: N are left.
+template <u32 N> __device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <u32 N> __device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+/// Barrier `barrier` (1..15) of `threads`, of which some arrive and go on, others await all. What
+/// was written to LDS before is seen after.
+__device__ inline void arrive(u32 barrier, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ inline void await(u32 barrier, u32 threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+__device__ inline u32 lds_address(const void *p) {
+  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
+}
+
+/// Starts copying 8 bytes to an address in LDS.
+__device__ inline void copy_8_to_lds(u32 to, const void *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
+}
+
+/// Threads whose copies have been made, in LDS.
+struct Copies {
+  u64 word;
+
+  /// One thread calls this before all others' calls.
+  __device__ void prepare(u32 threads) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(lds_address(&word)), "r"(threads)
+                 : "memory");
+  }
+
+  /// Counts the thread once what it has started to copy is there.
+  __device__ void count() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
+                 : "memory");
+  }
+
+  /// Waits until all have been counted: for the first time with `phase` 0, then 1, 0 and so on.
+  __device__ void wait(u32 phase) {
+    u32 done;
+    do asm volatile("{\n\t.reg .pred done;\n\t"
+                    "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+                    "selp.u32 %0, 1, 0, done;\n\t}"
+                    : "=r"(done)
+                    : "r"(lds_address(&word)), "r"(phase)
+                    : "memory");
+    while (!done);
+    sync_wave();
+  }
+};
+
+/// Stores four matrices of 8 x 8 values of 16 bits; lane `l` says where row `l % 8` of matrix
+/// `l / 8` begins.
+__device__ inline void store_matrices(void *row, bf16x8 words) {
+  u32x4 x = __builtin_bit_cast(u32x4, words);
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                   lds_address(row)),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+}

@@ -170,13 +170,19 @@ fn log_probabilities_of_the_demo_model_agree_with_the_cpu() {
     agrees_with_the_cpu(model, &ids(40, 1, 2304), &[1, 2, 4], &forms, CacheFormat::Native);
 }
 
-/// One rank of a model, in the hands of the test.
-fn rank(runtime: &Arc<Runtime>, meeting: &Meeting, rank: usize, options: Options) -> Model<Gpu> {
+/// One rank of a model, in the hands of the test: of two, or alone.
+fn rank(
+    runtime: &Arc<Runtime>,
+    meeting: Option<&Meeting>,
+    rank: usize,
+    options: Options,
+) -> Model<Gpu> {
     let checkpoint = Checkpoint::open(&data(TINY)).unwrap();
     let device = Device::open(runtime, rank).unwrap();
-    let group = Some(meeting.join(rank, &device).unwrap());
+    let group = meeting.map(|meeting| meeting.join(rank, &device).unwrap());
+    let ranks = if group.is_some() { 2 } else { 1 };
     let backend = Gpu::new(&device, group, checkpoint.config(), &LIMITS, options).unwrap();
-    Model::load(backend, &checkpoint, rank, 2, &LIMITS, &|_| {}).unwrap()
+    Model::load(backend, &checkpoint, rank, ranks, &LIMITS, &|_| {}).unwrap()
 }
 
 fn queue(model: &mut Model<Gpu>, batch: &Arc<Batch>) {
@@ -233,13 +239,13 @@ fn a_step_is_queued_before_the_last_ones_tokens_are_drawn() {
             let (runtime, meeting) = (&runtime, &meeting);
             // Rank 1 does what it is told.
             scope.spawn(move || {
-                let mut model = rank(runtime, meeting, 1, options);
+                let mut model = rank(runtime, Some(meeting), 1, options);
                 for batch in orders {
                     queue(&mut model, &batch);
                     model.results(true).unwrap().unwrap();
                 }
             });
-            let mut model = rank(runtime, meeting, 0, options);
+            let mut model = rank(runtime, Some(meeting), 0, options);
             // The ranks learn each other's addresses, and graphs are recorded.
             for batch in carried_steps(&ids(5, 4, 1024), 1, 20) {
                 other.send(batch.clone()).unwrap();
@@ -290,6 +296,24 @@ fn more_steps_than_slots_keep_their_results() {
     for (step, batch) in steps.iter().enumerate() {
         let expected = one_by_one.run(Batch::clone(batch)).unwrap();
         assert_eq!(bits(&at_once.wait().unwrap()), bits(&expected), "step {step}");
+    }
+}
+
+/// While a step is recorded the device cannot be asked how far it is: the one before has ended by
+/// then, and its results can be taken.
+#[test]
+fn results_are_taken_while_a_graph_is_recorded() {
+    let steps = carried_steps(&ids(9, 3, 1024), 1, 30);
+    let mut model = rank(&device::runtime(), None, 0, OPTIONS);
+    queue(&mut model, &steps[0]);
+    model.compute(&steps[1]).unwrap();
+    let mut results = model.results(true).unwrap().unwrap();
+    model.draw(&steps[1]).unwrap();
+    results.extend(model.results(true).unwrap().unwrap());
+    let mut one_by_one = on_gpus(TINY, 1, OPTIONS);
+    for (batch, found) in steps.iter().zip(&results) {
+        let expected = one_by_one.run(Batch::clone(batch)).unwrap();
+        assert_eq!(bits(&expected), bits(std::slice::from_ref(found)));
     }
 }
 

@@ -71,15 +71,68 @@ WGMMA(192,
 #undef F4
 #undef TEN
 
+/// The matrices of slabs of rows in LDS, as instructions name them: where the first two are, bytes
+/// between the two, and between eights of rows; all in units of 16.
+__device__ inline u64 operand_matrices(const OperandRows *rows) {
+  u64 address = (u32)(u64)(const __attribute__((address_space(3))) OperandRows *)rows >> 4;
+  return address | (u64)(128 >> 4) << 16 | (u64)(sizeof(OperandRows) >> 4) << 32;
+}
+
 /// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the lane has its chunks of
 /// the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row `acc_row(i)` of the
 /// wave's tile and row `8 * t + acc_col(i)` of the N.
 template <u32 HALF_N>
 __device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS],
                                   const OperandRows *rows, bool add) {
-  // Address, bytes between matrices along k, bytes between eights of rows; all in units of 16.
-  u64 address = (u32)(u64)(const __attribute__((address_space(3))) OperandRows *)rows >> 4;
-  u64 matrices = address | (u64)(128 >> 4) << 16 | (u64)(sizeof(OperandRows) >> 4) << 32;
+  u64 matrices = operand_matrices(rows);
   wgmma(sums, own[0][0], own[1][0], own[0][1], own[1][1], matrices, add);
   wgmma(sums, own[0][2], own[1][2], own[0][3], own[1][3], matrices + (256 >> 4), true);
+}
+
+/// A word in LDS on which `threads` of a workgroup and bulk copies arrive. For one thread.
+__device__ inline u32 shared_address(const void *p) {
+  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
+}
+__device__ inline void expect_arrivals(u64 &word, u32 threads) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(threads)
+               : "memory");
+}
+
+/// Arrives, and expects so many bytes of copies.
+__device__ inline void expect_bytes(u64 &word, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word)),
+               "r"(bytes)
+               : "memory");
+}
+
+/// Waits for the phase of that parity to end.
+__device__ inline void wait_for_bytes(u64 &word, u32 parity) {
+  asm volatile("{\n\t.reg .pred done;\n"
+               "wait_%=:\n\t"
+               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+               "@!done bra wait_%=;\n\t}" ::"r"(shared_address(&word)),
+               "r"(parity)
+               : "memory");
+}
+
+/// Starts copying `bytes` from memory to LDS, which arrive on `word`.
+__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u64 &word) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(&word))
+               : "memory");
+}
+
+/// Starts copying 16 bytes to LDS.
+__device__ inline void copy_async(void *to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+
+/// Ends a batch of the thread's copies.
+__device__ inline void copies_started() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// All but the latest `LEFT` batches of the thread's copies are in place.
+template <u32 LEFT> __device__ inline void copies_done() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }

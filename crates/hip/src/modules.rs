@@ -1,11 +1,11 @@
 //! The embedded kernels, loaded on a device.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 
 use crate::Error;
 use crate::device::Device;
-use crate::sys::{Handle, Platform};
+use crate::sys::{CUDA_DYNAMIC_SHARED, Handle, Platform, Special};
 
 mod objects {
     include!(concat!(env!("OUT_DIR"), "/objects.rs"));
@@ -30,13 +30,15 @@ pub fn code_objects(platform: Platform) -> Result<&'static [(&'static str, &'sta
 pub struct Kernel {
     pub(crate) handle: Handle,
     pub(crate) name: &'static str,
+    /// Bytes of LDS that a launch asks for, beside those that the kernel declares.
+    pub(crate) lds: u32,
 }
 
 /// Every kernel of this build, on one device.
 pub struct Kernels {
     device: Device,
     modules: Vec<Handle>,
-    functions: HashMap<&'static str, Handle>,
+    functions: HashMap<&'static str, (Handle, u32)>,
 }
 
 /// The kernels of each file in `kernels/`, by file.
@@ -109,6 +111,9 @@ const FILES: &[(&str, &[&str])] = &[
     ("swiglu", &["swiglu"]),
 ];
 
+/// Kernels for CUDA that want more LDS than a kernel can declare, in bytes.
+const LARGE: &[(&str, u32)] = &[("matmul_rows", 122_880), ("matmul_rows_bf16", 122_880)];
+
 impl Kernels {
     /// Loads all code objects.
     ///
@@ -147,9 +152,24 @@ impl Kernels {
             // SAFETY: the module is alive, the name ends with a zero.
             let code = unsafe { (driver.module_function)(&mut function, module, text.as_ptr()) };
             self.device.check(&format!("finding the kernel {name}"), code)?;
-            self.functions.insert(name, function);
+            let lds = self.grant_lds(name, function)?;
+            self.functions.insert(name, (function, lds));
         }
         Ok(())
+    }
+
+    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much.
+    fn grant_lds(&self, name: &str, function: Handle) -> Result<u32, Error> {
+        let large = LARGE.iter().find(|(large, _)| *large == name);
+        let (Special::Cuda { set_attribute, .. }, Some(&(_, bytes))) =
+            (&self.device.runtime.special, large)
+        else {
+            return Ok(0);
+        };
+        // SAFETY: the function is of a loaded module.
+        let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
+        self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
+        Ok(bytes)
     }
 
     /// The kernel of that name.
@@ -158,7 +178,7 @@ impl Kernels {
     /// If `kernels/` has none: a mistake in a launcher.
     pub fn get(&self, name: &'static str) -> Kernel {
         match self.functions.get(name) {
-            Some(&handle) => Kernel { handle, name },
+            Some(&(handle, lds)) => Kernel { handle, name, lds },
             None => panic!("there is no kernel {name}"),
         }
     }

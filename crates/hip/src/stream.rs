@@ -94,7 +94,7 @@ impl Stream {
                 threads,
                 1,
                 1,
-                0,
+                kernel.lds,
                 self.handle,
                 parameters.as_mut_ptr(),
                 std::ptr::null_mut(),

@@ -174,6 +174,8 @@ pub(crate) enum Special {
     Cuda {
         retain_context: unsafe extern "C" fn(*mut Handle, c_int) -> c_int,
         set_context: unsafe extern "C" fn(Handle) -> c_int,
+        /// Of a kernel.
+        set_attribute: unsafe extern "C" fn(Handle, c_int, c_int) -> c_int,
         /// Of the current context to another's memory.
         enable_peer: unsafe extern "C" fn(Handle, c_uint) -> c_int,
         error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
@@ -196,6 +198,7 @@ impl Special {
                 Platform::Cuda => Special::Cuda {
                     retain_context: symbol(library, "cuDevicePrimaryCtxRetain")?,
                     set_context: symbol(library, "cuCtxSetCurrent")?,
+                    set_attribute: symbol(library, "cuFuncSetAttribute")?,
                     enable_peer: symbol(library, "cuCtxEnablePeerAccess")?,
                     error_name: symbol(library, "cuGetErrorName")?,
                 },
@@ -223,6 +226,8 @@ table! {
         (DevicePtr, DevicePtr, usize, c_int, c_int, Handle, Handle);
 }
 
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+pub(crate) const CUDA_DYNAMIC_SHARED: c_int = 8;
 /// `ncclFloat32`.
 pub(crate) const NCCL_F32: c_int = 7;
 /// `ncclSum`.

@@ -114,7 +114,8 @@ impl Gpu {
         let memory = self.empty::<u8>(count * tiles * bytes);
         let mut staging = Staging::new(&self.device, 3 * bytes).unwrap();
         let fill = |i: usize, out: &mut [u8]| {
-            preshuffle(&matrices[i / tiles * n * k..][..n * k], k, i % tiles, out);
+            let matrix = &matrices[i / tiles * n * k..][..n * k];
+            preshuffle(matrix, k, i % tiles, self.device.platform(), out);
         };
         staging.upload(&self.stream, &memory, 0, count * tiles, bytes, fill).unwrap();
         memory

@@ -43,6 +43,14 @@ template <u32 COUNT> __device__ inline void wgmma_wait(float (&sums)[COUNT]) {
   for (u32 i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+/// The value in a register of its own: where a sum itself goes on, the assembler may find too few
+/// registers for instructions under way, and then has them wait for one another.
+__device__ inline float copied(float sum) {
+  float x;
+  asm volatile("mov.b32 %0, %1;" : "=f"(x) : "f"(sum));
+  return x;
+}
+
 // Operands %0.. of an instruction, by tens, and what they are.
 #define TEN(t) \
   "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9"
@@ -58,6 +66,10 @@ template <u32 COUNT> __device__ inline void wgmma_wait(float (&sums)[COUNT]) {
                  : __VA_ARGS__                                                                    \
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(matrices), "r"(add));                  \
   }
+WGMMA(16, "%0,%1,%2,%3,%4,%5,%6,%7", "%8,%9,%10,%11", "%12", "%13", F4(0), F4(4))
+WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16(0))
+WGMMA(48, TEN() "," TEN(1) ",%20,%21,%22,%23", "%24,%25,%26,%27", "%28", "%29", F16(0), F4(16),
+      F4(20))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) ",%30,%31", "%32,%33,%34,%35", "%36", "%37", F32(0))
 WGMMA(128, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63",
       "%64,%65,%66,%67", "%68", "%69", F32(0), F32(32))

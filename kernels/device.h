@@ -3,8 +3,8 @@
 //
 // Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
 // 128 FP4). A slab of a tile is 64 chunks of 16 bytes: chunk `slot = 16 * group + row` holds bytes
-// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order (BF16 weights for sm_90
-// in that of its `weights_row`), 1024 bytes for each (tile, slab), so that a wave reads whole
+// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order (BF16 weights for
+// sm_90 in that of its `weights_row`), 1024 bytes for each (tile, slab), so that a wave reads whole
 // lines. A lane holds `CHUNKS` chunks: rows
 // `chunk_row(0..CHUNKS)`, group `chunk_group()`. The scales of FP4 weights have one byte for each
 // 32 values: a word at the same `slot` holds the scales of the slot's row and group in four

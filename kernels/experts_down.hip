@@ -25,16 +25,29 @@ struct ExpertsDownArgs {
 
 constexpr u32 WAVES = 4;
 
-/// Writes the sums of tile `m` of the rows and tile `tile` of the matrix: sum `i` is of the rows
-/// `row_of(i)` and `column_of(i)` of the two.
-template <u32 (*row_of)(u32), u32 (*column_of)(u32)>
+/// Writes the sums of tile `m` of the rows and tile `tile` of the matrix.
 __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 first, u32 rows,
                              u32 m, u32 tile) {
   for (u32 i = 0; i < ACCUMULATORS; ++i) {
-    u32 row = m * 16 + row_of(i), column = tile * 16 + column_of(i);
+    u32 row = m * 16 + acc_row(i), column = tile * 16 + acc_col(i);
     if (row < rows && column < args.hidden)
       args.y[(u64)args.pairs[first + row] * args.hidden + column] = sums.v[i];
   }
+}
+
+/// The same for the wave's tiles of four from `tile` on, where sums are across (`rows64.h`): a lane
+/// has those of few rows, whose places it reads before it writes any.
+__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
+                                    u32 first, u32 rows, u32 m, u32 tile) {
+  u64 places[ACCUMULATORS];
+  for (u32 i = 0; i < ACCUMULATORS; ++i)
+    places[i] = (u64)args.pairs[first + at_most(m * 16 + sum_row(i), rows - 1)] * args.hidden;
+  for (u32 t = 0; t < OWN_TILES; ++t)
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      u32 column = (tile + own_tile(t) % 4) * 16 + sum_col(i);
+      if (m * 16 + sum_row(i) < rows && column < args.hidden)
+        args.y[places[i] + column] = sums[t].v[i];
+    }
 }
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
@@ -50,8 +63,7 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
                [&](u32 row) { return first + at_most(row, rows - 1); });
   Acc acc[TILES] = {};
   multiply<Rows>(acc, x, weights, 0, Weights::quads(args.width));
-  for (u32 t = 0; t < TILES; ++t)
-    store<acc_row, acc_col>(args, acc[t], first, rows, 0, block * TILES + t);
+  for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
@@ -66,8 +78,12 @@ template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &ar
   Weights weights(args.weights, args.weight_scales, tile, args.width);
   auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
   auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
+    if constexpr (SUMS_ACROSS) {
+      store_across(args, sums, first, rows, m, block * TILES);
+      return;
+    }
     for (u32 t = 0; t < OWN_TILES; ++t)
-      store<sum_row, sum_col>(args, sums[t], first, rows, m, block * TILES + own_tile(t) % 4);
+      store(args, sums[t], first, rows, m, block * TILES + own_tile(t) % 4);
   };
   multiply_block<Rows, false>(staged, args.h, args.h_scales, weights, args.width, rows, row, use);
 }

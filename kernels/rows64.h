@@ -33,8 +33,8 @@ __device__ inline void multiply_tiles(Staged<Rows> &staged, const u8 *x, const u
 }
 
 /// Multiplies `rows` rows of x, 1 to 64 (all, if more), of which row `i` is row `row(i)`, and calls
-/// `use(sums, m)` with the wave's sums of each tile of them: value `i` is of row `sum_row(i)` of the
-/// rows' tile and row `sum_col(i)` of the matrix's.
+/// `use(sums, m)` with the wave's sums of each tile of them: value `i` is of row `sum_row(i)` of
+/// the rows' tile and row `sum_col(i)` of the matrix's.
 template <class Rows, bool SEGMENTED, class RowAt, class Use>
 __device__ inline void multiply_block(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
                                       const Weights &weights, u32 k, u32 rows, RowAt row,

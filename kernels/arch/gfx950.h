@@ -94,7 +94,7 @@ __device__ inline u32x4 load_weights(const u32x4 *slab, u32 c) {
 }
 __device__ inline u32x4 weights_order(u32x4 chunk) { return chunk; }
 
-/// Where in a tile of BF16 weights row `row` begins. From there on, [16 * i] are its values 8 * i ..
+/// Where in a tile of BF16 weights row `row` begins: from there on, [16 * i] are values 8 * i ..
 __device__ inline u32 weights_row(u32 row) { return row; }
 typedef const bf16x8 *WeightsRow;
 

@@ -14,27 +14,30 @@ struct Stage {
   OperandRows weights[COLUMNS / 8];
   u32x2 x[X_ROWS / 16][16][8];
 };
+/// What `crates/hip/src/modules.rs` has a launch ask for.
 extern __shared__ Stage stages[];
+static_assert(STAGES * sizeof(Stage) == 122880);
+/// For each stage, where its weights arrive.
+__shared__ u64 arrived[STAGES];
 
 template <typename Out> struct ManyRows {
   /// Slabs of operands in registers: one may be written while two batches of instructions use
   /// others.
   static constexpr u32 BUFFERS = 3;
   const MatmulArgs &args;
-  u64 (&arrived)[STAGES];
-  const u8 *weights, *x[CHUNKS];
-  /// The tile of weights that the thread copies, if it is one.
-  u32 tile;
+  const u8 *weights[2], *x[CHUNKS];
+  /// Tiles of weights that the wave copies: this and the eighth after it, if there are such.
+  u32 tile, arrivals = lds_address(arrived);
   u32 store_at, load_at;
   u32 operands[BUFFERS][2][4];
   float sums[COLUMNS / 2], total[COLUMNS / 2];
-  u32 part = 1, parity = 0;
-  bool add = false;
+  u32 part = 1, end = segment_start(args, 1), parity = 0;
+  u32 add = 0;
 
-  __device__ ManyRows(const MatmulArgs &args, u64 (&arrived)[STAGES], u32 rows)
-      : args(args), arrived(arrived) {
-    tile = lane() < 2 ? 8 * lane() + wave() : COLUMNS;
-    weights = (const u8 *)tile_weights(args, block_x() * (COLUMNS / 16) + tile);
+  __device__ ManyRows(const MatmulArgs &args, u32 rows) : args(args) {
+    tile = shuffle(wave(), 0); // which tells the assembler that it is the same for all lanes
+    for (u32 i = 0; i < 2; ++i)
+      weights[i] = (const u8 *)tile_weights(args, block_x() * (COLUMNS / 16) + tile + 8 * i);
     for (u32 c = 0; c < CHUNKS; ++c) {
       u32 row = block_y() * X_ROWS + wave() * 16 + chunk_row(c);
       x[c] = (const u8 *)row_values(args, row, rows) + 16 * chunk_group();
@@ -44,15 +47,22 @@ template <typename Out> struct ManyRows {
     load_at = row * 8 + group + exchanged * 2;
   }
 
+  /// The LDS address of a stage's word of `arrived`.
+  __device__ u32 arrival(u32 stage) const { return arrivals + 8 * stage; }
+
   /// Starts the copies of slab `k`, if there is one: waves take turns with the tiles of weights.
   __device__ void copy(u32 k, u32 to) {
     if (k < args.slabs) {
       Stage &stage = stages[to];
       for (u32 c = 0; c < CHUNKS; ++c)
         copy_async(&stage.x[wave()][8 * c][store_at], x[c] + (u64)k * 64);
-      if (tile == 0) expect_bytes(arrived[to], sizeof(stage.weights));
-      if (tile < COLUMNS / 16)
-        copy_bulk(&stage.weights[2 * tile], weights + (u64)k * 1024, 1024, arrived[to]);
+      if (elected()) {
+        if (tile == 0) expect_bytes(arrival(to), sizeof(stage.weights));
+        for (u32 i = 0; i < 2; ++i)
+          if (tile + 8 * i < COLUMNS / 16)
+            copy_bulk(&stage.weights[2 * (tile + 8 * i)], weights[i] + (u64)k * 1024, 1024,
+                      arrival(to));
+      }
     }
     copies_started();
   }
@@ -69,7 +79,7 @@ template <typename Out> struct ManyRows {
   /// Adds slab `k`, the `I`th of six.
   template <u32 I> __device__ void add_slab(u32 k) {
     constexpr u32 FREE = (I + STAGES - 2) % STAGES;
-    wait_for_bytes(arrived[I], parity);
+    wait_for_bytes(arrival(I), parity);
     u64 matrices = operand_matrices(stages[I].weights);
     u32 (&a)[2][4] = operands[I % BUFFERS];
     wgmma_begin();
@@ -79,11 +89,12 @@ template <typename Out> struct ManyRows {
     copy(k + STAGES - 2, FREE);
     wgmma_wait<1>();
     copies_done<STAGES - 4>();
-    sync();
+    sync_wave();
     load(operands[(I + 2) % BUFFERS], (I + 2) % STAGES);
-    add = k + 1 < segment_start(args, part);
+    sync(); // nobody is left that reads the slab before
+    add = k + 1 < end;
     if (add) return;
-    ++part;
+    end = segment_start(args, ++part);
     wgmma_wait(sums);
     for (u32 i = 0; i < COLUMNS / 2; ++i) total[i] += sums[i];
   }
@@ -94,7 +105,7 @@ template <typename Out> struct ManyRows {
       total[i] = -0.0f; // -0 + x is x for every x
     }
     if (thread() == 0) {
-      for (u32 i = 0; i < STAGES; ++i) expect_arrivals(arrived[i], 1);
+      for (u32 i = 0; i < STAGES; ++i) expect_arrivals(arrival(i), 1);
       operands_written();
     }
     sync();
@@ -128,8 +139,7 @@ template <typename Out> struct ManyRows {
 };
 
 template <typename Out> __device__ inline void many_rows(const MatmulArgs &args) {
-  __shared__ u64 arrived[STAGES];
   u32 rows = *args.rows;
   if (block_y() * X_ROWS >= rows) return;
-  ManyRows<Out>(args, arrived, rows).run(rows);
+  ManyRows<Out>(args, rows).run(rows);
 }

@@ -2,6 +2,7 @@
 // weights are loaded two slabs ahead.
 #pragma once
 
+constexpr bool SUMS_ACROSS = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
 __device__ inline u32 sum_col(u32 i) { return acc_col(i); }
 

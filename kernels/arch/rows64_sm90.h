@@ -7,7 +7,8 @@
 #pragma once
 #include "wgmma.h"
 
-/// Value `i` of a wave's sums stands across: the matrix's rows were the instructions' first.
+/// Sums are across: the matrix's rows were the instructions' first.
+constexpr bool SUMS_ACROSS = true;
 __device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
 __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
 
@@ -89,6 +90,18 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
     row_scales.template load<Rows>(quad, next.row);
   }
 
+  /// Has codes and scales of a quad come nearer, if there is one.
+  __device__ void prefetch(u32 quad) const {
+    u32 slabs = weights.slabs, quads = (slabs + 3) / 4;
+    if (quad >= quads || !elected()) return;
+    for (u32 t = 0; t < OWN_TILES; ++t) {
+      u64 tile = own_tile(t) % 4;
+      prefetch_bulk(weights.codes + (tile * slabs + 4 * quad) * 64,
+                    at_most(4, slabs - 4 * quad) * 1024);
+      prefetch_bulk(weights.scales + (tile * quads + quad) * 64, 256);
+    }
+  }
+
   /// Stores what was loaded, of the `STEP`th slab of its quad, whose scales are `of`.
   template <int STEP> __device__ void store_slab(const Scales &of) {
     if (wave() < 2 * M)
@@ -139,6 +152,7 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
     u32 slabs = weights.slabs, quads = (slabs + 3) / 4, current = 0;
     for (u32 t = 0; t < OWN_TILES; ++t)
       for (u32 i = 0; i < 8 * M; ++i) sums[t][i] = totals[t][i] = 0;
+    prefetch(0);
     load_scales(0);
     scales = next;
     load_slab(0, 0);
@@ -146,6 +160,7 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
     expand_batch<0, 0>(scales);
     expand_batch<1, 0>(scales);
     for (u32 quad = 0; quad < quads; ++quad) {
+      prefetch(quad + 1);
       add_slab<0>(4 * quad);
       if (4 * quad + 1 < slabs) add_slab<1>(4 * quad + 1);
       if (4 * quad + 2 < slabs) add_slab<2>(4 * quad + 2);

@@ -7,6 +7,11 @@
 // instruction adds up, in the places where the registers have them.
 #pragma once
 
+/// The address in LDS.
+__device__ inline u32 lds_address(const void *p) {
+  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
+}
+
 /// 8 rows of a slab in LDS.
 struct alignas(128) OperandRows {
   u32x4 matrices[4][8];
@@ -14,8 +19,8 @@ struct alignas(128) OperandRows {
 
 /// Writes 8 rows of a slab: the lane has row `lane() / 4`, group `lane() % 4`.
 __device__ inline void store_operand(OperandRows &to, u32x4 chunk) {
-  u32 address = (u32)(u64)(__attribute__((address_space(3))) OperandRows *)&to + 16 * lane();
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                   lds_address(&to) + 16 * lane()),
                "r"(chunk[0]), "r"(chunk[1]), "r"(chunk[2]), "r"(chunk[3])
                : "memory");
 }
@@ -30,7 +35,9 @@ __device__ inline void operands_written() {
 __device__ inline void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 /// Ends a batch.
-__device__ inline void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_end() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 /// All but the latest `LEFT` batches are done with their operands.
 template <u32 LEFT> __device__ inline void wgmma_wait() {
@@ -71,8 +78,6 @@ WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16
 WGMMA(48, TEN() "," TEN(1) ",%20,%21,%22,%23", "%24,%25,%26,%27", "%28", "%29", F16(0), F4(16),
       F4(20))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) ",%30,%31", "%32,%33,%34,%35", "%36", "%37", F32(0))
-WGMMA(128, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63",
-      "%64,%65,%66,%67", "%68", "%69", F32(0), F32(32))
 WGMMA(192,
       TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) "," TEN(7) ","
       TEN(8) ",%90,%91,%92,%93,%94,%95",
@@ -86,13 +91,13 @@ WGMMA(192,
 /// The matrices of slabs of rows in LDS, as instructions name them: where the first two are, bytes
 /// between the two, and between eights of rows; all in units of 16.
 __device__ inline u64 operand_matrices(const OperandRows *rows) {
-  u64 address = (u32)(u64)(const __attribute__((address_space(3))) OperandRows *)rows >> 4;
-  return address | (u64)(128 >> 4) << 16 | (u64)(sizeof(OperandRows) >> 4) << 32;
+  return (u64)(lds_address(rows) >> 4) | (u64)(128 >> 4) << 16 |
+         (u64)(sizeof(OperandRows) >> 4) << 32;
 }
 
-/// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the lane has its chunks of
-/// the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row `acc_row(i)` of the
-/// wave's tile and row `8 * t + acc_col(i)` of the N.
+/// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the
+/// lane has its chunks of the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row
+/// `acc_row(i)` of the wave's tile and row `8 * t + acc_col(i)` of the N.
 template <u32 HALF_N>
 __device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS],
                                   const OperandRows *rows, bool add) {
@@ -101,43 +106,53 @@ __device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUN
   wgmma(sums, own[0][2], own[1][2], own[0][3], own[1][3], matrices + (256 >> 4), true);
 }
 
-/// A word in LDS on which `threads` of a workgroup and bulk copies arrive. For one thread.
-__device__ inline u32 shared_address(const void *p) {
-  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
-}
-__device__ inline void expect_arrivals(u64 &word, u32 threads) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(threads)
-               : "memory");
+/// Makes of 8 bytes of LDS, here and below by their address, what `threads` and bulk copies arrive
+/// on. For one thread.
+__device__ inline void expect_arrivals(u32 word, u32 threads) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(word), "r"(threads) : "memory");
 }
 
 /// Arrives, and expects so many bytes of copies.
-__device__ inline void expect_bytes(u64 &word, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word)),
-               "r"(bytes)
+__device__ inline void expect_bytes(u32 word, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(word), "r"(bytes)
                : "memory");
 }
 
 /// Waits for the phase of that parity to end.
-__device__ inline void wait_for_bytes(u64 &word, u32 parity) {
+__device__ inline void wait_for_bytes(u32 word, u32 parity) {
   asm volatile("{\n\t.reg .pred done;\n"
                "wait_%=:\n\t"
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-               "@!done bra wait_%=;\n\t}" ::"r"(shared_address(&word)),
+               "@!done bra wait_%=;\n\t}" ::"r"(word),
                "r"(parity)
                : "memory");
 }
 
 /// Starts copying `bytes` from memory to LDS, which arrive on `word`.
-__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u64 &word) {
+__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(&word))
+               "[%0], [%1], %2, [%3];" ::"r"(lds_address(to)),
+               "l"(from), "r"(bytes), "r"(word)
                : "memory");
+}
+
+/// Starts bringing `bytes` of memory, a multiple of 16, to the L2 cache. `operands_written` does
+/// not wait for it.
+__device__ inline void prefetch_bulk(const void *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+/// One lane of the wave.
+__device__ inline bool elected() {
+  u32 yes;
+  asm volatile("{\n\t.reg .pred p;\n\telect.sync _|p, -1;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+               : "=r"(yes));
+  return yes != 0;
 }
 
 /// Starts copying 16 bytes to LDS.
 __device__ inline void copy_async(void *to, const void *from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(lds_address(to)), "l"(from)
                : "memory");
 }
 

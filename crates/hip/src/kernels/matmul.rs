@@ -169,3 +169,30 @@ pub fn matmul(
         stream.launch(kernel, grid.map(|size| size as u32), threads, &args)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Finds chunks as `WeightsRow` of `kernels/arch/sm90.h` does.
+    #[test]
+    fn cuda_finds_every_chunk() {
+        const K: usize = 96;
+        let values: Vec<u16> = (0..16 * K as u16).collect();
+        let mut out = vec![0; tile_bytes(K)];
+        preshuffle(&values, K, 0, Platform::Cuda, &mut out);
+        let word = |place: usize, half: usize| {
+            let at = 8 * place + 4 * half;
+            [0, 2].map(|byte| u16::from_le_bytes([out[at + byte], out[at + byte + 1]]))
+        };
+        for row in 0..16 {
+            for chunk in 0..K / 8 {
+                let begin = (row / 8 * 32 + row % 8) * 2;
+                let place = begin + chunk / 4 * 128 + chunk % 4 / 2 * 16 + chunk % 2;
+                let words = [(place, 0), (place + 32, 0), (place, 1), (place + 32, 1)];
+                let found = words.map(|(place, half)| word(place, half)).concat();
+                assert_eq!(found, values[row * K + 8 * chunk..][..8], "row {row}, chunk {chunk}");
+            }
+        }
+    }
+}

@@ -3,8 +3,9 @@
 //
 // Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
 // 128 FP4). A slab of a tile is 64 chunks of 16 bytes: chunk `slot = 16 * group + row` holds bytes
-// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order, 1024 bytes for each
-// (tile, slab), so that a wave reads whole lines. A lane holds `CHUNKS` chunks: rows
+// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order (BF16 weights for
+// sm_90 in that of its `weights_row`), 1024 bytes for each (tile, slab), so that a wave reads whole
+// lines. A lane holds `CHUNKS` chunks: rows
 // `chunk_row(0..CHUNKS)`, group `chunk_group()`. The scales of FP4 weights have one byte for each
 // 32 values: a word at the same `slot` holds the scales of the slot's row and group in four
 // consecutive slabs (bytes 0..3), so 256 bytes for each (tile, 512 values).
@@ -63,13 +64,15 @@ struct Acc {
 /// that neither writing chunks of many rows nor reading them transposed collides.
 __device__ inline u32 swizzled(u32 row, u32 chunk) { return chunk ^ (row % 8 | row % 2 * 8); }
 
+/// Where the lane's chunk `c` stands in a tile's slab.
+__device__ inline u32 slot(u32 c);
+
 #if defined(__gfx950__)
 #include "arch/gfx950.h"
 #else
 #include "arch/sm90.h"
 #endif
 
-/// Where the lane's chunk `c` stands in a tile's slab.
 __device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }
 
 __device__ inline float shuffle_xor(float x, u32 mask) {

@@ -34,7 +34,8 @@ KERNEL(256) void embed(EmbedArgs args) {
     token = drawn < args.vocab ? drawn : 0;
     if (thread() == 0) args.tokens[row] = token;
   }
-  const bf16x8 *from = args.table + (u64)(token / 16) * (args.width / 32) * 64 + token % 16;
+  WeightsRow from =
+      args.table + (u64)(token / 16) * (args.width / 32) * 64 + weights_row(token % 16);
   float *to = args.out + (u64)row * args.width;
   for (u32 i = thread(); i < args.width / 8; i += 256) {
     bf16x8 x = from[(u64)i * 16];

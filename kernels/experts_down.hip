@@ -35,6 +35,21 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 f
   }
 }
 
+/// The same for the wave's tiles of four from `tile` on, where sums are across (`rows64.h`): a lane
+/// has those of few rows, whose places it reads before it writes any.
+__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
+                                    u32 first, u32 rows, u32 m, u32 tile) {
+  u64 places[ACCUMULATORS];
+  for (u32 i = 0; i < ACCUMULATORS; ++i)
+    places[i] = (u64)args.pairs[first + at_most(m * 16 + sum_row(i), rows - 1)] * args.hidden;
+  for (u32 t = 0; t < OWN_TILES; ++t)
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      u32 column = (tile + own_tile(t) % 4) * 16 + sum_col(i);
+      if (m * 16 + sum_row(i) < rows && column < args.hidden)
+        args.y[places[i] + column] = sums[t].v[i];
+    }
+}
+
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
   if (block_y() >= *args.group_count) return;
@@ -63,6 +78,10 @@ template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &ar
   Weights weights(args.weights, args.weight_scales, tile, args.width);
   auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
   auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
+    if constexpr (SUMS_ACROSS) {
+      store_across(args, sums, first, rows, m, block * TILES);
+      return;
+    }
     for (u32 t = 0; t < OWN_TILES; ++t)
       store(args, sums[t], first, rows, m, block * TILES + own_tile(t) % 4);
   };

@@ -15,8 +15,8 @@
 // x is read from the cache less often) in one segment; a tile's segments are waves of one
 // workgroup, which adds them up through LDS. Grid: (tiles * segments / 8 / tiles of a wave, blocks
 // of rows, batch).
-// matmul_rows: bound by matrix instructions. A workgroup computes 128 columns of 128 rows (sm_90:
-// 192), see `arch/matmul_rows_*.h`. Grid: (tiles / 8, rows / 128 or 192, batch).
+// matmul_rows: bound by matrix instructions. A workgroup computes 128 columns (sm_90: 192) of 128
+// rows, see `arch/matmul_rows_*.h`. Grid: (tiles / 8 or 12, rows / 128, batch).
 // All sizes of grids are rounded up. Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
 #include "device.h"
 
@@ -98,8 +98,9 @@ __device__ inline void few_rows(const MatmulArgs &args) {
   auto load = [&](Slab<M, N> &slab, u32 k) {
     for (u32 c = 0; c < CHUNKS; ++c) {
       for (u32 n = 0; n < N; ++n)
-        slab.weights[n][c] = load_once(weights[n] + (u64)k * 64 + slot(c));
-      for (u32 m = 0; m < M; ++m) slab.x[m][c] = *(const u32x4 *)(x[m][c] + (u64)k * 32);
+        slab.weights[n][c] = load_weights(weights[n] + (u64)k * 64, c);
+      for (u32 m = 0; m < M; ++m)
+        slab.x[m][c] = weights_order(*(const u32x4 *)(x[m][c] + (u64)k * 32));
     }
   };
   Acc acc[M][N] = {};

@@ -47,8 +47,8 @@ template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &ar
   auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
     for (u32 t = 0; t < OWN_TILES; ++t)
       for (u32 i = 0; i < ACCUMULATORS; ++i) {
-        u32 row = first + 16 * m + acc_row(i);
-        u32 column = (block * TILES + own_tile(t) % 4) * 16 + acc_col(i);
+        u32 row = first + 16 * m + sum_row(i);
+        u32 column = (block * TILES + own_tile(t) % 4) * 16 + sum_col(i);
         if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sums[t].v[i];
       }
   };

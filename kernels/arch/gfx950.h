@@ -93,6 +93,17 @@ __device__ inline u32 acc_col(u32) { return lane() % 16; }
 /// `WAVE * c + lane()`.
 __device__ inline u32 lds_row(u32 i) { return i % 16; }
 __device__ inline u32 lds_group(u32 i) { return i / 16; }
+/// The lane's chunk `c` of a slab of BF16 weights, which is used once, in the order in which
+/// `weights_order` puts a chunk of the other operand.
+__device__ inline u32x4 load_weights(const u32x4 *slab, u32 c) {
+  return load_once(slab + slot(c));
+}
+__device__ inline u32x4 weights_order(u32x4 chunk) { return chunk; }
+
+/// Where in a tile of BF16 weights row `row` begins: from there on, [16 * i] are values 8 * i ..
+__device__ inline u32 weights_row(u32 row) { return row; }
+typedef const bf16x8 *WeightsRow;
+
 /// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.
 __device__ inline u32 fp8_offset(u32 g, u32 p) { return 64 * p + 16 * g; }
 /// Whether `sync_copies` counts loads to registers as copies: those under way since a copy's start

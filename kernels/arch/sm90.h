@@ -57,6 +57,12 @@ __device__ inline u32x4 load_once(const u32x4 *p) {
   return u32x4{x, y, z, w};
 }
 
+__device__ inline u32x2 load_once(const u32x2 *p) {
+  u32 x, y;
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(x), "=r"(y) : "l"(p));
+  return u32x2{x, y};
+}
+
 /// Loads that stand before this are under way before what stands after it begins: the assembler
 /// would rather save registers.
 __device__ inline void loads_first() { asm volatile("bar.warp.sync -1;" ::: "memory"); }
@@ -81,14 +87,41 @@ __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
 __device__ inline u32 chunk_group() { return lane() % 4; }
 __device__ inline u32 acc_row(u32 i) { return lane() / 4 + i / 2 % 2 * 8; }
 __device__ inline u32 acc_col(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
-/// The row and group of chunk `i` of 64 of a slab in LDS, where the lane's chunk `c` is chunk
-/// `WAVE * c + lane()`.
-__device__ inline u32 lds_row(u32 i) { return i / 4; }
-__device__ inline u32 lds_group(u32 i) { return i % 4; }
+
+/// Where in a tile of BF16 weights row `row` begins, in chunks' sizes. A slab is stored as an
+/// operand in LDS, see `wgmma.h`: of each 8 rows words 0 and 2 of groups 0 and 1, then of groups 2
+/// and 3, then the same of words 1 and 3.
+__device__ inline u32 weights_row(u32 row) { return row / 8 * 32 + row % 8; }
+
+/// Where a row has words 0 and 2 of a chunk; words 1 and 3 are 32 places on.
+__device__ inline const u32x2 *chunk_place(const void *row, u32 chunk) {
+  return (const u32x2 *)row + (u64)(chunk / 4) * 128 + chunk % 4 / 2 * 16 + chunk % 2;
+}
+
+/// From a row's begin on, [16 * i] are its values 8 * i ..
+struct WeightsRow {
+  const bf16x8 *begin;
+  __device__ WeightsRow(const bf16x8 *begin) : begin(begin) {}
+  __device__ bf16x8 operator[](u64 place) const {
+    const u32x2 *words = chunk_place(begin, place / 16);
+    u32x2 even = words[0], odd = words[32];
+    return __builtin_bit_cast(bf16x8, u32x4{even[0], odd[0], even[1], odd[1]});
+  }
+};
+
+/// The lane's chunk `c` of a slab of BF16 weights, which is used once, in the order in which
+/// `weights_order` puts a chunk of the other operand.
+__device__ inline u32x4 load_weights(const u32x4 *slab, u32 c) {
+  const u32x2 *place = chunk_place(slab + weights_row(chunk_row(c)), chunk_group());
+  u32x2 even = load_once(place), odd = load_once(place + 32);
+  return u32x4{even[0], even[1], odd[0], odd[1]};
+}
+__device__ inline u32x4 weights_order(u32x4 chunk) {
+  return u32x4{chunk[0], chunk[2], chunk[1], chunk[3]};
+}
+
 /// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.
 __device__ inline u32 fp8_offset(u32 g, u32 p) { return 32 * g + 16 * p; }
-/// Whether `sync_copies` counts loads to registers as copies.
-constexpr bool COPIES_COUNT_LOADS = false;
 
 __device__ inline void mma_m16n8k16(float *d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
@@ -260,20 +293,4 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
                  : "memory");
     out[c] = __builtin_bit_cast(bf16x8, u32x4{x, y, z, w});
   }
-}
-
-/// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane.
-/// Read LDS after `sync_copies`.
-__device__ inline void copy_to_lds(void *to, const void *from) {
-  u32 address = (u32)(u64)(__attribute__((address_space(3))) void *)to + 16 * lane();
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n\tcp.async.commit_group;" ::"r"(address),
-               "l"(from)
-               : "memory");
-}
-
-/// All threads arrive, with all but their wave's latest `LEFT` copies in place, and done with what
-/// they read from LDS before.
-template <u32 LEFT> __device__ inline void sync_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
-  sync();
 }

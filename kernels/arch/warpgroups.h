@@ -1,6 +1,7 @@
 // What warpgroups of sm_90 need that do different work: registers, barriers and copies that are
 // waited for by others.
 #pragma once
+#include "wgmma.h"
 
 /// Takes registers that others of the workgroup have given, or gives some: N are left.
 template <u32 N> __device__ inline void take_registers() {
@@ -17,10 +18,6 @@ __device__ inline void arrive(u32 barrier, u32 threads) {
 }
 __device__ inline void await(u32 barrier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
-__device__ inline u32 lds_address(const void *p) {
-  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
 }
 
 /// Starts copying 8 bytes to an address in LDS.

@@ -7,6 +7,11 @@
 // instruction adds up, in the places where the registers have them.
 #pragma once
 
+/// The address in LDS.
+__device__ inline u32 lds_address(const void *p) {
+  return (u32)(u64)(const __attribute__((address_space(3))) void *)p;
+}
+
 /// 8 rows of a slab in LDS.
 struct alignas(128) OperandRows {
   u32x4 matrices[4][8];
@@ -14,8 +19,8 @@ struct alignas(128) OperandRows {
 
 /// Writes 8 rows of a slab: the lane has row `lane() / 4`, group `lane() % 4`.
 __device__ inline void store_operand(OperandRows &to, u32x4 chunk) {
-  u32 address = (u32)(u64)(__attribute__((address_space(3))) OperandRows *)&to + 16 * lane();
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                   lds_address(&to) + 16 * lane()),
                "r"(chunk[0]), "r"(chunk[1]), "r"(chunk[2]), "r"(chunk[3])
                : "memory");
 }
@@ -30,7 +35,9 @@ __device__ inline void operands_written() {
 __device__ inline void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 /// Ends a batch.
-__device__ inline void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_end() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 /// All but the latest `LEFT` batches are done with their operands.
 template <u32 LEFT> __device__ inline void wgmma_wait() {
@@ -43,10 +50,18 @@ template <u32 COUNT> __device__ inline void wgmma_wait(float (&sums)[COUNT]) {
   for (u32 i = 0; i < COUNT; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Where an operand is in LDS: matrices of 8 x 16 bytes, so many bytes apart along k and across.
+/// The value in a register of its own: where a sum itself goes on, the assembler may find too few
+/// registers for instructions under way, and then has them wait for one another.
+__device__ inline float copied(float sum) {
+  float x;
+  asm volatile("mov.b32 %0, %1;" : "=f"(x) : "f"(sum));
+  return x;
+}
+
+/// Where an operand is in LDS, as instructions name it: matrices of 8 x 16 bytes, so many bytes
+/// apart along k and across.
 __device__ inline u64 matrices_at(const void *first, u32 along_k, u32 across) {
-  u32 address = (u32)(u64)(const __attribute__((address_space(3))) void *)first;
-  return (u64)(address >> 4) | (u64)(along_k >> 4) << 16 | (u64)(across >> 4) << 32;
+  return (u64)(lds_address(first) >> 4) | (u64)(along_k >> 4) << 16 | (u64)(across >> 4) << 32;
 }
 
 // Operands %0.. of an instruction, by tens, and what they are.
@@ -64,10 +79,11 @@ __device__ inline u64 matrices_at(const void *first, u32 along_k, u32 across) {
                  : __VA_ARGS__                                                                    \
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(matrices), "r"(add));                  \
   }
+WGMMA(16, "%0,%1,%2,%3,%4,%5,%6,%7", "%8,%9,%10,%11", "%12", "%13", F4(0), F4(4))
 WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16(0))
+WGMMA(48, TEN() "," TEN(1) ",%20,%21,%22,%23", "%24,%25,%26,%27", "%28", "%29", F16(0), F4(16),
+      F4(20))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) ",%30,%31", "%32,%33,%34,%35", "%36", "%37", F32(0))
-WGMMA(128, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63",
-      "%64,%65,%66,%67", "%68", "%69", F32(0), F32(32))
 WGMMA(192,
       TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) "," TEN(7) ","
       TEN(8) ",%90,%91,%92,%93,%94,%95",
@@ -98,15 +114,76 @@ __device__ inline void wgmma_transposed(float (&d)[128], u64 rows, u64 columns) 
 #undef F4
 #undef TEN
 
-/// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the lane has its chunks of
-/// the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row `acc_row(i)` of the
-/// wave's tile and row `8 * t + acc_col(i)` of the N.
+/// Slabs of rows in LDS: the first two matrices are 128 bytes apart.
+__device__ inline u64 operand_matrices(const OperandRows *rows) {
+  return matrices_at(rows, 128, sizeof(OperandRows));
+}
+
+/// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the
+/// lane has its chunks of the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row
+/// `acc_row(i)` of the wave's tile and row `8 * t + acc_col(i)` of the N.
 template <u32 HALF_N>
 __device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS],
                                   const OperandRows *rows, bool add) {
-  // Address, bytes between matrices along k, bytes between eights of rows; all in units of 16.
-  u64 address = (u32)(u64)(const __attribute__((address_space(3))) OperandRows *)rows >> 4;
-  u64 matrices = address | (u64)(128 >> 4) << 16 | (u64)(sizeof(OperandRows) >> 4) << 32;
+  u64 matrices = operand_matrices(rows);
   wgmma(sums, own[0][0], own[1][0], own[0][1], own[1][1], matrices, add);
   wgmma(sums, own[0][2], own[1][2], own[0][3], own[1][3], matrices + (256 >> 4), true);
+}
+
+/// Makes of 8 bytes of LDS, here and below by their address, what `threads` and bulk copies arrive
+/// on. For one thread.
+__device__ inline void expect_arrivals(u32 word, u32 threads) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(word), "r"(threads) : "memory");
+}
+
+/// Arrives, and expects so many bytes of copies.
+__device__ inline void expect_bytes(u32 word, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(word), "r"(bytes)
+               : "memory");
+}
+
+/// Waits for the phase of that parity to end.
+__device__ inline void wait_for_bytes(u32 word, u32 parity) {
+  asm volatile("{\n\t.reg .pred done;\n"
+               "wait_%=:\n\t"
+               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+               "@!done bra wait_%=;\n\t}" ::"r"(word),
+               "r"(parity)
+               : "memory");
+}
+
+/// Starts copying `bytes` from memory to LDS, which arrive on `word`.
+__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1], %2, [%3];" ::"r"(lds_address(to)),
+               "l"(from), "r"(bytes), "r"(word)
+               : "memory");
+}
+
+/// Starts bringing `bytes` of memory, a multiple of 16, to the L2 cache. `operands_written` does
+/// not wait for it.
+__device__ inline void prefetch_bulk(const void *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+/// One lane of the wave.
+__device__ inline bool elected() {
+  u32 yes;
+  asm volatile("{\n\t.reg .pred p;\n\telect.sync _|p, -1;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+               : "=r"(yes));
+  return yes != 0;
+}
+
+/// Starts copying 16 bytes to LDS.
+__device__ inline void copy_async(void *to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(lds_address(to)), "l"(from)
+               : "memory");
+}
+
+/// Ends a batch of the thread's copies.
+__device__ inline void copies_started() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// All but the latest `LEFT` batches of the thread's copies are in place.
+template <u32 LEFT> __device__ inline void copies_done() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }

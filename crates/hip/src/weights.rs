@@ -58,9 +58,10 @@ impl Dense {
         k: usize,
     ) -> Result<Dense, DeviceError> {
         let (tiles, bytes, batch) = (n.div_ceil(16), tile_bytes(k), matrices.len());
-        let memory = stream.device().allocate(batch * tiles * bytes)?;
+        let (device, platform) = (stream.device(), stream.device().platform());
+        let memory = device.allocate(batch * tiles * bytes)?;
         staging.upload(stream, &memory, 0, batch * tiles, bytes, |i, out| {
-            preshuffle(matrices[i / tiles], k, i % tiles, out);
+            preshuffle(matrices[i / tiles], k, i % tiles, platform, out);
         })?;
         Ok(Dense { memory, n, k, batch })
     }

@@ -85,6 +85,7 @@ fn ragged_experts_and_long_rows() {
         check(&gpu, &Case::same(40, 3, 4), form, 64, 512);
         check(&gpu, &Case::same(20, 3, 4), form, 64, 512);
         check(&gpu, &Case::random(4, 4, 1, 2), form, 96, 1184);
+        check(&gpu, &Case::same(50, 0, 1), form, 96, 1184);
     }
 }
 

@@ -151,6 +151,7 @@ fn ragged_experts_and_long_rows() {
         check(&gpu, &Case::same(40, 3, 4), form, 160, 32);
         check(&gpu, &Case::same(20, 3, 4), form, 160, 32);
         check(&gpu, &Case::random(4, 4, 1, 2), form, 4640, 32);
+        check(&gpu, &Case::same(50, 0, 1), form, 4640, 32);
         check(&gpu, &Case::random(5, 2, 2, 2), form, 256, 544);
     }
 }

@@ -92,6 +92,8 @@ fn shapes() -> Vec<(usize, usize, usize, usize)> {
         (5, 128, 512, 4),
         (2, 512, 128, 3),
         (130, 24, 288, 1),
+        // More columns and slabs than a workgroup of any form for many rows takes at once.
+        (133, 393, 224, 2),
         (33, 8, 1056, 1),
         // So many workgroups that waves take two tiles of weights.
         (20, 56, 1024, 100),

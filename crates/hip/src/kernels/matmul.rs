@@ -2,7 +2,7 @@
 
 use super::{Rows, check_room, check_shape};
 use crate::weights::bytes_of;
-use crate::{Error, Kernels, Memory, Stream};
+use crate::{Error, Kernels, Memory, Platform, Stream};
 
 /// Waves of a workgroup of the forms for few rows, and segments of k at most.
 const WAVES: usize = 8;
@@ -34,16 +34,30 @@ pub fn tile_bytes(k: usize) -> usize {
 
 /// Writes tile `tile` of a bf16 matrix `[.., k]` in the kernels' order: rows padded to 16 and
 /// columns to 32 with zeros, tiles of 16 rows, in each the slabs of 32 columns, in each 64 chunks
-/// of 8 values: chunk `16 * group + row` has columns `8 * group ..` of row `row`.
-pub fn preshuffle(values: &[u16], k: usize, tile: usize, out: &mut [u8]) {
+/// of 8 values: chunk `16 * group + row` has columns `8 * group ..` of row `row`. CUDA's kernels
+/// want the pairs of a slab's columns elsewhere: see `weights_row` of `kernels/arch/sm90.h`.
+pub fn preshuffle(values: &[u16], k: usize, tile: usize, platform: Platform, out: &mut [u8]) {
     out.fill(0);
     let rows = values.chunks_exact(k.max(1)).skip(16 * tile).take(16);
     for (row, values) in rows.enumerate() {
         for (i, chunk) in values.chunks(8).enumerate() {
-            let chunk = bytes_of(chunk);
-            out[(i * 16 + row) * 16..][..chunk.len()].copy_from_slice(chunk);
+            for (word, pair) in chunk.chunks(2).enumerate() {
+                let at = match platform {
+                    Platform::Hip => (i * 16 + row) * 16 + 4 * word,
+                    Platform::Cuda => place(i, row, word),
+                };
+                let pair = bytes_of(pair);
+                out[at..][..pair.len()].copy_from_slice(pair);
+            }
         }
     }
+}
+
+/// Where CUDA's kernels want pair `word` of chunk `chunk` of row `row` of a tile.
+fn place(chunk: usize, row: usize, word: usize) -> usize {
+    let (slab, group) = (chunk / 4, chunk % 4);
+    let matrix = slab * 8 + row / 8 * 4 + word % 2 * 2 + group / 2;
+    matrix * 128 + row % 8 * 16 + group % 2 * 8 + word / 2 * 4
 }
 
 /// Matrices of one shape on the device, in the kernels' order, one after the other.
@@ -112,8 +126,10 @@ pub fn matmul(
     // Tiles that a workgroup of the forms for few rows takes when each wave takes one.
     let together = WAVES >> log_segments;
     let wide = tiles.div_ceil(together) * batch >= 2 * ENOUGH;
-    // Whether the form for many rows would leave most of a GPU without work.
-    let idle = |bound: usize| tiles.div_ceil(8) * bound.div_ceil(128) * batch < 64;
+    // Tiles that a workgroup of the form for many rows takes.
+    let many = if stream.device().platform() == Platform::Cuda { 12 } else { 8 };
+    // Whether that form would leave most of a GPU without work.
+    let idle = |bound: usize| tiles.div_ceil(many) * bound.div_ceil(128) * batch < 64;
     let height = match rows.bound {
         0..=16 => 16,
         17..=32 => 32,
@@ -130,7 +146,7 @@ pub fn matmul(
         _ => ["matmul_rows", "matmul_rows_bf16"],
     };
     let (width, threads) = match height {
-        128 => (8, 256),
+        128 => (many, 256),
         _ => (together * if wide { 2 } else { 1 }, (WAVES * stream.device().wave()) as u32),
     };
     let grid = [tiles.div_ceil(width), rows.bound.div_ceil(height).max(1), batch];
@@ -151,5 +167,32 @@ pub fn matmul(
     unsafe {
         let kernel = kernels.get(names[usize::from(output == Output::Bf16)]);
         stream.launch(kernel, grid.map(|size| size as u32), threads, &args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Finds chunks as `WeightsRow` of `kernels/arch/sm90.h` does.
+    #[test]
+    fn cuda_finds_every_chunk() {
+        const K: usize = 96;
+        let values: Vec<u16> = (0..16 * K as u16).collect();
+        let mut out = vec![0; tile_bytes(K)];
+        preshuffle(&values, K, 0, Platform::Cuda, &mut out);
+        let word = |place: usize, half: usize| {
+            let at = 8 * place + 4 * half;
+            [0, 2].map(|byte| u16::from_le_bytes([out[at + byte], out[at + byte + 1]]))
+        };
+        for row in 0..16 {
+            for chunk in 0..K / 8 {
+                let begin = (row / 8 * 32 + row % 8) * 2;
+                let place = begin + chunk / 4 * 128 + chunk % 4 / 2 * 16 + chunk % 2;
+                let words = [(place, 0), (place + 32, 0), (place, 1), (place + 32, 1)];
+                let found = words.map(|(place, half)| word(place, half)).concat();
+                assert_eq!(found, values[row * K + 8 * chunk..][..8], "row {row}, chunk {chunk}");
+            }
+        }
     }
 }

@@ -113,8 +113,10 @@ impl Gpu {
         let (tiles, bytes, count) = (n.div_ceil(16), tile_bytes(k), matrices.len() / (n * k));
         let memory = self.empty::<u8>(count * tiles * bytes);
         let mut staging = Staging::new(&self.device, 3 * bytes).unwrap();
+        let platform = self.device.platform();
         let fill = |i: usize, out: &mut [u8]| {
-            preshuffle(&matrices[i / tiles * n * k..][..n * k], k, i % tiles, out);
+            let matrix = &matrices[i / tiles * n * k..][..n * k];
+            preshuffle(matrix, k, i % tiles, platform, out);
         };
         staging.upload(&self.stream, &memory, 0, count * tiles, bytes, fill).unwrap();
         memory

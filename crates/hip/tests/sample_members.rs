@@ -1,4 +1,4 @@
-//! The sampler's workgroups of one row: any number of them gives the same bits, launch after launch.
+//! The sampler with several workgroups a row: any number gives the same bits, launch after launch.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod device;

@@ -119,8 +119,8 @@ pub struct Buffers<'a> {
     pub teams: &'a Memory,
 }
 
-/// Workgroups that serve a row of so many, each with a part of the vocabulary. Results do not depend
-/// on it.
+/// Workgroups that serve a row of so many, each with a part of the vocabulary. Results do not
+/// depend on it.
 fn members(rows: usize) -> usize {
     (WORKGROUPS / rows.max(1)).clamp(1, MAX_MEMBERS)
 }

@@ -289,7 +289,7 @@ KERNEL(MIXERS + WEIGHERS) void attention_rows(AttentionArgs args) {
   // The last first: they see the most keys.
   u32 index = *args.groups - 1 - block_x(), first_row = args.group_rows[index];
   Group group(args, lds, first_row, args.group_rows[index + 1] - first_row);
-  if (thread() < 2) lds.copies[thread()].prepare(MIXERS);
+  if (thread() < 2) lds.copies[thread()].prepare(2 * MIXERS);
   sync();
   if (wave() < MIXERS / WAVE) {
     give_registers<160>();

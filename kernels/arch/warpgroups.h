@@ -25,7 +25,7 @@ __device__ inline void copy_8_to_lds(u32 to, const void *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 
-/// Threads whose copies have been made, in LDS.
+/// Threads that are there, and those whose copies have been made, in LDS.
 struct Copies {
   u64 word;
 
@@ -35,8 +35,10 @@ struct Copies {
                  : "memory");
   }
 
-  /// Counts the thread once what it has started to copy is there.
+  /// Counts the thread: now, so that what it has read may be written again, and once more when what
+  /// it has started to copy is there.
   __device__ void count() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lds_address(&word)) : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
                  : "memory");
   }

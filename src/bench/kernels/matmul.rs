@@ -1,7 +1,7 @@
 //! Products with BF16 matrices.
 
-use hip::kernels::matmul::{Output, View, Weights, matmul};
-use hip::{Error, Memory};
+use hip::kernels::matmul::{Output, View, Weights, matmul, pair_place, tile_bytes};
+use hip::{Error, Memory, Platform};
 use model::Limits;
 
 use super::case::{Case, Cost, Rate, Work};
@@ -19,6 +19,7 @@ struct Shape {
 }
 
 struct Matmul {
+    platform: Platform,
     rows: usize,
     shape: Shape,
     count: Count,
@@ -41,6 +42,7 @@ impl Matmul {
             weights.push(weights[0].copy(gpu)?);
         }
         Ok(Matmul {
+            platform: gpu.device.platform(),
             rows,
             shape,
             count: gpu.count(rows)?,
@@ -50,13 +52,12 @@ impl Matmul {
         })
     }
 
-    /// Element `(row, column)` of matrix `batch`, where the kernels' order has it: tiles of 16
-    /// rows, in each slabs of 32 columns, in each chunks of 8 columns by group and row.
+    /// Element `(row, column)` of matrix `batch`, where the kernels' order has it.
     fn weight(&self, batch: usize, row: usize, column: usize) -> f32 {
         let Shape { n, k, .. } = self.shape;
         let tile = batch * n.div_ceil(16) + row / 16;
-        let chunk = (tile * (k / 32) + column / 32) * 64 + column % 32 / 8 * 16 + row % 16;
-        self.weights[0].bf16(chunk * 8 + column % 8)
+        let pair = tile * tile_bytes(k) + pair_place(self.platform, row % 16, column / 2 * 2);
+        self.weights[0].bf16(pair / 2 + column % 2)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The kernels that move or combine rows.
 
 use hip::kernels::embed::{NONE, Tokens, embed};
+use hip::kernels::matmul::{pair_place, tile_bytes};
 use hip::kernels::ranks::{Parts, gather_columns, sum_ranks};
 use hip::kernels::select::select;
 use hip::kernels::swiglu;
-use hip::{Error, Memory};
+use hip::{Error, Memory, Platform};
 use model::Limits;
 
 use super::case::{Case, Cost, Work};
@@ -14,6 +15,7 @@ use super::shapes::Shapes;
 
 /// Rows of a table: `embed`, or of a batch: `select`.
 struct Lookup {
+    platform: Platform,
     rows: usize,
     width: usize,
     count: Count,
@@ -37,6 +39,7 @@ impl Lookup {
     ) -> Result<Lookup, Error> {
         let indices: Vec<u32> = (0..count).map(|_| random.below(rows) as u32).collect();
         Ok(Lookup {
+            platform: gpu.device.platform(),
             rows,
             width,
             count: gpu.count(count)?,
@@ -53,8 +56,9 @@ impl Lookup {
         if !self.table {
             return self.from.bf16(row * self.width + column);
         }
-        let chunk = (row / 16 * (self.width / 8) + column / 8) * 16 + row % 16;
-        self.from.bf16(chunk * 8 + column % 8)
+        let tile = row / 16 * tile_bytes(self.width);
+        let pair = tile + pair_place(self.platform, row % 16, column / 2 * 2);
+        self.from.bf16(pair / 2 + column % 2)
     }
 }
 

@@ -35,26 +35,27 @@ pub fn tile_bytes(k: usize) -> usize {
 /// Writes tile `tile` of a bf16 matrix `[.., k]` in the kernels' order: rows padded to 16 and
 /// columns to 32 with zeros, tiles of 16 rows, in each the slabs of 32 columns, in each 64 chunks
 /// of 8 values: chunk `16 * group + row` has columns `8 * group ..` of row `row`. CUDA's kernels
-/// want the pairs of a slab's columns elsewhere: see `weights_row` of `kernels/arch/sm90.h`.
+/// want the pairs of a slab's columns elsewhere: see [`pair_place`].
 pub fn preshuffle(values: &[u16], k: usize, tile: usize, platform: Platform, out: &mut [u8]) {
     out.fill(0);
+    // What stands together in any case: a chunk, or a pair.
+    let together = if platform == Platform::Hip { 8 } else { 2 };
     let rows = values.chunks_exact(k.max(1)).skip(16 * tile).take(16);
     for (row, values) in rows.enumerate() {
-        for (i, chunk) in values.chunks(8).enumerate() {
-            for (word, pair) in chunk.chunks(2).enumerate() {
-                let at = match platform {
-                    Platform::Hip => (i * 16 + row) * 16 + 4 * word,
-                    Platform::Cuda => place(i, row, word),
-                };
-                let pair = bytes_of(pair);
-                out[at..][..pair.len()].copy_from_slice(pair);
-            }
+        for (i, part) in values.chunks(together).enumerate() {
+            let (at, part) = (pair_place(platform, row, together * i), bytes_of(part));
+            out[at..][..part.len()].copy_from_slice(part);
         }
     }
 }
 
-/// Where CUDA's kernels want pair `word` of chunk `chunk` of row `row` of a tile.
-fn place(chunk: usize, row: usize, word: usize) -> usize {
+/// Where a tile has the values of row `row` (of 16) in `column`, which is even, and the next: a
+/// number of bytes. CUDA's order is that of `weights_row` in `kernels/arch/sm90.h`.
+pub fn pair_place(platform: Platform, row: usize, column: usize) -> usize {
+    let (chunk, word) = (column / 8, column % 8 / 2);
+    if platform == Platform::Hip {
+        return (chunk * 16 + row) * 16 + 4 * word;
+    }
     let (slab, group) = (chunk / 4, chunk % 4);
     let matrix = slab * 8 + row / 8 * 4 + word % 2 * 2 + group / 2;
     matrix * 128 + row % 8 * 16 + group % 2 * 8 + word / 2 * 4

@@ -236,10 +236,11 @@ fn worker(s: &Shared<'_>, serial: bool) {
         if resident.is_empty() || s.failed.load(Ordering::Relaxed) {
             break;
         }
-        let (mut k, mut asleep) = (0, true);
+        let (mut k, mut asleep, mut slept) = (0, true, false);
         while k < resident.len() {
             let outcome = round(&mut resident[k], s.config);
-            asleep &= matches!(outcome, Ok(Progress::Asleep));
+            let sleeps = matches!(outcome, Ok(Progress::Asleep));
+            (asleep, slept) = (asleep && sleeps, slept || sleeps);
             match outcome {
                 Ok(Progress::Asleep | Progress::Made) => k += 1,
                 Ok(Progress::Ended) => {
@@ -252,7 +253,7 @@ fn worker(s: &Shared<'_>, serial: bool) {
             }
         }
         rounds += 1;
-        if limit < MOST_RESIDENT && (asleep || serial && rounds % PATIENCE == 0) {
+        if limit < MOST_RESIDENT && (slept || serial && rounds % PATIENCE == 0) {
             limit += 1; // one that is not there yet may be waited for
         }
         if asleep {

@@ -202,8 +202,8 @@ pub(crate) enum Device {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AllReduce {
-    /// As `ordered`, but for up to 256 rows (2, 4 or 8 ranks) by one kernel that reads all ranks'
-    /// memory: the same answers, sooner
+    /// As `ordered`, but for up to 256 rows (2, 4 or 8 ranks) by one kernel that reads or writes
+    /// the other ranks' memory: the same answers, sooner
     OneShot,
     /// Ranks' parts are moved and added in rank order: answers do not depend on the batch
     Ordered,

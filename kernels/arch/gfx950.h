@@ -106,9 +106,6 @@ typedef const bf16x8 *WeightsRow;
 
 /// Byte offset in a row's 128-byte slab of FP8 where 16-byte part `p` (of 2) of group `g` starts.
 __device__ inline u32 fp8_offset(u32 g, u32 p) { return 64 * p + 16 * g; }
-/// Whether `sync_copies` counts loads to registers as copies: those under way since a copy's start
-/// belong to its `LEFT`.
-constexpr bool COPIES_COUNT_LOADS = true;
 
 typedef __attribute__((ext_vector_type(8))) int i32x8;
 

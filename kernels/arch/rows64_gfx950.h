@@ -29,7 +29,8 @@ template <class Rows, u32 M> struct RowCopies {
   static constexpr u32 ALL = M * PARTS * 64, COUNT = (ALL + 255) / 256;
   /// What each wave that copies at all starts at least for each slab: copies, and loads of weights.
   static constexpr u32 LEAST = ALL < 256 ? 1 : ALL / 256;
-  static constexpr u32 LOADS = COPIES_COUNT_LOADS ? OWN_TILES * CHUNKS : 0;
+  /// `sync_copies` counts loads to registers too.
+  static constexpr u32 LOADS = OWN_TILES * CHUNKS;
   /// What may be under way when a slab is needed: no more than was started after its copies.
   static constexpr u32 LEFT = STAGES == 2 ? LOADS : (STAGES - 2) * (LEAST + LOADS);
   const u8 *from[COUNT];

@@ -122,7 +122,7 @@ impl Gpu {
     /// the one in `slot`, if the later has begun.
     fn tell_gap(&self, slot: usize) -> Result<(), DeviceError> {
         let Steps { begins, ends, begun, .. } = &self.steps;
-        let later = 1 - slot;
+        let later = (slot + UNDER_WAY - 1) % UNDER_WAY;
         if *begun > 2 && enabled!(Level::DEBUG) && begins[later].is_past()? {
             let gap = begins[later].milliseconds_since(&ends[slot])?;
             debug!(microseconds = gap * 1e3, "the device waited for a step");

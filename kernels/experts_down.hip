@@ -5,9 +5,10 @@
 // y [pairs, hidden] f32, by pair. One chain of additions over all of k, in ascending order.
 //
 // experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of its 4 waves 64
-// columns of y. experts_down_*_64, for groups of up to 64: 256 columns, see `rows64.h`; the same
-// bits. Must move the weights and scales once for each group (width * 17/32 bytes a column), the
-// rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16 rows (of BF16 four).
+// columns of y. experts_down_*_64, for groups of up to 64 (on sm_90 96): 256 columns, see
+// `rows64.h`; the same bits. Must move the weights and scales once for each group (width * 17/32
+// bytes a column), the rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16
+// rows (of BF16 four).
 #include "rows64.h"
 
 struct ExpertsDownArgs {
@@ -35,21 +36,6 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 f
   }
 }
 
-/// The same for the wave's tiles of four from `tile` on, where sums are across (`rows64.h`): a lane
-/// has those of few rows, whose places it reads before it writes any.
-__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
-                                    u32 first, u32 rows, u32 m, u32 tile) {
-  u64 places[ACCUMULATORS];
-  for (u32 i = 0; i < ACCUMULATORS; ++i)
-    places[i] = (u64)args.pairs[first + at_most(m * 16 + sum_row(i), rows - 1)] * args.hidden;
-  for (u32 t = 0; t < OWN_TILES; ++t)
-    for (u32 i = 0; i < ACCUMULATORS; ++i) {
-      u32 column = (tile + own_tile(t) % 4) * 16 + sum_col(i);
-      if (m * 16 + sum_row(i) < rows && column < args.hidden)
-        args.y[places[i] + column] = sums[t].v[i];
-    }
-}
-
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
   if (block_y() >= *args.group_count) return;
@@ -66,33 +52,19 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 
-/// Grid: (hidden / 256 rounded up, bound on groups).
-template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
-  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
-  if (block_y() >= *args.group_count) return;
-  u32x4 group = args.groups[block_y()];
-  u32 expert = group[0], first = group[1], rows = group[2];
-  u32 column_blocks = (args.hidden + 63) / 64, block = block_x() * 4 + own_tile(0) / 4;
-  // Waves beyond the last block multiply it once more, and store nothing.
-  u64 tile = ((u64)expert * column_blocks + at_most(block, column_blocks - 1)) * TILES;
-  Weights weights(args.weights, args.weight_scales, tile, args.width);
-  auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
-  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
-    if constexpr (SUMS_ACROSS) {
-      store_across(args, sums, first, rows, m, block * TILES);
-      return;
-    }
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      store(args, sums[t], first, rows, m, block * TILES + own_tile(t) % 4);
-  };
-  multiply_block<Rows, false>(staged, args.h, args.h_scales, weights, args.width, rows, row, use);
-}
+#if defined(__gfx950__)
+#include "arch/experts_down_gfx950.h"
+#else
+#include "arch/experts_down_sm90.h"
+#endif
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
   KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {                     \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
-  KERNEL(256) void experts_down_##form##_64(ExpertsDownArgs args) { many_rows<Rows>(args); }
+  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                   \
+    many_rows<Rows>(args);                                                                      \
+  }
 EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)
 EXPERTS_DOWN(bf16, Bf16Rows)

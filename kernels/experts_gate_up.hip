@@ -8,7 +8,8 @@
 //
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
-// order. experts_gate_up_*_64, for groups of up to 64: 128 units, see `rows64.h`; the same bits.
+// order. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`;
+// the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
 // as many).
@@ -85,35 +86,11 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   if (wave() == 0) store(args, h, first, rows, block_x());
 }
 
-/// Grid: (width / 128 rounded up, bound on groups).
-template <class Rows, class Store>
-__device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &store) {
-  constexpr u32 BLOCKS = BLOCK_TILES / 4; // of 32 units
-  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
-  __shared__ __attribute__((aligned(16))) float h[BLOCKS][16 * 32];
-  if (block_y() >= *args.group_count) return;
-  u32x4 group = args.groups[block_y()];
-  u32 expert = group[0], first = group[1], rows = group[2];
-  u32 blocks = args.width / 32, own = own_tile(0) / 4, block = block_x() * BLOCKS + own;
-  // Waves beyond the last block multiply it once more.
-  u64 tile = ((u64)expert * blocks + at_most(block, blocks - 1)) * TILES;
-  Weights weights(args.weights, args.weight_scales, tile, args.hidden);
-  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
-  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
-    for (u32 t = 0; t < OWN_TILES / 2; ++t)
-      for (u32 i = 0; i < ACCUMULATORS; ++i) {
-        u32 unit = own_tile(t) % 4 * 16 + sum_col(i);
-        float gate = sums[t].v[i], up = sums[t + OWN_TILES / 2].v[i];
-        h[own][hidden_place(sum_row(i), unit)] = swiglu(gate, up);
-      }
-    sync();
-    u32 stored = block_x() * BLOCKS + wave();
-    if (wave() < BLOCKS && stored < blocks && m * 16 < rows)
-      store(args, h[wave()], first + m * 16, rows - m * 16, stored);
-    sync();
-  };
-  multiply_block<Rows, true>(staged, args.x, args.x_scales, weights, args.hidden, rows, row, use);
-}
+#if defined(__gfx950__)
+#include "arch/experts_gate_up_gfx950.h"
+#else
+#include "arch/experts_gate_up_sm90.h"
+#endif
 
 struct StoreFp4 {
   __device__ void operator()(const ExpertsGateUpArgs &args, const float *h, u32 slot, u32 rows,
@@ -146,7 +123,7 @@ struct StoreBf16 {
   SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
     few_rows<Rows>(args, Store());                                              \
   }                                                                             \
-  KERNEL(256) void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {        \
+  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) { \
     many_rows<Rows>(args, Store());                                             \
   }
 EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)

@@ -3,8 +3,8 @@
 // x: rows in one of `mxfp4.h`'s forms [rows, k]. w: MXFP4 [n, k], its rows padded to a multiple of
 // 64. out [rows, n] f32. matmul_mxfp4_*_16: a workgroup takes 64 columns and 16 rows; its 8 waves
 // each multiply an eighth of the quads, as `segments.h` says. matmul_mxfp4_*_64: 256 columns and 64
-// rows, see `rows64.h`; the same bits. Must move w once for each 16 or 64 rows, x once for each 64
-// or 256 columns, and out.
+// rows (on sm_90 96), see `rows64.h`; the same bits. Must move w once for each 16 or 64 rows, x
+// once for each 64 or 256 columns, and out.
 #include "rows64.h"
 
 struct MatmulMxfp4Args {
@@ -35,31 +35,19 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   }
 }
 
-/// Grid: (n / 256 rounded up, bound on rows / 64 rounded up).
-template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &args) {
-  __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
-  u32 first = block_y() * 64, all = *args.rows;
-  if (first >= all) return;
-  u32 column_blocks = (args.n + 63) / 64, block = block_x() * 4 + own_tile(0) / 4;
-  // Waves beyond the last block multiply it once more, and store nothing.
-  Weights weights(args.w, args.w_scales, at_most(block, column_blocks - 1) * TILES, args.k);
-  auto row = [&](u32 i) { return at_most(first + i, all - 1); };
-  auto use = [&](const Acc (&sums)[OWN_TILES], u32 m) {
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 i = 0; i < ACCUMULATORS; ++i) {
-        u32 row = first + 16 * m + sum_row(i);
-        u32 column = (block * TILES + own_tile(t) % 4) * 16 + sum_col(i);
-        if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sums[t].v[i];
-      }
-  };
-  multiply_block<Rows, true>(staged, args.x, args.x_scales, weights, args.k, all - first, row, use);
-}
+#if defined(__gfx950__)
+#include "arch/matmul_mxfp4_gfx950.h"
+#else
+#include "arch/matmul_mxfp4_sm90.h"
+#endif
 
 #define MATMUL_MXFP4(form, Rows)                                          \
   SHARING_KERNEL(SEGMENTS *WAVE) void matmul_mxfp4_##form##_16(MatmulMxfp4Args args) { \
     few_rows<Rows>(args);                                                 \
   }                                                                       \
-  KERNEL(256) void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) { many_rows<Rows>(args); }
+  BLOCK_KERNEL void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) { \
+    many_rows<Rows>(args);                                                \
+  }
 MATMUL_MXFP4(mxfp4, Fp4Rows)
 MATMUL_MXFP4(mxfp8, Fp8Rows)
 MATMUL_MXFP4(bf16, Bf16Rows)

@@ -2,7 +2,9 @@
 // weights are loaded two slabs ahead.
 #pragma once
 
-constexpr bool SUMS_ACROSS = false;
+/// Of a workgroup of 256 threads and a group of up to 64 rows.
+#define BLOCK_KERNEL KERNEL(256)
+
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
 __device__ inline u32 sum_col(u32 i) { return acc_col(i); }
 
@@ -140,3 +142,28 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
     return sums;
   }
 };
+
+template <class Rows, u32 M, bool SEGMENTED, class RowAt, class Use>
+__device__ inline void multiply_tiles(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
+                                      const Weights &weights, u32 k, RowAt row, Use use) {
+  BlockProduct<Rows, M, SEGMENTED> product(staged, x, x_scales, weights, k, row);
+  const Sums<M> &sums = product.run();
+  for (u32 m = 0; m < M; ++m) use(sums.tile[m], m);
+}
+
+/// Multiplies `rows` rows of x, 1 to 64 (all, if more), of which row `i` is row `row(i)`, and calls
+/// `use(sums, m)` with the wave's sums of each tile of them: value `i` is of row `sum_row(i)` of
+/// the rows' tile and row `sum_col(i)` of the matrix's.
+template <class Rows, bool SEGMENTED, class RowAt, class Use>
+__device__ inline void multiply_block(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
+                                      const Weights &weights, u32 k, u32 rows, RowAt row,
+                                      Use use) {
+  if (rows > 48)
+    multiply_tiles<Rows, 4, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+  else if (rows <= 16)
+    multiply_tiles<Rows, 1, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+  else if (rows <= 32)
+    multiply_tiles<Rows, 2, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+  else
+    multiply_tiles<Rows, 3, SEGMENTED>(staged, x, x_scales, weights, k, row, use);
+}

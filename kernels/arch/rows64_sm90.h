@@ -1,25 +1,128 @@
-// `rows64.h` for sm_90, by matrix instructions of two warpgroups. The matrix's rows are what the
-// instructions find in registers, so that a wave expands its own tiles and nobody else needs them;
-// the rows of x, expanded to BF16 where they are codes, are in LDS.
+// `rows64.h` for sm_90. Two warpgroups multiply, by their matrix instructions; the matrix's rows are
+// what these find in registers, so that a wave expands its own tiles and nobody else needs them. The
+// rows of x, expanded to BF16 where they are codes, are in LDS, where a third warpgroup brings them
+// some slabs ahead.
 //
-// Codes and rows of a slab of 128 values are loaded while the slab before is multiplied, and have
-// arrived when the slab's rows are stored: `operands_written` waits for all loads under way.
+// Workgroups, of which a device holds one for each processor, take what there is to do in turns: a
+// group of rows and a run of its matrix's blocks. A run is of one block, unless LDS holds all
+// slabs of the rows, which then stay for several.
+//
+// A kernel says what it multiplies by a `Work`: groups of rows, each with a matrix.
+//   groups()     how many there are
+//   operands()   what they are made of
+//   fours()      how often a matrix has four tiles
+//   take(g)      turns to group g, of `rows` rows from 1 on (if more than BLOCK_ROWS, so many)
+//   row(i)       which row of x is the group's row i, or its last
+//   tile(four)   the first of four tiles of its matrix (the last four, beyond them)
+//   NOTES, note(i)  whether `use` wants to know something of the group's rows, and what of row i
+//   use(sums, m, place)  takes the wave's sums of its tiles with tile m of the rows: value i is of
+//                row `sum_row(i)` and of the matrix's tile's row `sum_col(i)`
 #pragma once
-#include "wgmma.h"
+#include "warpgroups.h"
+
+constexpr u32 MULTIPLIERS = 256, LOADERS = 128;
+/// Threads of a workgroup, and rows that it takes.
+constexpr u32 BLOCK_THREADS = MULTIPLIERS + LOADERS, BLOCK_ROWS = 96;
+/// That one workgroup fits a processor tells the assembler how many registers there are to take.
+#define BLOCK_KERNEL extern "C" __global__ __attribute__((launch_bounds(BLOCK_THREADS, 1)))
 
 /// Sums are across: the matrix's rows were the instructions' first.
-constexpr bool SUMS_ACROSS = true;
 __device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
 __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
 
-/// The sums of M tiles of rows and the wave's tiles of the matrix.
-template <u32 M> struct Sums {
-  Acc tile[M][OWN_TILES];
+/// Which four tiles of the matrix the wave's are of: four `own` of the block's, whose first is
+/// `begin`. `notes` are by row of the group.
+struct Place {
+  u32 own, begin, four;
+  const u32 *notes;
+  __device__ Place(u32 block, const u32 *notes = nullptr)
+      : own(own_tile(0) / 4), begin(block * (BLOCK_TILES / 4)), four(begin + own), notes(notes) {}
 };
 
-/// Two slabs of rows, each of four pieces of 32 values.
-template <class Rows> struct Staged {
-  OperandRows pieces[2][4][8];
+/// The operands of products.
+struct Operands {
+  const u8 *x;
+  const u32 *x_scales;
+  const u32x4 *weights;
+  const u32 *weight_scales;
+  u32 k;
+};
+
+/// A slab of rows in LDS: four pieces of 32 values.
+struct Slab {
+  OperandRows pieces[4][BLOCK_ROWS / 8];
+};
+
+/// What launches ask for.
+struct SharedBlock {
+  /// The last four are totals, of SEGMENTED products: for each tile of rows, one of the wave's and
+  /// half of their sums, what each thread has.
+  Slab slabs[8];
+  /// For each slab, where loaders arrive when it is there, and multipliers' waves when it was used.
+  u64 filled[8], used[8];
+  /// Of the rows in hand.
+  u32 notes[BLOCK_ROWS];
+};
+extern __shared__ __attribute__((aligned(128))) SharedBlock shared_block[];
+static_assert(sizeof(SharedBlock) == 197120);
+static_assert(BLOCK_ROWS / 16 * OWN_TILES * 2 * MULTIPLIERS * sizeof(f32x4) <= 4 * sizeof(Slab));
+
+__device__ inline f32x4 *totals() { return (f32x4 *)&shared_block->slabs[4] + thread(); }
+
+/// Where multipliers may leave something for one another while they use sums, but for the first
+/// tile's until all have taken them.
+template <class T> __device__ inline T &spare() {
+  static_assert(sizeof(T) <= OWN_TILES * 2 * MULTIPLIERS * sizeof(f32x4));
+  return *(T *)&shared_block->slabs[4];
+}
+
+/// The same value, of which the compiler does not know it: what is made of it is not made early and
+/// kept, for which there are no registers.
+__device__ inline u32 opaque(u32 x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+/// The threads that multiply meet.
+__device__ inline void sync_block() { await(1, MULTIPLIERS); }
+
+/// How many slabs were filled or used before.
+template <bool SEGMENTED> struct Slabs {
+  static constexpr u32 COUNT = SEGMENTED ? 4 : 8;
+  u32 before = 0;
+
+  __device__ u32 index() const { return before % COUNT; }
+  __device__ u32 filled() const { return lds_address(&shared_block->filled[index()]); }
+  __device__ u32 used() const { return lds_address(&shared_block->used[index()]); }
+  __device__ u32 parity() const { return before / COUNT % 2; }
+};
+
+/// What a workgroup does in turn `turn`.
+struct Turn {
+  u32 group, block, end;
+};
+
+/// What there is to do.
+template <bool SEGMENTED, class Work> struct Turns {
+  u32 blocks, slabs, run, runs, count;
+  /// Whether all slabs of rows stay.
+  bool stay;
+
+  __device__ Turns(const Work &work, u32 k) {
+    u32 groups = work.groups();
+    blocks = (work.fours() + BLOCK_TILES / 4 - 1) / (BLOCK_TILES / 4);
+    slabs = (k + 127) / 128;
+    stay = slabs <= Slabs<SEGMENTED>::COUNT;
+    // So long that each workgroup has a few.
+    run = at_most(groups * blocks / (4 * __nvvm_read_ptx_sreg_nctaid_x()), stay ? 8 : 1);
+    run = run == 0 ? 1 : run;
+    runs = (blocks + run - 1) / run;
+    count = groups * runs;
+  }
+  __device__ Turn operator[](u32 turn) const {
+    u32 block = turn % runs * run;
+    return Turn{turn / runs, block, at_most(block + run, blocks)};
+  }
 };
 
 /// The thread's part of a slab of a row as it is loaded: its groups' `PARTS`.
@@ -44,142 +147,359 @@ __device__ inline u32x4 expand(const Loaded<Fp8Rows> &row, u32 scale, u32 p) {
   return u32x4{words[0], words[1], words[2], words[3]};
 }
 
-/// The product of M tiles of rows, of which row `i` is row `row(i)` of x, with the wave's tiles.
-template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
-  /// Batches of instructions are of 32 values and one of the wave's tiles. Their operands are
-  /// expanded two batches ahead, while those of two others may be in use.
-  static constexpr u32 BATCHES = 4 * OWN_TILES, BUFFERS = 4;
-  Sums<M> out;
-  float sums[OWN_TILES][8 * M], totals[OWN_TILES][8 * M];
-  Staged<Rows> &staged;
-  const Weights &weights;
-  /// The thread's row of x, if its wave has one.
-  const u8 *x;
-  RowScales row_scales;
-  u32 k;
-  bool add = false;
-  Loaded<Rows> loaded;
+/// Brings the rows of a group: a wave EACH eights of them at most, 4 / EACH slabs at once. What is
+/// under way is waited for when a slab is stored, all of it.
+template <class Rows, bool SEGMENTED, u32 EACH> struct Loader {
+  static constexpr u32 AT_ONCE = 4 / EACH;
+  const u32 k, slabs, quads, eights;
+  const u8 *x[EACH];
+  RowScales row_scales[EACH];
+  u32 scales[EACH][CHUNKS], next[EACH][CHUNKS];
+  Loaded<Rows> loaded[AT_ONCE][EACH];
+
+  /// The wave's eight `e`.
+  __device__ static u32 eight(u32 e) { return wave() - BLOCK_WAVES + LOADERS / WAVE * e; }
+
+  template <class Work>
+  __device__ Loader(const Operands &operands, const Work &work, u32 tiles)
+      : k(operands.k), slabs((k + 127) / 128), quads((slabs + 3) / 4), eights(2 * tiles) {
+    for (u32 e = 0; e < EACH; ++e) {
+      u64 row = work.row(8 * eight(e) + lane() / 4);
+      x[e] = operands.x + row * k * Rows::CODE_BITS / 8;
+      for (u32 c = 0; c < CHUNKS; ++c)
+        row_scales[e].template set<Rows>(c, operands.x_scales, row, k);
+    }
+  }
+
+  __device__ void load(u32 slab) {
+    for (u32 s = 0; s < AT_ONCE; ++s)
+      for (u32 e = 0; e < EACH; ++e)
+        for (u32 p = 0; p < Rows::PARTS; ++p) {
+          u32 offset = Rows::offset(at_most(slab + s, slabs - 1), chunk_group(), p, k);
+          loaded[s][e].parts[p] = u32x4{0, 0, 0, 0}; // so that nothing older is kept
+          if (eight(e) < eights) loaded[s][e].parts[p] = *(const u32x4 *)(x[e] + offset);
+        }
+  }
+  __device__ void load_scales(u32 quad) {
+    for (u32 e = 0; e < EACH; ++e)
+      row_scales[e].template load<Rows>(at_most(quad, quads - 1), next[e]);
+  }
+
+  /// Stores slab `slab`, the `STEP`th of its quad, if there is one.
+  template <int STEP> __device__ void store(u32 slab, Slabs<SEGMENTED> &place) {
+    if (slab >= slabs) return;
+    wait_for_bytes(place.used(), place.parity() ^ 1);
+    for (u32 e = 0; e < EACH; ++e)
+      if (eight(e) < eights)
+        for (u32 p = 0; p < 4; ++p)
+          store_operand(shared_block->slabs[place.index()].pieces[p][eight(e)],
+                        expand<STEP>(loaded[STEP % AT_ONCE][e], scales[e][0], p));
+    operands_written();
+    sync_wave();
+    if (elected()) arrive_at(place.filled());
+    ++place.before;
+  }
+
+  __device__ void run(Slabs<SEGMENTED> &place) {
+    load_scales(0);
+    load(0);
+    for (u32 quad = 0; quad < quads; ++quad) {
+      for (u32 e = 0; e < EACH; ++e)
+        for (u32 c = 0; c < CHUNKS; ++c) scales[e][c] = next[e][c];
+      load_scales(quad + 1);
+      u32 slab = 4 * quad;
+      store<0>(slab, place);
+      if (AT_ONCE == 1) load(slab + 1);
+      store<1>(slab + 1, place);
+      if (AT_ONCE <= 2) load(slab + 2);
+      store<2>(slab + 2, place);
+      if (AT_ONCE == 1) load(slab + 3);
+      store<3>(slab + 3, place);
+      if (quad + 1 < quads) load(slab + 4);
+    }
+  }
+};
+
+/// Brings the first codes and scales of a block nearer; a wave.
+template <class Work>
+__device__ inline void prefetch_block(const Work &work, const Operands &operands, u32 block) {
+  if (lane() >= BLOCK_TILES) return;
+  u64 tile = work.tile(block * (BLOCK_TILES / 4) + lane() / 4) + lane() % 4;
+  Weights weights(operands.weights, operands.weight_scales, tile, operands.k);
+  prefetch_bulk(weights.codes, at_most(4, weights.slabs) * 1024);
+  prefetch_bulk(weights.scales, 256);
+}
+
+template <class Rows, bool SEGMENTED, class Work>
+__device__ inline void load_all(Work work) {
+  const Operands operands = work.operands();
+  Turns<SEGMENTED, Work> turns(work, operands.k);
+  Slabs<SEGMENTED> place;
+  for (u32 t = block_x(); t < turns.count; t += __nvvm_read_ptx_sreg_nctaid_x()) {
+    Turn turn = turns[t];
+    work.take(turn.group);
+    if (wave() == BLOCK_WAVES) prefetch_block(work, operands, turn.block);
+    u32 tiles = at_most((work.rows + 15) / 16, BLOCK_ROWS / 16);
+    if (tiles > 4)
+      Loader<Rows, SEGMENTED, 3>(operands, work, tiles).run(place);
+    else if (tiles > 2)
+      Loader<Rows, SEGMENTED, 2>(operands, work, tiles).run(place);
+    else
+      Loader<Rows, SEGMENTED, 1>(operands, work, tiles).run(place);
+  }
+}
+
+/// The products of M tiles of rows with the wave's tiles of the blocks of a turn.
+template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
+  /// Batches of instructions are of 32 values and one of the wave's tiles. The operands of one are
+  /// expanded while those of the one before are in use.
+  static constexpr u32 BATCHES = 4 * OWN_TILES;
+  const Work &work;
+  const Operands &operands;
+  const u32 slabs;
+  /// Slabs of the turn up to this are not given back when the next is begun.
+  const u32 kept;
+  Slabs<SEGMENTED> place;
+  /// The lane's chunks of its wave's first tile of the block, and their scales.
+  const u32x4 *weights;
+  const u32 *weight_scales;
+  u32 block, end;
+  float sums[OWN_TILES][8 * M];
+  bool add, first;
   u32x4 codes[2][OWN_TILES][CHUNKS];
-  u32x4 operands[BUFFERS][CHUNKS];
+  u32x4 expanded[2][CHUNKS];
   struct Scales {
-    u32 weights[OWN_TILES][CHUNKS], row[CHUNKS];
+    u32 own[OWN_TILES][CHUNKS];
   };
   Scales scales, next;
 
-  template <class RowAt>
-  __device__ BlockProduct(Staged<Rows> &staged, const u8 *x, const u32 *x_scales,
-                          const Weights &weights, u32 k, RowAt row)
-      : staged(staged), weights(weights), k(k) {
-    u64 own = row(8 * (wave() % (2 * M)) + lane() / 4);
-    this->x = x + own * k * Rows::CODE_BITS / 8;
-    for (u32 c = 0; c < CHUNKS; ++c) row_scales.template set<Rows>(c, x_scales, own, k);
+  __device__ BlockProduct(const Work &work, const Operands &operands, bool stay,
+                          Slabs<SEGMENTED> place, const Turn &turn)
+      : work(work), operands(operands), slabs((operands.k + 127) / 128), kept(stay ? slabs : 0),
+        place(place), block(turn.block), end(turn.end) {}
+
+  __device__ u32 quads() const { return (slabs + 3) / 4; }
+
+  /// The wave's weights of block `block`.
+  __device__ Weights of_block(u32 block) const {
+    u64 tile = work.tile(Place(opaque(block)).four);
+    return Weights(operands.weights, operands.weight_scales, tile, operands.k);
+  }
+  __device__ void find(u32 block) {
+    Weights own = of_block(block);
+    weights = own.codes + own_tile(0) % 4 * slabs * 64 + slot(0);
+    weight_scales = own.scales + own_tile(0) % 4 * quads() * 64 + slot(0);
   }
 
   // Beyond the last slab and quad the last are loaded again.
   __device__ void load_slab(u32 slab, u32 to) {
-    slab = at_most(slab, weights.slabs - 1);
-    for (u32 p = 0; p < Rows::PARTS; ++p)
-      loaded.parts[p] = *(const u32x4 *)(x + Rows::offset(slab, chunk_group(), p, k));
+    const u32x4 *from = weights + at_most(slab, slabs - 1) * 64;
     for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) codes[to][t][c] = weights.chunk(own_tile(t) % 4, slab, c);
+      for (u32 c = 0; c < CHUNKS; ++c)
+        codes[to][t][c] = load_once(from + t * 2 * slabs * 64 + 8 * c);
   }
   __device__ void load_scales(u32 quad) {
-    quad = at_most(quad, (weights.slabs - 1) / 4);
+    const u32 *from = weight_scales + at_most(quad, quads() - 1) * 64;
     for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) next.weights[t][c] = weights.scale(own_tile(t) % 4, quad, c);
-    row_scales.template load<Rows>(quad, next.row);
+      for (u32 c = 0; c < CHUNKS; ++c) next.own[t][c] = from[t * 2 * quads() * 64 + 8 * c];
   }
 
-  /// Has codes and scales of a quad come nearer, if there is one.
-  __device__ void prefetch(u32 quad) const {
-    u32 slabs = weights.slabs, quads = (slabs + 3) / 4;
-    if (quad >= quads || !elected()) return;
+  /// Has codes and scales of a quad of block `block` come nearer.
+  __device__ void prefetch(u32 block, u32 quad) const {
+    if (!elected()) return;
+    Weights own = of_block(block);
     for (u32 t = 0; t < OWN_TILES; ++t) {
-      u64 tile = own_tile(t) % 4;
-      prefetch_bulk(weights.codes + (tile * slabs + 4 * quad) * 64,
+      u32 tile = own_tile(t) % 4;
+      prefetch_bulk(own.codes + (tile * slabs + 4 * quad) * 64,
                     at_most(4, slabs - 4 * quad) * 1024);
-      prefetch_bulk(weights.scales + (tile * quads + quad) * 64, 256);
+      prefetch_bulk(own.scales + (tile * quads() + quad) * 64, 256);
     }
   }
 
-  /// Stores what was loaded, of the `STEP`th slab of its quad, whose scales are `of`.
-  template <int STEP> __device__ void store_slab(const Scales &of) {
-    if (wave() < 2 * M)
-      for (u32 p = 0; p < 4; ++p)
-        store_operand(staged.pieces[STEP % 2][p][wave()], expand<STEP>(loaded, of.row[0], p));
-    operands_written();
+  /// The wave is done with a slab.
+  __device__ static void release(Slabs<SEGMENTED> place) {
+    if (elected()) arrive_at(place.used());
   }
 
   /// Expands the operands of batch `BATCH` of the `STEP`th slab of its quad.
   template <u32 BATCH, int STEP> __device__ void expand_batch(const Scales &of) {
     constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
     for (u32 c = 0; c < CHUNKS; ++c)
-      operands[BATCH % BUFFERS][c] = __builtin_bit_cast(
-          u32x4, dequantize_fp4<STEP>(codes[STEP % 2][T][c][P], of.weights[T][c]));
+      expanded[BATCH % 2][c] = __builtin_bit_cast(
+          u32x4, dequantize_fp4<STEP>(codes[STEP % 2][T][c][P], of.own[T][c]));
   }
 
-  template <u32 BATCH, int STEP> __device__ void add_batch() {
+  template <u32 BATCH, int STEP> __device__ void add_batch(u64 matrices) {
     constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
     wgmma_begin();
-    wgmma_slab(sums[T], operands[BATCH % BUFFERS], staged.pieces[STEP % 2][P], add || P > 0);
+    wgmma_slab(sums[T], expanded[BATCH % 2],
+               matrices + P * (sizeof(OperandRows) * (BLOCK_ROWS / 8) >> 4), add || P > 0);
     wgmma_end();
-    wgmma_wait<2>();
-    if constexpr (BATCH + 2 < BATCHES)
-      expand_batch<BATCH + 2, STEP>(scales);
+    wgmma_wait<1>();
+    if constexpr (BATCH + 1 < BATCHES)
+      expand_batch<BATCH + 1, STEP>(scales);
     else
-      expand_batch<BATCH + 2 - BATCHES, (STEP + 1) % 4>(STEP == 3 ? next : scales);
+      expand_batch<0, (STEP + 1) % 4>(STEP == 3 ? next : scales);
   }
 
   /// Adds slab `slab`, the `STEP`th of its quad.
   template <int STEP> __device__ void add_slab(u32 slab) {
-    sync();
-    add_batch<0, STEP>();
-    if (STEP == 3) load_scales(slab / 4 + 1);
-    load_slab(slab + 1, (STEP + 1) % 2);
-    add_batch<1, STEP>();
-    add_batch<2, STEP>();
-    add_batch<3, STEP>();
-    add_batch<4, STEP>();
-    add_batch<5, STEP>();
-    sync(); // nobody is left that reads the slab before
-    store_slab<(STEP + 1) % 4>(STEP == 3 ? next : scales);
-    add_batch<6, STEP>();
-    add_batch<7, STEP>();
+    // Before the wait, beyond which the assembler does not put them off.
+    bool ends = STEP == 3 && slab + 1 == slabs && block + 1 < end;
+    if (ends) find(block + 1);
+    if (STEP == 3) load_scales(ends ? 0 : slab / 4 + 1);
+    load_slab(ends ? 0 : slab + 1, (STEP + 1) % 2);
+    place.before = opaque(place.before);
+    wait_for_bytes(place.filled(), place.parity());
+    u64 matrices = operand_matrices(shared_block->slabs[place.index()].pieces[0]);
+    add_batch<0, STEP>(matrices);
+    if (opaque(slab) > kept) release(Slabs<SEGMENTED>{place.before - 1});
+    add_batch<1, STEP>(matrices);
+    add_batch<2, STEP>(matrices);
+    add_batch<3, STEP>(matrices);
+    add_batch<4, STEP>(matrices);
+    add_batch<5, STEP>(matrices);
+    add_batch<6, STEP>(matrices);
+    add_batch<7, STEP>(matrices);
+    ++place.before;
     add = true;
   }
 
-  __device__ const Sums<M> &run() {
-    u32 slabs = weights.slabs, quads = (slabs + 3) / 4, current = 0;
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 i = 0; i < 8 * M; ++i) sums[t][i] = totals[t][i] = 0;
-    prefetch(0);
-    load_scales(0);
-    scales = next;
-    load_slab(0, 0);
-    store_slab<0>(scales);
-    expand_batch<0, 0>(scales);
-    expand_batch<1, 0>(scales);
+  /// Adds a segment's sums to the totals.
+  __device__ void add_segment() {
+    f32x4 *to = totals();
+    for (u32 t = 0; t < OWN_TILES; ++t) {
+      wgmma_wait(sums[t]);
+      for (u32 i = 0; i < 2 * M; ++i) {
+        f32x4 &total = to[((i / 2 * OWN_TILES + t) * 2 + i % 2) * MULTIPLIERS];
+        f32x4 sum = {0, 0, 0, 0};
+        if (!first) sum = total;
+        for (u32 j = 0; j < 4; ++j) sum[j] += sums[t][4 * i + j];
+        total = sum;
+      }
+    }
+    add = false;
+    first = false;
+  }
+
+  /// Gives away the sums.
+  __device__ void use() {
+    for (u32 t = 0; t < OWN_TILES; ++t) wgmma_wait(sums[t]);
+    if (SEGMENTED) {
+#pragma unroll 1
+      for (u32 m = 0; m < M; ++m) {
+        Acc own[OWN_TILES];
+        for (u32 t = 0; t < OWN_TILES; ++t)
+          for (u32 h = 0; h < 2; ++h) {
+            f32x4 half = totals()[((m * OWN_TILES + t) * 2 + h) * MULTIPLIERS];
+            for (u32 i = 0; i < 4; ++i) own[t].v[4 * h + i] = half[i];
+          }
+        if (m == 0) sync_block();
+        work.use(own, m, Place(block, shared_block->notes));
+      }
+      return;
+    }
+    for (u32 m = 0; m < M; ++m) {
+      Acc own[OWN_TILES];
+      for (u32 t = 0; t < OWN_TILES; ++t)
+        for (u32 i = 0; i < 8; ++i) own[t].v[i] = copied(sums[t][8 * m + i]);
+      work.use(own, opaque(m), Place(block, shared_block->notes));
+    }
+  }
+
+  __device__ void add_block() {
+    u32 quads = this->quads(), current = 0;
+    add = false;
+    first = true;
     for (u32 quad = 0; quad < quads; ++quad) {
-      prefetch(quad + 1);
-      add_slab<0>(4 * quad);
-      if (4 * quad + 1 < slabs) add_slab<1>(4 * quad + 1);
-      if (4 * quad + 2 < slabs) add_slab<2>(4 * quad + 2);
-      if (4 * quad + 3 < slabs) add_slab<3>(4 * quad + 3);
+      if (quad + 1 < quads)
+        prefetch(block, quad + 1);
+      else if (block + 1 < end)
+        prefetch(block + 1, 0);
+      u32 slab = 4 * quad;
+      add_slab<0>(slab);
+      if (slab + 1 < slabs) add_slab<1>(slab + 1);
+      if (slab + 2 < slabs) add_slab<2>(slab + 2);
+      if (slab + 3 < slabs) add_slab<3>(slab + 3);
       scales = next;
       if (!SEGMENTED) continue;
       while (quads * (current + 1) / SEGMENTS <= quad) ++current;
-      if (quads * (current + 1) / SEGMENTS != quad + 1) continue;
-      add = false;
-      for (u32 t = 0; t < OWN_TILES; ++t) {
-        wgmma_wait(sums[t]);
-        for (u32 i = 0; i < 8 * M; ++i) totals[t][i] += sums[t][i];
-      }
+      if (quads * (current + 1) / SEGMENTS == quad + 1) add_segment();
     }
-    for (u32 t = 0; t < OWN_TILES; ++t) {
-      wgmma_wait(sums[t]);
-      for (u32 i = 0; i < 8 * M; ++i)
-        out.tile[i / 8][t].v[i % 8] = SEGMENTED ? totals[t][i] : copied(sums[t][i]);
+  }
+
+  /// Loads what a block begins with.
+  __device__ void begin() {
+    find(block);
+    load_scales(0);
+    scales = next;
+    load_slab(0, 0);
+    expand_batch<0, 0>(scales);
+  }
+
+  /// Returns where the slabs after the turn's stand.
+  __device__ Slabs<SEGMENTED> run() {
+    Slabs<SEGMENTED> start = place;
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 i = 0; i < 8 * M; ++i) sums[t][i] = 0;
+    u32 note = 0;
+    if constexpr (Work::NOTES) note = work.note(at_most(thread(), BLOCK_ROWS - 1));
+    begin();
+    if (Work::NOTES) {
+      sync_block(); // nobody is left that reads those of the turn before
+      if (thread() < BLOCK_ROWS) shared_block->notes[thread()] = note;
+      sync_block();
     }
-    return out;
+    for (;;) {
+      add_block();
+      use();
+      if (++block == end) break;
+      place = start;
+      if (slabs % 4 != 0) begin(); // else the last slab has begun
+    }
+    for (u32 left = kept == 0 ? 1 : slabs; left > 0; --left)
+      release(Slabs<SEGMENTED>{place.before - left});
+    return place;
   }
 };
+
+template <bool SEGMENTED, class Work>
+__device__ inline void multiply_turns(Work work) {
+  const Operands operands = work.operands();
+  Turns<SEGMENTED, Work> turns(work, operands.k);
+  Slabs<SEGMENTED> place;
+  for (u32 t = block_x(); t < turns.count; t += __nvvm_read_ptx_sreg_nctaid_x()) {
+    Turn turn = turns[t];
+    work.take(turn.group);
+#define TILES_OF_ROWS(m)                                                                      \
+  case m:                                                                                     \
+    place = BlockProduct<m, SEGMENTED, Work>(work, operands, turns.stay, place, turn).run(); \
+    break
+    switch (at_most((work.rows + 15) / 16, BLOCK_ROWS / 16)) {
+      TILES_OF_ROWS(1);
+      TILES_OF_ROWS(2);
+      TILES_OF_ROWS(3);
+      TILES_OF_ROWS(4);
+      TILES_OF_ROWS(5);
+      TILES_OF_ROWS(6);
+    }
+#undef TILES_OF_ROWS
+  }
+}
+
+/// Grid: as many workgroups as the device holds.
+template <class Rows, bool SEGMENTED, class Work>
+__device__ inline void multiply_all(Work work) {
+  if (thread() < Slabs<SEGMENTED>::COUNT) {
+    expect_arrivals(lds_address(&shared_block->filled[thread()]), LOADERS / WAVE);
+    expect_arrivals(lds_address(&shared_block->used[thread()]), BLOCK_WAVES);
+  }
+  sync();
+  if (wave() < BLOCK_WAVES) {
+    take_registers<SEGMENTED ? 208 : 216>();
+    multiply_turns<SEGMENTED>(work);
+  } else {
+    give_registers<SEGMENTED ? 88 : 72>();
+    load_all<Rows, SEGMENTED>(work);
+  }
+}

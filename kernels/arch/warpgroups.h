@@ -57,6 +57,11 @@ struct Copies {
   }
 };
 
+/// One arrival on what `expect_arrivals` has made, by its address.
+__device__ inline void arrive_at(u32 word) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
+}
+
 /// Stores four matrices of 8 x 8 values of 16 bits; lane `l` says where row `l % 8` of matrix
 /// `l / 8` begins.
 __device__ inline void store_matrices(void *row, bf16x8 words) {

@@ -84,6 +84,12 @@ WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16
 WGMMA(48, TEN() "," TEN(1) ",%20,%21,%22,%23", "%24,%25,%26,%27", "%28", "%29", F16(0), F4(16),
       F4(20))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) ",%30,%31", "%32,%33,%34,%35", "%36", "%37", F32(0))
+WGMMA(80, TEN() "," TEN(1) "," TEN(2) "," TEN(3), "%40,%41,%42,%43", "%44", "%45", F32(0), F4(32),
+      F4(36))
+WGMMA(96, TEN() "," TEN(1) "," TEN(2) "," TEN(3) ",%40,%41,%42,%43,%44,%45,%46,%47",
+      "%48,%49,%50,%51", "%52", "%53", F32(0), F16(32))
+WGMMA(112, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) ",%50,%51,%52,%53,%54,%55",
+      "%56,%57,%58,%59", "%60", "%61", F32(0), F16(32), F4(48), F4(52))
 WGMMA(192,
       TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) "," TEN(7) ","
       TEN(8) ",%90,%91,%92,%93,%94,%95",
@@ -120,12 +126,11 @@ __device__ inline u64 operand_matrices(const OperandRows *rows) {
 }
 
 /// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the
-/// lane has its chunks of the wave's tile, with N rows in LDS. Sum `4 * t + i` becomes that of row
-/// `acc_row(i)` of the wave's tile and row `8 * t + acc_col(i)` of the N.
+/// lane has its chunks of the wave's tile, with N rows in LDS, `operand_matrices`. Sum `4 * t + i`
+/// becomes that of row `acc_row(i)` of the wave's tile and row `8 * t + acc_col(i)` of the N.
 template <u32 HALF_N>
-__device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS],
-                                  const OperandRows *rows, bool add) {
-  u64 matrices = operand_matrices(rows);
+__device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS], u64 matrices,
+                                  bool add) {
   wgmma(sums, own[0][0], own[1][0], own[0][1], own[1][1], matrices, add);
   wgmma(sums, own[0][2], own[1][2], own[0][3], own[1][3], matrices + (256 >> 4), true);
 }

@@ -122,8 +122,20 @@ const FILES: &[(&str, &[&str])] = &[
 ];
 
 /// Kernels for CUDA that want more LDS than a kernel can declare, in bytes.
-const LARGE: &[(&str, u32)] =
-    &[("attention_rows", 230_016), ("matmul_rows", 122_880), ("matmul_rows_bf16", 122_880)];
+const LARGE: &[(&str, u32)] = &[
+    ("attention_rows", 230_016),
+    ("experts_down_bf16_64", 197_120),
+    ("experts_down_mxfp4_64", 197_120),
+    ("experts_down_mxfp8_64", 197_120),
+    ("experts_gate_up_bf16_64", 197_120),
+    ("experts_gate_up_mxfp4_64", 197_120),
+    ("experts_gate_up_mxfp8_64", 197_120),
+    ("matmul_mxfp4_bf16_64", 197_120),
+    ("matmul_mxfp4_mxfp4_64", 197_120),
+    ("matmul_mxfp4_mxfp8_64", 197_120),
+    ("matmul_rows", 122_880),
+    ("matmul_rows_bf16", 122_880),
+];
 
 impl Kernels {
     /// Loads all code objects.

@@ -246,7 +246,7 @@ impl Moe {
         let (codes, scales) = (&self.hidden.0, &self.hidden.1);
         let hidden = Activated { form: self.form, width: down.cols, codes, scales };
         let chosen = &routing.experts;
-        let group_tiles = tiles.count();
+        let group_tiles = tiles.count(stream.device().platform());
         sort::sort(stream, kernels, rows, chosen, top_k, count, group_tiles, &self.sorted)?;
         experts_gate_up::experts_gate_up(
             stream,

@@ -18,7 +18,7 @@ use numbers::{FORMS, Operand, Random, activated, dot, upload_matrices, values, w
 /// Every pair's row of y. `h` is by pair.
 fn run(gpu: &Gpu, case: &Case, h: &Operand, matrices: &[Matrix], tiles: RowTiles) -> Vec<f32> {
     let hidden = matrices[0].rows;
-    let sorted = case.sort(gpu, tiles.count());
+    let sorted = case.sort(gpu, tiles.count(gpu.device.platform()));
     // Slots without a pair hold the first pair's row: nothing may come of them.
     let mut by_slot = vec![0; slots(case.chosen.len(), case.experts)];
     for (pair, slot) in case.slots(gpu, &sorted).into_iter().enumerate() {

@@ -151,7 +151,8 @@ impl Experts {
             route(stream, kernels, rows, logits, bias, s.experts, self.shape, choice)?;
         }
         if stage.has(Stage::Sort) {
-            let (chosen, sorted, each) = (&routing.chosen, &routing.sorted, tiles.count());
+            let (chosen, sorted) = (&routing.chosen, &routing.sorted);
+            let each = tiles.count(stream.device().platform());
             sort(stream, kernels, rows, chosen, top_k, s.experts, each, sorted)?;
         }
         if stage == Stage::Layer && input.form != Activations::Bf16 {

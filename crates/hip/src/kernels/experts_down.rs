@@ -2,7 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights};
+use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
@@ -54,7 +54,7 @@ pub fn experts_down(
 ) -> Result<(), Error> {
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
-    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count());
+    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(stream.device().platform()));
     h.check_room(name, slots(pairs, experts))?;
     weights.check_room(name, experts)?;
     check_room(name, "y", y, pairs * weights.rows * 4)?;
@@ -71,10 +71,11 @@ pub fn experts_down(
         hidden: weights.rows as u32,
         width: h.width as u32,
     };
-    let grid = [weights.rows.div_ceil(256) as u32, groups(pairs, experts, row_tiles) as u32, 1];
-    let threads = match tiles {
-        RowTiles::Few => 4 * stream.device().wave() as u32,
-        RowTiles::Many => 256,
+    let (device, groups) = (stream.device(), groups(pairs, experts, row_tiles));
+    let blocks = weights.rows.div_ceil(256);
+    let (grid, threads) = match tiles {
+        RowTiles::Few => ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32),
+        RowTiles::Many => many_rows_launch(device, blocks, groups),
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.

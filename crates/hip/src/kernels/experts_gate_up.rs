@@ -2,7 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights};
+use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Stream};
@@ -58,7 +58,7 @@ pub fn experts_gate_up(
     let name = name(x.form, tiles);
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
-    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count());
+    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(stream.device().platform()));
     x.check_room(name, rows.bound)?;
     weights.check_room(name, experts)?;
     out.check_room(name, slots(pairs, experts))?;
@@ -77,11 +77,11 @@ pub fn experts_gate_up(
         hidden: x.width as u32,
         width: out.width as u32,
     };
-    let (units, threads) = match tiles {
-        RowTiles::Few => (32, 8 * stream.device().wave() as u32),
-        RowTiles::Many => (128, 256),
+    let (device, groups) = (stream.device(), groups(pairs, experts, row_tiles));
+    let (grid, threads) = match tiles {
+        RowTiles::Few => ([out.width as u32 / 32, groups as u32, 1], 8 * device.wave() as u32),
+        RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
     };
-    let grid = [out.width.div_ceil(units) as u32, groups(pairs, experts, row_tiles) as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }

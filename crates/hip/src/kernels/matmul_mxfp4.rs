@@ -2,7 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights};
+use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
 
@@ -59,12 +59,14 @@ pub fn matmul_mxfp4(
         n: w.rows as u32,
         k: w.cols as u32,
     };
-    let row_blocks = rows.bound.div_ceil(16 * tiles.count());
-    let (columns, threads) = match tiles {
-        RowTiles::Few => (64, 8 * stream.device().wave() as u32),
-        RowTiles::Many => (256, 256),
+    let device = stream.device();
+    let row_blocks = rows.bound.div_ceil(16 * tiles.count(device.platform()));
+    let (grid, threads) = match tiles {
+        RowTiles::Few => {
+            ([w.rows.div_ceil(64) as u32, row_blocks as u32, 1], 8 * device.wave() as u32)
+        }
+        RowTiles::Many => many_rows_launch(device, w.rows.div_ceil(256), row_blocks),
     };
-    let grid = [w.rows.div_ceil(columns) as u32, row_blocks as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }
 }

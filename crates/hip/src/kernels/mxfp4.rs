@@ -4,7 +4,7 @@ use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
 
 use super::{check_room, check_shape};
-use crate::{Error, Memory, Platform};
+use crate::{Device, Error, Memory, Platform};
 
 /// Rows of a tile.
 const TILE: usize = 16;
@@ -227,7 +227,7 @@ impl Weights<'_> {
 pub enum RowTiles {
     /// 16: decode. The values of k are cut into parts for its waves.
     Few,
-    /// 64: the rows go through LDS, so that weights are read once for all of them.
+    /// 64, on CUDA 96: the rows go through LDS, so that weights are read once for all of them.
     Many,
 }
 
@@ -238,12 +238,22 @@ impl RowTiles {
         if pairs > (12 * matrices).max(16) { RowTiles::Many } else { RowTiles::Few }
     }
 
-    /// How many tiles of 16 rows they are.
-    pub fn count(self) -> usize {
-        match self {
-            RowTiles::Few => 1,
-            RowTiles::Many => 4,
+    /// How many tiles of 16 rows they are on a platform.
+    pub fn count(self, platform: Platform) -> usize {
+        match (self, platform) {
+            (RowTiles::Few, _) => 1,
+            (RowTiles::Many, Platform::Hip) => 4,
+            (RowTiles::Many, Platform::Cuda) => 6,
         }
+    }
+}
+
+/// The grid and the threads of a form for many rows: a workgroup for each of `blocks` blocks and
+/// `groups` groups; on CUDA workgroups take these by turns, and an H100 or H200 has room for 132.
+pub(crate) fn many_rows_launch(device: &Device, blocks: usize, groups: usize) -> ([u32; 3], u32) {
+    match device.platform() {
+        Platform::Hip => ([blocks as u32, groups as u32, 1], 256),
+        Platform::Cuda => ([132.min(blocks * groups) as u32, 1, 1], 384),
     }
 }
 

@@ -1,7 +1,7 @@
-// `rows64.h` for sm_90. Two warpgroups multiply, by their matrix instructions; the matrix's rows are
-// what these find in registers, so that a wave expands its own tiles and nobody else needs them. The
-// rows of x, expanded to BF16 where they are codes, are in LDS, where a third warpgroup brings them
-// some slabs ahead.
+// `rows64.h` for sm_90. Two warpgroups multiply, by their matrix instructions. The matrix's rows
+// are what these find in registers, so that a wave expands its own tiles and nobody else needs
+// them. The rows of x, expanded to BF16 where they are codes, are in LDS, where a third warpgroup
+// brings them some slabs ahead.
 //
 // Workgroups, of which a device holds one for each processor, take what there is to do in turns: a
 // group of rows and a run of its matrix's blocks. A run is of one block, unless LDS holds all

@@ -81,12 +81,16 @@ fn is_the_product() {
 fn ragged_experts_and_long_rows() {
     let gpu = device::gpu();
     for form in FORMS {
+        check(&gpu, &Case::same(110, 3, 4), form, 64, 512);
         check(&gpu, &Case::same(70, 3, 4), form, 64, 512);
+        check(&gpu, &Case::same(70, 3, 4), form, 544, 1184);
         check(&gpu, &Case::same(40, 3, 4), form, 64, 512);
         check(&gpu, &Case::same(20, 3, 4), form, 64, 512);
         check(&gpu, &Case::random(4, 4, 1, 2), form, 96, 1184);
         check(&gpu, &Case::same(50, 0, 1), form, 96, 1184);
     }
+    // So many blocks that a workgroup takes several of a group on CUDA.
+    check(&gpu, &Case::random(6, 40, 1, 8), Activations::Bf16, 33_792, 96);
 }
 
 fn combine(gpu: &Gpu, rows: usize, top_k: usize, hidden: usize) {

@@ -147,6 +147,7 @@ fn ragged_experts_and_long_rows() {
     let gpu = device::gpu();
     for form in FORMS {
         check(&gpu, &Case::random(1, 0, 2, 5), form, 64, 32);
+        check(&gpu, &Case::same(110, 3, 4), form, 160, 32);
         check(&gpu, &Case::same(70, 3, 4), form, 160, 32);
         check(&gpu, &Case::same(40, 3, 4), form, 160, 32);
         check(&gpu, &Case::same(20, 3, 4), form, 160, 32);

@@ -54,6 +54,7 @@ fn is_the_product() {
         check(&gpu, form, 1, 16, 32);
         check(&gpu, form, 19, 112, 1184);
         check(&gpu, form, 66, 40, 160);
+        check(&gpu, form, 100, 40, 160);
         check(&gpu, form, 2, 64, 4640);
         check(&gpu, form, 35, 64, 4640);
     }

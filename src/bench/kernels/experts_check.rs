@@ -77,6 +77,7 @@ fn check_sort(
     chosen: &[u32],
     wanted: bool,
 ) -> anyhow::Result<Vec<usize>> {
+    let size = 16 * batch.tiles.count(gpu.device.platform());
     let mut own: Vec<Vec<usize>> = vec![Vec::new(); batch.s.experts];
     for (pair, &expert) in chosen.iter().enumerate() {
         own[expert as usize].push(pair);
@@ -90,8 +91,8 @@ fn check_sort(
                 same("pairs", &[slot + i], pairs.u32(slot + i), pair as u32)?;
             }
         }
-        for (i, part) in own.chunks(16 * batch.tiles.count()).enumerate() {
-            let first = slot + i * 16 * batch.tiles.count();
+        for (i, part) in own.chunks(size).enumerate() {
+            let first = slot + i * size;
             let expected = [expert, first, part.len(), 0].map(|n| n as u32);
             if wanted {
                 let found = [0, 1, 2, 3].map(|i| groups.u32(4 * group + i));

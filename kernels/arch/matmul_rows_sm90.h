@@ -6,6 +6,8 @@
 #pragma once
 #include "wgmma.h"
 
+/// Slabs that the forms for 16 rows load ahead: registers do not suffice for more.
+constexpr u32 AHEAD_16 = 6;
 constexpr u32 X_ROWS = 128, COLUMNS = 192, STAGES = 6;
 
 /// A slab in LDS. A row of x has its halves exchanged where bit 1 of the row is set, so that lanes

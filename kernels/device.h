@@ -76,7 +76,7 @@ __device__ inline u32 slot(u32 c);
 #include "arch/sm90.h"
 #endif
 
-/// Stands first in every kernel (or `await_last` does, and `let_next_begin` follows): on sm_90 a
+/// Stands first in every kernel (or `await_last` does, and `let_next_begin` anywhere): on sm_90 a
 /// launch's workgroups may begin before the launch before it has ended, as soon as all workgroups
 /// of that one have called `let_next_begin` or ended, and there is room.
 ///
@@ -85,15 +85,15 @@ __device__ inline u32 slot(u32 c);
 /// what all launches before wrote, and may overwrite what they read. Copies, events, and kernels
 /// that are not ours, like NCCL's, begin when all before them has ended.
 ///
-/// Nobody waits for ever. Two launches of a stream are under way at most, as nobody lets the next
-/// one begin before the last one has ended; when the later one's first workgroup begins, all of the
-/// earlier one's are resident or have ended. So workgroups that wait for one another or for their
-/// twins on other ranks (`team.h`, `all_reduce.hip`) never wait for one that finds no room because
-/// of those that wait here: while any of theirs is not resident, only the launch before is there
-/// too, and that one ends. (Two ranks on one device could keep each other out: each has its own.)
+/// Nobody waits for ever: when a launch's first workgroup begins, all workgroups of those before it
+/// are resident or have ended. So those that wait for one another or for their twins on other ranks
+/// (`team.h`, `all_reduce.hip`) never wait for one that finds no room because of later launches'
+/// that wait here: until all of theirs are resident only earlier launches' are, which end one after
+/// the other and leave the room that they would find alone. (Two ranks on one device could keep
+/// each other out: each has its own.)
 __device__ inline void begin() {
-  await_last();
   let_next_begin();
+  await_last();
 }
 
 __device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }

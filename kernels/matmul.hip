@@ -81,16 +81,18 @@ template <u32 M, u32 N> struct Slab {
 constexpr u32 WAVES = 8;
 
 /// Starts loading the wave's first slabs of weights, which no launch writes: they are on their way
-/// while the launch before this ends.
+/// while the launch before this ends. Finds the tiles' `weights`.
 template <u32 M, u32 N, u32 AHEAD>
-__device__ inline void load_early(const MatmulArgs &args, Slab<M, N> (&slabs)[AHEAD]) {
+__device__ inline void load_early(const MatmulArgs &args, const u32x4 *(&weights)[N],
+                                  Slab<M, N> (&slabs)[AHEAD]) {
   u32 part = wave() & ((1 << args.log_segments) - 1);
   u32 tile = ((block_x() * WAVES + wave() - part) >> args.log_segments) * N;
+  for (u32 n = 0; n < N; ++n) weights[n] = tile_weights(args, tile + n);
   u32 k = segment_start(args, part), end = segment_start(args, part + 1);
   for (u32 i = 0; i < AHEAD; ++i, k += k + 1 < end)
     for (u32 c = 0; c < CHUNKS; ++c)
       for (u32 n = 0; n < N; ++n)
-        slabs[i].weights[n][c] = load_weights(tile_weights(args, tile + n) + (u64)k * 64, c);
+        slabs[i].weights[n][c] = load_weights(weights[n] + (u64)k * 64, c);
 }
 
 /// M x N tiles for each wave, whose operands are loaded AHEAD slabs before they are used.
@@ -98,18 +100,18 @@ template <u32 M, u32 N, u32 AHEAD, typename Out>
 __device__ inline void few_rows(const MatmulArgs &args) {
   __shared__ float partial[WAVES][M * ACCUMULATORS][WAVE];
   Slab<M, N> slabs[AHEAD];
-  if constexpr (BEGINS_EARLY) load_early(args, slabs);
+  const u32x4 *weights[N];
+  if constexpr (BEGINS_EARLY) load_early(args, weights, slabs);
   await_last();
   u32 rows = *args.rows, first_row = block_y() * 16 * M;
   if (first_row >= rows) return;
   u32 segments = 1 << args.log_segments, part = wave() & (segments - 1), own = wave() - part;
   u32 tile = ((block_x() * WAVES + own) >> args.log_segments) * N;
   const __bf16 *x[M][CHUNKS];
-  const u32x4 *weights[N];
   for (u32 m = 0; m < M; ++m)
     for (u32 c = 0; c < CHUNKS; ++c)
       x[m][c] = row_values(args, first_row + 16 * m + chunk_row(c), rows) + 8 * chunk_group();
-  for (u32 n = 0; n < N; ++n) weights[n] = tile_weights(args, tile + n);
+  for (u32 n = 0; n < N && !BEGINS_EARLY; ++n) weights[n] = tile_weights(args, tile + n);
   auto load = [&](Slab<M, N> &slab, u32 k, bool has_weights = false) {
     for (u32 c = 0; c < CHUNKS; ++c) {
       for (u32 n = 0; n < N && !has_weights; ++n)
@@ -164,8 +166,8 @@ __device__ inline void few_rows(const MatmulArgs &args) {
   kernel(WAVES *WAVE) void matmul_##rows##_##tiles##_bf16(MatmulArgs args) { \
     few_rows<rows / 16, tiles, ahead, __bf16>(args);                         \
   }
-FEW_ROWS(PAIRED_KERNEL, 16, 1, AHEAD_16)
-FEW_ROWS(PAIRED_KERNEL, 16, 2, AHEAD_16 / 2)
+FEW_ROWS(PAIRED_KERNEL, 16, 1, AHEAD_ONE)
+FEW_ROWS(PAIRED_KERNEL, 16, 2, AHEAD_TWO)
 FEW_ROWS(KERNEL, 32, 1, 4)
 FEW_ROWS(KERNEL, 32, 2, 4)
 FEW_ROWS(KERNEL, 64, 1, 4)

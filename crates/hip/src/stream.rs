@@ -65,8 +65,8 @@ impl Stream {
     }
 
     /// Queues a kernel of `grid` workgroups of `threads`; `args` is its one parameter. On CUDA they
-    /// may begin before the kernel before it has ended (see `begin` in `kernels/device.h`), also in
-    /// a recorded graph; before copies and behind them, and behind events, none does.
+    /// may begin before the kernel before it has ended, also in a recorded graph (see `begin` in
+    /// `kernels/device.h`); copies and events wait for all before them, and are waited for, as ever.
     ///
     /// # Safety
     /// `T` is the kernel's parameter as declared, its pointers lead to memory that is large enough

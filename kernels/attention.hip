@@ -14,6 +14,7 @@
 #include "mla.h"
 
 template <class Keys> __device__ inline void take_split(const AttentionArgs &args) {
+  begin();
   __shared__ Shared<1> lds;
   u32 row = block_x(), split = block_z();
   if (row >= *args.rows) return;
@@ -46,6 +47,7 @@ PACKED_KERNEL void attention_split_fp8(AttentionArgs args) { take_split<Fp8Keys>
 constexpr u32 TOGETHER = 8;
 
 KERNEL(128) void attention_merge(AttentionArgs args) {
+  begin();
   u32 row = block_x(), head = block_y();
   if (row >= *args.rows) return;
   u32 len = args.positions[row] + 1, length = split_length(len, args.split);

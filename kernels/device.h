@@ -21,6 +21,7 @@
 /// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
 /// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 /// SHARING_KERNEL: with registers so few that 16 waves fit a compute unit, two workgroups of 8.
+/// PAIRED_KERNEL: on sm_90 with registers so few that two workgroups fit a compute unit.
 #if defined(__gfx950__)
 #define PACKED_KERNEL \
   KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
@@ -28,12 +29,14 @@
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
 #define RESIDENT_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) KERNEL(threads) __attribute__((amdgpu_waves_per_eu(4)))
+#define PAIRED_KERNEL(threads) KERNEL(threads)
 #else
 #define PACKED_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) \
   extern "C" __global__ __attribute__((launch_bounds(threads, 512 / (threads))))
 #define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
-#define RESIDENT_KERNEL extern "C" __global__ __attribute__((launch_bounds(256, 2)))
+#define RESIDENT_KERNEL PAIRED_KERNEL(256)
+#define PAIRED_KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads, 2)))
 #endif
 
 typedef unsigned char u8;
@@ -72,6 +75,26 @@ __device__ inline u32 slot(u32 c);
 #else
 #include "arch/sm90.h"
 #endif
+
+/// Stands first in every kernel (or `await_last` does, and `let_next_begin` anywhere): on sm_90 a
+/// launch's workgroups may begin before the launch before it has ended, as soon as all workgroups
+/// of that one have called `let_next_begin` or ended, and there is room.
+///
+/// Until they have waited they touch nothing but weights, which no launch writes. All threads wait,
+/// before any of them ends. So a launch ends only after the one before it, and who has waited sees
+/// what all launches before wrote, and may overwrite what they read. Copies, events, and kernels
+/// that are not ours, like NCCL's, begin when all before them has ended.
+///
+/// Nobody waits for ever: when a launch's first workgroup begins, all workgroups of those before it
+/// are resident or have ended. So those that wait for one another or for their twins on other ranks
+/// (`team.h`, `all_reduce.hip`) never wait for one that finds no room because of later launches'
+/// that wait here: until all of theirs are resident only earlier launches' are, which end one after
+/// the other and leave the room that they would find alone. (Two ranks on one device could keep
+/// each other out: each has its own.)
+__device__ inline void begin() {
+  let_next_begin();
+  await_last();
+}
 
 __device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }
 

@@ -52,6 +52,7 @@ __device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sum
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
+  begin();
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2];
@@ -68,6 +69,7 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
+  begin();
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
@@ -111,6 +113,7 @@ typedef __attribute__((ext_vector_type(4))) float float4;
 /// out[r] += sum over k, ascending, of weights[r, k] * y[r * top_k + k]: one fused multiply-add
 /// each. hidden is a multiple of 4. Grid: (hidden / 1024 rounded up, bound on rows).
 KERNEL(256) void experts_combine(ExpertsCombineArgs args) {
+  begin();
   u32 row = block_y(), column = (block_x() * 256 + thread()) * 4;
   if (row >= *args.rows || column >= args.hidden) return;
   float4 *out = (float4 *)(args.out + (u64)row * args.hidden + column);

@@ -63,6 +63,7 @@ __device__ inline float swiglu(float gate, float up) { return gate / (1.0f + exp
 /// Grid: (width / 32, bound on groups).
 template <class Rows, class Store>
 __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
+  begin();
   __shared__ float partial[SEGMENTS * 1024];
   __shared__ __attribute__((aligned(16))) float h[16 * 32];
   if (block_y() >= *args.group_count) return;
@@ -88,6 +89,7 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
 /// Grid: (width / 128 rounded up, bound on groups).
 template <class Rows, class Store>
 __device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &store) {
+  begin();
   constexpr u32 BLOCKS = BLOCK_TILES / 4; // of 32 units
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   __shared__ __attribute__((aligned(16))) float h[BLOCKS][16 * 32];

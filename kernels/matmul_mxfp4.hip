@@ -20,6 +20,7 @@ struct MatmulMxfp4Args {
 
 /// Grid: (n / 64 rounded up, bound on rows / 16 rounded up).
 template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &args) {
+  begin();
   __shared__ float partial[SEGMENTS * 1024];
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
@@ -37,6 +38,7 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
 
 /// Grid: (n / 256 rounded up, bound on rows / 64 rounded up).
 template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &args) {
+  begin();
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   u32 first = block_y() * 64, all = *args.rows;
   if (first >= all) return;

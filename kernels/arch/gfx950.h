@@ -13,6 +13,11 @@ __device__ inline u32 lane() {
 /// The wave's index in its workgroup, as a scalar.
 __device__ inline u32 wave() { return __builtin_amdgcn_readfirstlane(thread() / WAVE); }
 
+/// A launch begins when the one before it has ended.
+constexpr bool BEGINS_EARLY = false;
+__device__ inline void await_last() {}
+__device__ inline void let_next_begin() {}
+
 /// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");

@@ -12,6 +12,17 @@ __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }
 
+/// Workgroups begin before the launch before theirs has ended: see `begin`.
+constexpr bool BEGINS_EARLY = true;
+
+/// Waits until the launch before this has ended; what it wrote is seen after.
+__device__ inline void await_last() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+/// The next launch's workgroups may begin when all of this one's have come here or ended.
+__device__ inline void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 /// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() { __syncthreads(); }
 

@@ -204,3 +204,37 @@ impl Drop for Kernels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel for CUDA that touched memory before it waits would race with the one before it.
+    #[test]
+    fn cuda_kernels_wait_before_they_touch_memory() {
+        for (file, ptx) in code_objects(Platform::Cuda).unwrap() {
+            let ptx = std::str::from_utf8(ptx).unwrap();
+            let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
+            let (_, names) = FILES.iter().find(|(name, _)| name == file).unwrap();
+            assert_eq!(entries.len(), names.len(), "{file}");
+            for entry in entries {
+                let name = entry.split('(').next().unwrap();
+                let place = |what| entry.find(what).unwrap_or_else(|| panic!("{name}: no {what}"));
+                let wait = place("griddepcontrol.wait;");
+                place("griddepcontrol.launch_dependents;");
+                // Forms for few rows load weights first.
+                let few = name.starts_with("matmul_") && !name.contains("rows");
+                let body = entry[..wait].split_once('{').unwrap().1;
+                for line in body.lines().map(str::trim) {
+                    let weights = few && line.starts_with("ld.global.L1::no_allocate");
+                    let memory = ["ld", "st", "atom", "red", "cp", "call", "ret", "bra"];
+                    let touches = memory.iter().any(|op| {
+                        line.strip_prefix(op).is_some_and(|rest| rest.starts_with(['.', ';', ' ']))
+                    });
+                    let allowed = line.starts_with("ld.param") || weights;
+                    assert!(!touches || allowed, "{name} does not wait before {line}");
+                }
+            }
+        }
+    }
+}

@@ -13,6 +13,7 @@
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 
+#if defined(__gfx950__)
 template <class Keys> __device__ inline void take_split(const AttentionArgs &args) {
   __shared__ Shared<1> lds;
   u32 row = block_x(), split = block_z();
@@ -41,6 +42,9 @@ template <class Keys> __device__ inline void take_split(const AttentionArgs &arg
 
 PACKED_KERNEL void attention_split(AttentionArgs args) { take_split<Bf16Keys>(args); }
 PACKED_KERNEL void attention_split_fp8(AttentionArgs args) { take_split<Fp8Keys>(args); }
+#else
+#include "arch/attention_split_sm90.h"
+#endif
 
 /// Splits whose sums are loaded before they are merged.
 constexpr u32 TOGETHER = 8;

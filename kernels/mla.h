@@ -35,7 +35,8 @@ constexpr u32 PARTS = WAVES / 2, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
 /// Tiles of 16 columns of the result for each wave, and how many tiles of values are loaded before
 /// one is used.
 constexpr u32 COLUMNS = LATENT / 16 / WAVES, AHEAD = 2;
-constexpr u32 MAX_SPLITS = 128;
+/// Splits of a row at most. On sm_90 half as many as on gfx950, which has twice the processors.
+constexpr u32 MAX_SPLITS = 2 * WAVE;
 /// The reference of weights is raised when a score's is 2^THRESHOLD times it.
 constexpr float THRESHOLD = 8;
 

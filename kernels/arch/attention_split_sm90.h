@@ -36,8 +36,8 @@ template <class Keys> struct Rings {
   /// What rows see, and where their blocks begin in `tables`.
   u32 lens[MAX_ROWS], starts[MAX_ROWS];
   u32 sums[MAX_ROWS / WAVE];
-  /// The first row and split of the workgroup.
-  u32 first_row, first_split;
+  /// How many splits the workgroup takes, and which is the first.
+  u32 splits, first_heads, first_row, first_split;
   /// Entries are there; have been read by those who convert them; scores are there (and values);
   /// they have been mixed.
   u64 copied[STAGES], read[STAGES], scored[TILES], mixed[TILES];
@@ -64,11 +64,25 @@ __device__ inline u32x4 load_matrices_transposed(u32 row) {
   return u32x4{x, y, z, w};
 }
 
+/// For `copy_bulk` of data that the L2 cache should drop before other.
+__device__ inline u64 used_once() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word, u64 policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+               "[%0], [%1], %2, [%3], %4;" ::"r"(lds_address(to)),
+               "l"(from), "r"(bytes), "r"(word), "l"(policy)
+               : "memory");
+}
+
 /// Workgroups of the launch.
 __device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 
 __device__ inline void wait_for(const u64 &word, u32 parity) {
   wait_for_bytes(lds_address(&word), parity);
+  sync_wave(); // lanes may see it at different times
 }
 
 /// A place in a ring of N, and how often the ring has been gone round, modulo 2.
@@ -88,6 +102,13 @@ struct Splits {
   const u32 *lens;
   u32 rows, left;
   u32 heads, row, split, len, length;
+
+  template <class Keys>
+  __device__ Splits(const AttentionArgs &args, Rings<Keys> &lds)
+      : args(args), lens(lds.lens), rows(*args.rows), left(lds.splits), heads(lds.first_heads),
+        row(lds.first_row), split(lds.first_split) {
+    find_length();
+  }
 
   __device__ void find_length() {
     len = lens[row];
@@ -110,9 +131,9 @@ struct Splits {
   }
 };
 
-template <class Keys> __device__ inline void copy_all(Rings<Keys> &lds, Splits splits) {
+template <class Keys> __device__ inline void copy_all(const AttentionArgs &args, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
-  const AttentionArgs &args = splits.args;
+  Splits splits(args, lds);
   u32 own = OWN_KEYS * (wave() % 4), first = splits.begin(), block, in_block;
   /// Finds the lane's key of the tile, the last one for those beyond it, and goes on.
   auto look_up = [&] {
@@ -127,6 +148,7 @@ template <class Keys> __device__ inline void copy_all(Rings<Keys> &lds, Splits s
     first = splits.begin();
   };
   look_up();
+  u64 policy = used_once();
   for (Place<R::STAGES> to;; to.next()) {
     u32 slot = block * args.block_size + in_block;
     bool last = splits.left == 0;
@@ -140,28 +162,43 @@ template <class Keys> __device__ inline void copy_all(Rings<Keys> &lds, Splits s
     sync_wave();
     if (lane() < OWN_KEYS)
       copy_bulk(lds.entries[to.at][own + lane()], args.cache + (u64)slot * Keys::BYTES, Keys::BYTES,
-                word);
+                word, policy);
     if (last) return;
   }
 }
 
-/// The lane's chunk of slab `s` of its key in bf16.
-__device__ inline bf16x8 key_chunk(const Bf16Keys *, const u8 *entry, u32 s, u32x4) {
-  return *(const bf16x8 *)(entry + 64 * s + 16 * chunk_group());
+/// The lane's part of slab `s` of an entry: a chunk, or eight codes.
+__device__ inline u32x4 load_slab(const Bf16Keys *, const u8 *entry, u32 s) {
+  return *(const u32x4 *)(entry + 64 * s + 16 * chunk_group());
 }
-__device__ inline bf16x8 key_chunk(const Fp8Keys *, const u8 *entry, u32 s, u32x4 scales) {
+__device__ inline u32x4 load_slab(const Fp8Keys *, const u8 *entry, u32 s) {
   if (s >= LATENT / 32)
-    return *(const bf16x8 *)(entry + Fp8Keys::ROPE_AT + 64 * (s - LATENT / 32) +
-                             16 * chunk_group());
-  u32 scale = scales[s / 4] >> 8 * (s % 4) & 0xff;
-  return dequantize_fp8(*(const u32x2 *)(entry + 32 * s + 8 * chunk_group()), scale);
+    return *(const u32x4 *)(entry + Fp8Keys::ROPE_AT + 64 * (s - LATENT / 32) + 16 * chunk_group());
+  u32x2 codes = *(const u32x2 *)(entry + 32 * s + 8 * chunk_group());
+  return u32x4{codes[0], codes[1], 0, 0};
 }
 
-template <class Keys> __device__ inline void score_all(Rings<Keys> &lds, Splits splits) {
+/// Eight E4M3 values times the power of two in byte `step` of `scale`. As `dequantize_fp8`, in
+/// fewer instructions.
+__device__ inline u32x4 widen(u32x4 codes, u32 scale, u32 step) {
+  u32 factor = scale_bf16x2(scale, step);
+  u32x4 pairs;
+  for (u32 p = 0; p < 4; ++p) {
+    // Two codes, each in an upper byte.
+    u32 two = __nvvm_prmt(codes[p / 2], 0, p % 2 == 0 ? 0x1404 : 0x3424);
+    u32 bits = (two >> 4 & 0x07f007f0) | (two & 0x80008000);
+    pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, 0x7b807b80), factor);
+  }
+  return pairs;
+}
+
+template <class Keys> __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
-  const AttentionArgs &args = splits.args;
+  Splits splits(args, lds);
   u32 warp = wave() % 4, own_key = OWN_KEYS * warp + key_of(lane() / 4);
-  bf16x8 query[ENTRY / 32][CHUNKS];
+  u32 query[ENTRY / 32][2][4]; // as two instructions of each slab take it
+  // Words that were as loaded would be copied into their places before every instruction.
+  u32 zero = args.heads >> 31;
   Place<R::STAGES> from;
   Place<R::TILES> to;
   for (bool other = true; splits.left > 0; other = splits.next()) {
@@ -171,28 +208,42 @@ template <class Keys> __device__ inline void score_all(Rings<Keys> &lds, Splits 
         head = head < args.heads ? head : args.heads - 1;
         const __bf16 *q =
             args.queries + ((u64)splits.row * args.heads + head) * ENTRY + 8 * chunk_group();
-        for (u32 s = 0; s < ENTRY / 32; ++s) query[s][c] = *(const bf16x8 *)(q + 32 * s);
+        for (u32 s = 0; s < ENTRY / 32; ++s) {
+          u32x4 chunk = *(const u32x4 *)(q + 32 * s);
+          for (u32 w = 0; w < 4; ++w) query[s][w / 2][w % 2 * 2 + c] = chunk[w] ^ zero;
+        }
       }
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       wait_for(lds.copied[from.at], from.phase);
       if constexpr (R::CONVERTS) wait_for(lds.mixed[to.at], to.phase ^ 1);
       const u8 *entry = lds.entries[from.at][own_key];
+      u8 *values = lds.values[R::CONVERTS ? to.at : 0][R::CONVERTS ? own_key : 0];
       u32x4 scales = {};
       if constexpr (R::CONVERTS) scales = *(const u32x4 *)(entry + Keys::SCALES_AT);
       float part[PARTS][4] = {};
-      for (u32 s = 0; s < SLABS; ++s)
+      u32x4 next[PARTS];
+      auto load = [&](u32 s) {
+        for (u32 p = 0; p < PARTS; ++p)
+          if (exists(p, s)) next[p] = load_slab((const Keys *)0, entry, p * SLABS + s);
+      };
+      load(0);
+      for (u32 s = 0; s < SLABS; ++s) {
+        u32x4 key[PARTS];
+        for (u32 p = 0; p < PARTS; ++p) key[p] = next[p];
+        if (s + 1 < SLABS) load(s + 1);
         for (u32 p = 0; p < PARTS; ++p) {
           if (!exists(p, s)) continue;
           u32 slab = p * SLABS + s;
-          bf16x8 key = key_chunk((const Keys *)0, entry, slab, scales);
-          if (R::CONVERTS && slab < LATENT / 32)
-            *(bf16x8 *)(lds.values[to.at][own_key] + 64 * slab + 16 * chunk_group()) = key;
-          u32x4 x0 = __builtin_bit_cast(u32x4, query[slab][0]);
-          u32x4 x1 = __builtin_bit_cast(u32x4, query[slab][1]);
-          u32x4 y = __builtin_bit_cast(u32x4, key);
-          mma_m16n8k16(part[p], x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
-          mma_m16n8k16(part[p], x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+          if (R::CONVERTS && slab < LATENT / 32) {
+            key[p] = widen(key[p], scales[slab / 4], slab % 4);
+            *(u32x4 *)(values + 64 * slab + 16 * chunk_group()) = key[p];
+          }
+          for (u32 h = 0; h < 2; ++h) {
+            const u32 *q = query[slab][h];
+            mma_m16n8k16(part[p], q[0], q[1], q[2], q[3], key[p][2 * h], key[p][2 * h + 1]);
+          }
         }
+      }
       f32x4 score;
       for (u32 i = 0; i < 4; ++i) {
         float sum = part[0][i];
@@ -238,31 +289,39 @@ __device__ inline void write(const Splits &splits, u32 first_column, const Softm
   }
 }
 
-template <class Keys> __device__ inline void mix_all(Rings<Keys> &lds, Splits splits) {
+template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
+  Splits splits(args, lds);
   constexpr u32 WIDTH = LATENT / MIXING_WARPS;
   u32 first_column = WIDTH * (wave() % MIXING_WARPS);
   u32 own_key = lane() / 8 * 8 + key_of(lane() % 8);
-  Place<R::STAGES> from;
-  Place<R::TILES> tile;
+  Place<R::TILES> weighed, tile;
+  Softmax softmax;
+  auto weigh = [&] {
+    wait_for(lds.scored[weighed.at], weighed.phase);
+    Scores scores;
+    for (u32 w = 0; w < SCORING_WARPS; ++w) {
+      f32x4 own = lds.scores[weighed.at][w][lane()];
+      for (u32 i = 0; i < 4; ++i) scores.v[w / 2][w % 2 * 4 + i] = own[i];
+    }
+    weighed.next();
+    return scores;
+  };
   for (; splits.left > 0; splits.next()) {
-    Softmax softmax;
+    softmax = Softmax{};
     Columns columns = {};
+    Weights weights = softmax.weigh(weigh());
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       const u8 *values;
       if constexpr (R::CONVERTS) {
         values = lds.values[tile.at][own_key];
       } else {
-        wait_for(lds.copied[from.at], from.phase);
-        values = lds.entries[from.at][own_key];
+        wait_for(lds.copied[tile.at], tile.phase);
+        values = lds.entries[tile.at][own_key];
       }
-      wait_for(lds.scored[tile.at], tile.phase);
       Scores scores;
-      for (u32 w = 0; w < SCORING_WARPS; ++w) {
-        f32x4 own = lds.scores[tile.at][w][lane()];
-        for (u32 i = 0; i < 4; ++i) scores.v[w / 2][w % 2 * 4 + i] = own[i];
-      }
-      Weights weights = softmax.weigh(scores);
+      bool more = first + TILE < splits.end();
+      if (more) scores = weigh();
       if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
         for (u32 t = 0; t < COLUMNS; ++t)
           for (u32 i = 0; i < ACC_VALUES; ++i)
@@ -270,14 +329,21 @@ template <class Keys> __device__ inline void mix_all(Rings<Keys> &lds, Splits sp
       u32 address = lds_address(values + 2 * first_column);
       u32x4 x0 = __builtin_bit_cast(u32x4, weights.operand[0]);
       u32x4 x1 = __builtin_bit_cast(u32x4, weights.operand[1]);
-      for (u32 n = 0; n < WIDTH / 8; ++n) {
-        u32x4 y = load_matrices_transposed(address + 16 * n);
-        float *sums = columns.tile[n / 2].v + n % 2 * 4;
-        mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
-        mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+      auto mix = [&] {
+        for (u32 n = 0; n < WIDTH / 8; ++n) {
+          u32x4 y = load_matrices_transposed(address + 16 * n);
+          float *sums = columns.tile[n / 2].v + n % 2 * 4;
+          mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
+          mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+        }
+      };
+      if (more) {
+        mix();
+        weights = softmax.weigh(scores); // between the instructions above
+      } else {
+        mix();
       }
       count_warp(lds.mixed[tile.at]);
-      from.next();
       tile.next();
     }
     write(splits, first_column, softmax, columns);
@@ -285,11 +351,11 @@ template <class Keys> __device__ inline void mix_all(Rings<Keys> &lds, Splits sp
 }
 
 /// Finds the splits of the workgroup: all are shared out evenly, in the order of heads, rows and
-/// keys.
+/// keys. Returns whether there are any.
 template <class Keys>
-__device__ inline Splits find_splits(const AttentionArgs &args, Rings<Keys> &lds) {
-  u32 rows = *args.rows, own = 0, row = thread();
-  if (row < rows) {
+__device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) {
+  u32 own = 0, row = thread();
+  if (row < *args.rows) {
     u32 len = args.positions[row] + 1, length = split_length(len, args.split);
     lds.lens[row] = len;
     lds.starts[row] = args.table_starts[row];
@@ -310,18 +376,17 @@ __device__ inline Splits find_splits(const AttentionArgs &args, Rings<Keys> &lds
   before -= own;
   u32 all = of_all * ((args.heads + 15) / 16);
   u32 workgroups = blocks_x() < all ? blocks_x() : all;
-  if (block_x() >= workgroups) return Splits{args, lds.lens};
+  if (block_x() >= workgroups) return false;
   u32 first = all * block_x() / workgroups, end = all * (block_x() + 1) / workgroups;
   u32 in_row = first % of_all - before;
   if (in_row < own) {
+    lds.splits = end - first;
+    lds.first_heads = first / of_all * 16;
     lds.first_row = row;
     lds.first_split = in_row;
   }
   sync();
-  Splits splits = {args,          lds.lens, rows, end - first, first / of_all * 16,
-                   lds.first_row, lds.first_split};
-  splits.find_length();
-  return splits;
+  return true;
 }
 
 template <class Keys> __device__ inline void take_splits(const AttentionArgs &args) {
@@ -339,16 +404,15 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
     }
     operands_written();
   }
-  Splits splits = find_splits(args, lds);
-  if (splits.left == 0) return;
+  if (!find_splits(args, lds)) return;
   if (thread() < MIXERS) {
-    mix_all(lds, splits);
+    mix_all(args, lds);
   } else if (thread() < MIXERS + SCORERS) {
     take_registers<216>();
-    score_all(lds, splits);
+    score_all(args, lds);
   } else {
     give_registers<40>();
-    copy_all(lds, splits);
+    copy_all(args, lds);
   }
 }
 

@@ -54,6 +54,8 @@ pub struct Workspace {
     partials: Memory,
     sums: Memory,
     max_splits: usize,
+    /// On CUDA, where workgroups stay and take splits one after another: so many, one a processor.
+    workgroups: Option<usize>,
 }
 
 /// Splits of a row of `len` keys at most, in any format.
@@ -71,7 +73,7 @@ impl Workspace {
     /// a batch.
     ///
     /// # Errors
-    /// Too little memory.
+    /// Too little memory, or a failed device.
     pub fn new(
         device: &Device,
         heads: usize,
@@ -82,7 +84,11 @@ impl Workspace {
         let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 2)?;
         let sums = device.allocate(parts * 2 * 4)?;
-        Ok(Workspace { partials, sums, max_splits })
+        let workgroups = match device.platform() {
+            Platform::Hip => None,
+            Platform::Cuda => Some(device.cuda_processors()?),
+        };
+        Ok(Workspace { partials, sums, max_splits, workgroups })
     }
 }
 
@@ -180,8 +186,11 @@ pub fn attention(
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
-        let grid = [x, head_tiles, splits as u32];
-        stream.launch(kernels.get(split), grid, 256, &args)?;
+        let (grid, threads) = match workspace.workgroups {
+            None => ([x, head_tiles, splits as u32], 256),
+            Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 512),
+        };
+        stream.launch(kernels.get(split), grid, threads, &args)?;
         if splits > 1 {
             stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
         }

@@ -62,13 +62,14 @@ KERNEL(128) void attention_merge(AttentionArgs args) {
   f16x4 x[TOGETHER];
   auto load = [&](u32 first) {
     for (u32 i = 0; i < TOGETHER; ++i) {
-      u64 at = first_at + (first + i < splits ? first + i : splits - 1) * args.heads;
+      if (first + i >= splits) continue;
+      u64 at = first_at + (u64)(first + i) * args.heads;
       x[i] = *(const f16x4 *)(args.partials + at * LATENT + 4 * thread());
     }
     loads_first();
   };
   u32 own = thread() < splits ? thread() : splits - 1;
-  f32x2 sums = *(const f32x2 *)(args.sums + 2 * (first_at + own * args.heads));
+  f32x2 sums = *(const f32x2 *)(args.sums + 2 * (first_at + (u64)own * args.heads));
   load(0);
   // The greatest reference of all splits up to the thread's, and up to that before.
   float max = sums[0];

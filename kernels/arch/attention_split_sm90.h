@@ -13,12 +13,15 @@
 #pragma once
 #include "warpgroups.h"
 
-constexpr u32 COPIERS = 128, SCORERS = 128, MIXERS = 256;
+constexpr u32 COPIERS = 128, SCORERS = 128, MIXERS = 128;
 constexpr u32 SCORING_WARPS = SCORERS / WAVE, MIXING_WARPS = MIXERS / WAVE;
 /// Keys of a warp that copies or scores.
 constexpr u32 OWN_KEYS = TILE / SCORING_WARPS;
+/// Columns of a warp that mixes.
+constexpr u32 WIDTH = LATENT / MIXING_WARPS;
+constexpr u32 SPLIT_THREADS = COPIERS + SCORERS + MIXERS;
 /// Rows at most.
-constexpr u32 MAX_ROWS = COPIERS + SCORERS + MIXERS;
+constexpr u32 MAX_ROWS = SPLIT_THREADS;
 
 /// Bytes between entries of `bytes`.
 constexpr u32 pitch(u32 bytes) { return (bytes + 111) / 128 * 128 + 16; }
@@ -262,7 +265,7 @@ template <class Keys> __device__ inline void score_all(const AttentionArgs &args
 
 /// Writes the result of the only split of a row, or a split's mean.
 __device__ inline void write(const Splits &splits, u32 first_column, const Softmax &softmax,
-                             const Columns &columns) {
+                             const Acc (&columns)[WIDTH / 16]) {
   const AttentionArgs &args = splits.args;
   bool single = splits.length >= splits.len;
   u64 at = ((u64)splits.row * args.max_splits + splits.split) * args.heads;
@@ -274,10 +277,10 @@ __device__ inline void write(const Splits &splits, u32 first_column, const Softm
     float factor = 1.0f / softmax.sum[c];
     __bf16 *out = args.out + ((u64)splits.row * args.heads + head) * LATENT + first_column;
     _Float16 *partial = args.partials + (at + head) * LATENT + first_column;
-    for (u32 t = 0; t < COLUMNS; ++t)
+    for (u32 t = 0; t < WIDTH / 16; ++t)
       for (u32 i = 0; i < ACC_VALUES; i += RUN) {
         if (own_chunk(i) != c) continue;
-        const float *v = columns.tile[t].v + i;
+        const float *v = columns[t].v + i;
         u32 column = 16 * t + other_row(i);
         if (single) {
           *(Bf16Run *)(out + column) = Bf16Run{(__bf16)__builtin_fmaf(v[0], factor, 0.0f),
@@ -292,7 +295,6 @@ __device__ inline void write(const Splits &splits, u32 first_column, const Softm
 template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
   Splits splits(args, lds);
-  constexpr u32 WIDTH = LATENT / MIXING_WARPS;
   u32 first_column = WIDTH * (wave() % MIXING_WARPS);
   u32 own_key = lane() / 8 * 8 + key_of(lane() % 8);
   Place<R::TILES> weighed, tile;
@@ -309,7 +311,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
   };
   for (; splits.left > 0; splits.next()) {
     softmax = Softmax{};
-    Columns columns = {};
+    Acc columns[WIDTH / 16] = {};
     Weights weights = softmax.weigh(weigh());
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       const u8 *values;
@@ -323,16 +325,15 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       bool more = first + TILE < splits.end();
       if (more) scores = weigh();
       if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
-        for (u32 t = 0; t < COLUMNS; ++t)
-          for (u32 i = 0; i < ACC_VALUES; ++i)
-            columns.tile[t].v[i] *= weights.factor[own_chunk(i)];
+        for (u32 t = 0; t < WIDTH / 16; ++t)
+          for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= weights.factor[own_chunk(i)];
       u32 address = lds_address(values + 2 * first_column);
       u32x4 x0 = __builtin_bit_cast(u32x4, weights.operand[0]);
       u32x4 x1 = __builtin_bit_cast(u32x4, weights.operand[1]);
       auto mix = [&] {
         for (u32 n = 0; n < WIDTH / 8; ++n) {
           u32x4 y = load_matrices_transposed(address + 16 * n);
-          float *sums = columns.tile[n / 2].v + n % 2 * 4;
+          float *sums = columns[n / 2].v + n % 2 * 4;
           mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
           mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
         }
@@ -406,6 +407,7 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
   }
   if (!find_splits(args, lds)) return;
   if (thread() < MIXERS) {
+    take_registers<232>();
     mix_all(args, lds);
   } else if (thread() < MIXERS + SCORERS) {
     take_registers<216>();
@@ -416,5 +418,5 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
   }
 }
 
-extern "C" __global__ __attribute__((launch_bounds(512, 1))) void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
-extern "C" __global__ __attribute__((launch_bounds(512, 1))) void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }
+extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1))) void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
+extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1))) void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }

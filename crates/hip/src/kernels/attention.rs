@@ -188,7 +188,7 @@ pub fn attention(
     unsafe {
         let (grid, threads) = match workspace.workgroups {
             None => ([x, head_tiles, splits as u32], 256),
-            Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 512),
+            Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 384),
         };
         stream.launch(kernels.get(split), grid, threads, &args)?;
         if splits > 1 {

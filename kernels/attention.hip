@@ -1,15 +1,19 @@
 // attention: absorbed MLA over the paged cache, causal, for few rows. Shapes, formulas and order of
 // arithmetic are in `mla.h`.
 //
-// attention_split: grid (rows, heads / 16 rounded up, splits at most). A row's splits write their
-// means to `partials` f16 `[rows][grid z][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
+// attention_split: grid (rows, heads / 16 rounded up, splits at most) on gfx950; on sm_90 any
+// number of workgroups, see `arch/attention_split_sm90.h`. A row's splits write their means to
+// `partials` f16 `[rows][max_splits][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
-// threads.
+// threads, of which each joins one split's sum to those before, and merges four columns.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials:
 // 16.1 KiB for 16 heads, 4.5 % of 320 keys in bf16 and 4.9 % of 512 in E4M3, written and then read.
 // Longer splits make a lone sequence wait for more tiles one after another: on an H100, 64
 // sequences of 4096 keys took 11 % less time with 512 keys than with 256 (in f32), one took 58 %
-// more.
+// more. Nor are a few splits folded by one workgroup into a mean that alone is written: as a
+// split's mean is rounded before others are added, the forms for many rows would have to hold what
+// splits of the fold summed to beside what those before it did, and have neither registers nor LDS
+// for it.
 // Matrix instructions: for each row and 32 keys 36 + 32 + 1.
 #include "mla.h"
 

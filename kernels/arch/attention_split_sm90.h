@@ -1,15 +1,16 @@
 // attention_split for sm_90. Workgroups stay, one a processor: each takes a run of the splits of
 // all rows, in order, so that entries of the next split are on their way while one is summed.
 //
-// Of its four warpgroups one copies entries into a ring in LDS, a warp eight keys of a tile; one
-// scores them, a warp eight keys, with all of the queries in registers; and two mix values, a warp
-// 64 columns, for which each weighs the scores itself. Entries in E4M3 are made bf16 by who scores
-// them, into a second ring.
+// Of its three warpgroups one copies entries into a ring in LDS, a warp eight keys of a tile; one
+// scores them, a warp eight keys, with all of the queries in registers; and one mixes values, a
+// warp 128 columns, for which each warp weighs the scores itself: the next tile's while it mixes
+// one. Values in E4M3 are made bf16 by who scores them, in a second ring. (Where those who copy did
+// half of that, it took longer: of the scores' instructions fewer then run beside it.)
 //
-// Entries stand 16 bytes more than a multiple of 128 apart. So neither reads of eight keys at a
-// time, transposed, nor those of the operands of two or four keys collide, if an operand's rows are
-// the keys in the order of `key_of`. That order changes no bit: it is that of columns of scores, and
-// within an instruction of what it adds up.
+// Entries stand 16 bytes more than a multiple of 128 apart. So neither transposed reads of eight
+// keys collide, nor those of an operand's chunks of two keys or codes of four, if an operand's rows
+// are the keys in the order of `key_of`. That order changes no bit: it is that of columns of
+// scores, and within an instruction of what it adds up.
 #pragma once
 #include "warpgroups.h"
 
@@ -83,6 +84,7 @@ __device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word
 /// Workgroups of the launch.
 __device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 
+/// Waits for the phase of that parity to end, with the whole warp.
 __device__ inline void wait_for(const u64 &word, u32 parity) {
   wait_for_bytes(lds_address(&word), parity);
   sync_wave(); // lanes may see it at different times
@@ -195,7 +197,8 @@ __device__ inline u32x4 widen(u32x4 codes, u32 scale, u32 step) {
   return pairs;
 }
 
-template <class Keys> __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
+template <class Keys>
+__device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
   Splits splits(args, lds);
   u32 warp = wave() % 4, own_key = OWN_KEYS * warp + key_of(lane() / 4);
@@ -298,8 +301,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
   u32 first_column = WIDTH * (wave() % MIXING_WARPS);
   u32 own_key = lane() / 8 * 8 + key_of(lane() % 8);
   Place<R::TILES> weighed, tile;
-  Softmax softmax;
-  auto weigh = [&] {
+  auto next_scores = [&] {
     wait_for(lds.scored[weighed.at], weighed.phase);
     Scores scores;
     for (u32 w = 0; w < SCORING_WARPS; ++w) {
@@ -310,9 +312,9 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
     return scores;
   };
   for (; splits.left > 0; splits.next()) {
-    softmax = Softmax{};
+    Softmax softmax;
     Acc columns[WIDTH / 16] = {};
-    Weights weights = softmax.weigh(weigh());
+    Weights weights = softmax.weigh(next_scores());
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       const u8 *values;
       if constexpr (R::CONVERTS) {
@@ -323,7 +325,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       }
       Scores scores;
       bool more = first + TILE < splits.end();
-      if (more) scores = weigh();
+      if (more) scores = next_scores();
       if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
         for (u32 t = 0; t < WIDTH / 16; ++t)
           for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= weights.factor[own_chunk(i)];
@@ -418,5 +420,8 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
   }
 }
 
-extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1))) void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
-extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1))) void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }
+// With the number of workgroups a processor, without which registers would not be handed on.
+#define STAYING_KERNEL \
+  extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1)))
+STAYING_KERNEL void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
+STAYING_KERNEL void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }

@@ -16,7 +16,7 @@ const PROMPT_ROWS: usize = 64;
 /// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
-/// Splits of a row at most.
+/// Splits of a row at most. (Kernels for CUDA make half as many.)
 const MAX_SPLITS: usize = 128;
 
 /// Keys in a split at most, unless there would be more than [`MAX_SPLITS`]: so many that a split's

@@ -282,6 +282,19 @@ fn no_rows_are_no_work() {
     }
 }
 
+/// More rows and heads than a GPU has processors, so that where workgroups stay they go on from row
+/// to row and from heads to others.
+#[test]
+fn many_rows_of_many_heads() {
+    let gpu = device::gpu();
+    let rows: Vec<[u32; 1]> = (0..40).map(|row| [row * 7 % 36]).collect();
+    let sequences: Vec<&[u32]> = rows.iter().map(|row| &row[..]).collect();
+    let case = Case::new(&mut Random::new(8), 80, 4, &sequences, 1.0);
+    let split = case.run(&gpu, 41);
+    case.check_all(&split);
+    assert!(case.run(&gpu, 65) == split);
+}
+
 /// So many keys that splits are longer than the shortest; a last split of one tile.
 #[test]
 fn long_sequences() {

@@ -20,11 +20,12 @@ pub const GROUP: usize = 4;
 const MAX_SPLITS: usize = 128;
 
 /// Keys in a split at most, unless there would be more than [`MAX_SPLITS`]: so many that a split's
-/// mean is less than a twentieth of their bytes.
-const fn split_keys(format: CacheFormat) -> usize {
-    match format {
-        CacheFormat::Native | CacheFormat::Bf16 => 320,
-        CacheFormat::Fp8 => 512,
+/// mean is less than a twentieth of their bytes. On CUDA, where codes take longer to become BF16
+/// than to arrive, as few in FP8.
+const fn split_keys(format: CacheFormat, platform: Platform) -> usize {
+    match (format, platform) {
+        (CacheFormat::Fp8, Platform::Hip) => 512,
+        _ => 320,
     }
 }
 
@@ -60,7 +61,7 @@ pub struct Workspace {
 
 /// Splits of a row of `len` keys at most, in any format.
 fn most_splits(len: usize) -> usize {
-    len.div_ceil(split_keys(CacheFormat::Bf16)).clamp(1, MAX_SPLITS)
+    len.div_ceil(split_keys(CacheFormat::Bf16, Platform::Hip)).clamp(1, MAX_SPLITS)
 }
 
 impl Workspace {
@@ -165,7 +166,7 @@ pub fn attention(
         heads: heads as u32,
         block_size: block_size as u32,
         max_splits: splits as u32,
-        split: split_keys(format) as u32,
+        split: split_keys(format, stream.device().platform()) as u32,
         scale: scale * std::f32::consts::LOG2_E,
     };
     let head_tiles = heads.div_ceil(16) as u32;

@@ -122,8 +122,13 @@ const FILES: &[(&str, &[&str])] = &[
 ];
 
 /// Kernels for CUDA that want more LDS than a kernel can declare, in bytes.
-const LARGE: &[(&str, u32)] =
-    &[("attention_rows", 230_016), ("matmul_rows", 122_880), ("matmul_rows_bf16", 122_880)];
+const LARGE: &[(&str, u32)] = &[
+    ("attention_rows", 230_016),
+    ("attention_split", 220_000),
+    ("attention_split_fp8", 220_000),
+    ("matmul_rows", 122_880),
+    ("matmul_rows_bf16", 122_880),
+];
 
 impl Kernels {
     /// Loads all code objects.

@@ -2,13 +2,13 @@
 // between targets is in `arch/`.
 //
 // Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
-// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: chunk `slot = 16 * group + row` holds bytes
-// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order (BF16 weights for
-// sm_90 in that of its `weights_row`), 1024 bytes for each (tile, slab), so that a wave reads whole
-// lines. A lane holds `CHUNKS` chunks: rows
-// `chunk_row(0..CHUNKS)`, group `chunk_group()`. The scales of FP4 weights have one byte for each
-// 32 values: a word at the same `slot` holds the scales of the slot's row and group in four
-// consecutive slabs (bytes 0..3), so 256 bytes for each (tile, 512 values).
+// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: a chunk holds bytes `16 * group ..` of a row,
+// group 0..3. A lane holds `CHUNKS` chunks: rows `chunk_row(0..CHUNKS)`, group `chunk_group()`.
+// Weights are stored as lanes hold them, 1024 bytes for each (tile, slab): chunk `c` of a lane at
+// `slot(c)`, so that neighbouring lanes read whole lines (BF16 weights for sm_90 in the order of
+// its `weights_row`). The scales of FP4 weights have one byte for each 32 values: a word at the
+// same `slot` holds the scales of the slot's row and group in four consecutive slabs (bytes 0..3),
+// so 256 bytes for each (tile, 512 values).
 //
 // `mma_*(c, a, b)`: `c[i][j] += sum_k a[i][k] b[j][k]` over one slab, 16 x 16 results, of which a
 // lane holds `ACCUMULATORS`: rows `acc_row(i)` (of a), columns `acc_col(i)` (rows of b).
@@ -73,7 +73,7 @@ __device__ inline u32 slot(u32 c);
 #include "arch/sm90.h"
 #endif
 
-__device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }
+__device__ inline u32 slot(u32 c) { return WAVE * c + lane(); }
 
 __device__ inline float shuffle_xor(float x, u32 mask) {
   return __builtin_bit_cast(float, shuffle_xor(__builtin_bit_cast(u32, x), mask));

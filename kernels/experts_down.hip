@@ -29,7 +29,7 @@ constexpr u32 WAVES = 4;
 __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 first, u32 rows,
                              u32 m, u32 tile) {
   for (u32 i = 0; i < ACCUMULATORS; ++i) {
-    u32 row = m * 16 + acc_row(i), column = tile * 16 + acc_col(i);
+    u32 row = m * 16 + few_row(i), column = tile * 16 + few_col(i);
     if (row < rows && column < args.hidden)
       args.y[(u64)args.pairs[first + row] * args.hidden + column] = sums.v[i];
   }
@@ -52,6 +52,7 @@ __device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sum
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
+  FEW_MEMORY(memory, WAVES * WAVE_MEMORY);
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2];
@@ -59,10 +60,11 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   if (block >= column_blocks) return;
   u64 tile = ((u64)expert * column_blocks + block) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, args.width);
-  Tile<Rows> x(args.h, args.h_scales, args.width,
-               [&](u32 row) { return first + at_most(row, rows - 1); });
+  auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
+  auto tile_of_h = [&] { return Tile<Rows>(args.h, args.h_scales, args.width, row); };
   Acc acc[TILES] = {};
-  multiply<Rows>(acc, x, weights, 0, Weights::quads(args.width));
+  multiply<Rows>(memory + wave() * WAVE_MEMORY, acc, rows, tile_of_h, weights, 0,
+                 Weights::quads(args.width));
   for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 
@@ -88,8 +90,13 @@ template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &ar
   multiply_block<Rows, false>(staged, args.h, args.h_scales, weights, args.width, rows, row, use);
 }
 
+#ifdef DOWN_SHARE
+#define DOWN_KERNEL SHARING_KERNEL(WAVES *WAVE)
+#else
+#define DOWN_KERNEL KERNEL(WAVES *WAVE)
+#endif
 #define EXPERTS_DOWN(form, Rows)                                                                \
-  KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {                     \
+  DOWN_KERNEL void experts_down_##form##_16(ExpertsDownArgs args) {                     \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
   KERNEL(256) void experts_down_##form##_64(ExpertsDownArgs args) { many_rows<Rows>(args); }

@@ -21,6 +21,7 @@
 /// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
 /// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 /// SHARING_KERNEL: with registers so few that 16 waves fit a compute unit, two workgroups of 8.
+/// FILLING_KERNEL: with registers so few on sm_90 that 16 waves fit.
 #if defined(__gfx950__)
 #define PACKED_KERNEL \
   KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
@@ -28,10 +29,12 @@
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
 #define RESIDENT_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) KERNEL(threads) __attribute__((amdgpu_waves_per_eu(4)))
+#define FILLING_KERNEL(threads) KERNEL(threads)
 #else
 #define PACKED_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) \
   extern "C" __global__ __attribute__((launch_bounds(threads, 512 / (threads))))
+#define FILLING_KERNEL(threads) SHARING_KERNEL(threads)
 #define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
 #define RESIDENT_KERNEL extern "C" __global__ __attribute__((launch_bounds(256, 2)))
 #endif

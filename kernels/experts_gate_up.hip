@@ -71,8 +71,8 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
   auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
-  auto tile_of_x = [&] { return Tile<Rows>(args.x, args.x_scales, k, row); };
-  multiply_segment<Rows>(partial, rows, tile_of_x, weights, k);
+  auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
+  multiply_segment<Rows>(partial, rows, x, weights, k);
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;

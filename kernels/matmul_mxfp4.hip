@@ -25,8 +25,8 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
   auto row = [&](u32 i) { return at_most(first + i, all - 1); };
-  auto tile_of_x = [&] { return Tile<Rows>(args.x, args.x_scales, args.k, row); };
-  multiply_segment<Rows>(partial, all - first, tile_of_x, weights, args.k);
+  auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, args.k, row); });
+  multiply_segment<Rows>(partial, all - first, x, weights, args.k);
   sync();
   for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
     u32 row = first + e / 64, column = block_x() * 64 + e % 64;

@@ -96,9 +96,9 @@ template <class Rows> struct Tile {
   }
 };
 
-// `multiply<Rows>(memory, acc, rows, tile, weights, begin, end)`: `acc[t] += x w[t]^T` over the
-// quads `begin..end`, of `rows` rows of the tile x that `tile()` finds, and of others what may be.
-// Value `i` is of row `few_row(i)` of x and row `few_col(i)` of w[t]. `memory`: the wave's
+// `multiply<Rows>(memory, acc, rows, x, weights, begin, end)`: `acc[t] += x w[t]^T` over the quads
+// `begin..end`, of `rows` rows of the tile that x is or finds (`soon`), and of others what may be.
+// Value `i` is of row `sum_row(i)` of x and row `sum_col(i)` of w[t]. `memory`: the wave's
 // `WAVE_MEMORY` floats of LDS, which may hold anything before and after.
 #if defined(__gfx950__)
 #include "arch/few_rows_gfx950.h"

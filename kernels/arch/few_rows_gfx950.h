@@ -69,8 +69,9 @@ template <> struct Instructions<Bf16Rows> {
 constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
 
-__device__ inline u32 few_row(u32 i) { return acc_row(i); }
-__device__ inline u32 few_col(u32 i) { return acc_col(i); }
+constexpr bool SUMS_ACROSS = false;
+__device__ inline u32 sum_row(u32 i) { return acc_row(i); }
+__device__ inline u32 sum_col(u32 i) { return acc_col(i); }
 
 /// The weights of one quad, as far as it has slabs.
 struct Quad {
@@ -103,10 +104,12 @@ __device__ inline void multiply_slab(Acc acc[TILES], const Tile<Rows> &x, const 
     }
 }
 
-template <class Rows, class TileOf>
-__device__ inline void multiply(float *, Acc acc[TILES], u32, TileOf tile, const Weights &weights,
-                                u32 begin, u32 end) {
-  Tile<Rows> x = tile();
+/// What `find()` gives.
+template <class Find> __device__ inline auto soon(Find find) { return find(); }
+
+template <class Rows>
+__device__ inline void multiply(float *, Acc (&acc)[TILES], u32, const Tile<Rows> &x,
+                                const Weights &weights, u32 begin, u32 end) {
   for (u32 quad = begin; quad < end; ++quad) {
     u32 slab = quad * 4, slabs = weights.slabs - slab; // 4, but in the last quad
     Quad w;

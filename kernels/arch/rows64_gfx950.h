@@ -2,10 +2,6 @@
 // weights are loaded two slabs ahead.
 #pragma once
 
-constexpr bool SUMS_ACROSS = false;
-__device__ inline u32 sum_row(u32 i) { return acc_row(i); }
-__device__ inline u32 sum_col(u32 i) { return acc_col(i); }
-
 /// Sums of M tiles of rows and the wave's tiles of the matrix.
 template <u32 M> struct Sums {
   Acc tile[M][OWN_TILES];

@@ -76,6 +76,7 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;
+    if (ROWS_ALONE && row >= rows) break;
     float gate = total(partial, unit / 16, row, unit % 16);
     float up = total(partial, 2 + unit / 16, row, unit % 16);
     h[hidden_place(row, unit)] = swiglu(gate, up);

@@ -30,6 +30,7 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   sync();
   for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
     u32 row = first + e / 64, column = block_x() * 64 + e % 64;
+    if (ROWS_ALONE && row >= all) break;
     float sum = total(partial, e % 64 / 16, e / 64, e % 16);
     if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sum;
   }

@@ -18,7 +18,7 @@ __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
 constexpr u32 PARTIAL = WAVE_MEMORY > 1024 ? WAVE_MEMORY : 1024;
 
 /// Writes the wave's segment of the products of a tile of rows with four tiles of the matrix to its
-/// part of `partial` [SEGMENTS][PARTIAL].
+/// part of `partial` [SEGMENTS][PARTIAL]; on sm_90 those of `rows` rows alone.
 template <class Rows, class TileOf>
 __device__ inline void multiply_segment(float *partial, u32 rows, const TileOf &x,
                                         const Weights &weights, u32 k) {
@@ -28,7 +28,8 @@ __device__ inline void multiply_segment(float *partial, u32 rows, const TileOf &
                  quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
   for (u32 t = 0; t < TILES; ++t)
     for (u32 i = 0; i < ACCUMULATORS; ++i)
-      partial[wave() * PARTIAL + partial_at(t, sum_row(i), sum_col(i))] = acc[t].v[i];
+      if (!ROWS_ALONE || sum_row(i) < rows)
+        partial[wave() * PARTIAL + partial_at(t, sum_row(i), sum_col(i))] = acc[t].v[i];
 }
 
 /// The sum of all segments of an element.

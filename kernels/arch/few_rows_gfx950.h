@@ -69,7 +69,7 @@ template <> struct Instructions<Bf16Rows> {
 constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
 
-constexpr bool SUMS_ACROSS = false;
+constexpr bool SUMS_ACROSS = false, ROWS_ALONE = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
 __device__ inline u32 sum_col(u32 i) { return acc_col(i); }
 

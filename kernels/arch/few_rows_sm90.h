@@ -17,6 +17,9 @@ constexpr bool SUMS_ACROSS = true;
 __device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
 __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
 
+/// Whether sums of rows that there are not are left out.
+constexpr bool ROWS_ALONE = true;
+
 /// Byte `step` of `word`.
 __device__ inline u32 byte_of(u32 word, u32 step) { return __nvvm_prmt(word, 0, 0x4440 + step); }
 

@@ -2,8 +2,8 @@
 // between targets is in `arch/`.
 //
 // Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
-// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: a chunk holds bytes `16 * group ..` of a row,
-// group 0..3. A lane holds `CHUNKS` chunks: rows `chunk_row(0..CHUNKS)`, group `chunk_group()`.
+// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: each holds bytes `16 * group ..` of a row,
+// group 0..3. A lane has `CHUNKS` chunks: rows `chunk_row(0..CHUNKS)`, group `chunk_group()`.
 // Weights are stored as lanes hold them, 1024 bytes for each (tile, slab): chunk `c` of a lane at
 // `slot(c)`, so that neighbouring lanes read whole lines (BF16 weights for sm_90 in the order of
 // its `weights_row`). The scales of FP4 weights have one byte for each 32 values: a word at the

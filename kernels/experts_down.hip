@@ -96,7 +96,7 @@ template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &ar
 }
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
-  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {                     \
+  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
   KERNEL(256) void experts_down_##form##_64(ExpertsDownArgs args) { many_rows<Rows>(args); }

@@ -6,7 +6,7 @@
 #pragma once
 #include "wgmma.h"
 
-/// Chunks of a slab of the wave's tiles: [tile][chunk][lane].
+/// Slabs of codes in LDS, and chunks of one: [tile][chunk][lane].
 constexpr u32 STAGES = 2, STAGE_CHUNKS = TILES * CHUNKS * WAVE;
 constexpr u32 WAVE_MEMORY = STAGES * STAGE_CHUNKS * 4;
 /// Launches ask for it, see `crates/hip/src/modules.rs`.
@@ -24,7 +24,7 @@ constexpr bool ROWS_ALONE = true;
 __device__ inline u32 byte_of(u32 word, u32 step) { return __nvvm_prmt(word, 0, 0x4440 + step); }
 
 /// Multiplies pairs of BF16 that are values times 2^-POWER by 2^POWER and by the scale in byte
-/// `step` of `word`. Unless WIDE the scale is at most 2, so that both together are one BF16.
+/// `step` of `word`. Unless WIDE the scale is at most 1, so that both together are one BF16.
 template <u32 POWER, bool WIDE> struct Scaling {
   static constexpr u32 ONE = 0x00800080; // of an exponent, in both
   u32 factor;
@@ -94,7 +94,7 @@ template <class Rows, u32 EIGHTS> struct FewRows {
     x.scales.template load<Rows>(quad, next.rows);
   }
 
-  /// Whether any lane has a scale above 2, or 2.
+  /// Whether any lane has a scale of 2 or more.
   __device__ bool is_wide() const {
     u32 any = 0;
     for (u32 t = 0; t < TILES; ++t)

@@ -97,18 +97,19 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
       sync_copies<0>();
     if (slab + STAGES - 1 < weights.slabs) copies.start(staged, slab + STAGES - 1);
     load_codes((STEP + AHEAD) % 4, slab + AHEAD);
-    constexpr u32 EACH = Rows::PARTS / Instructions<Rows>::PIECES;
-    for (u32 p = 0; p < Instructions<Rows>::PIECES; ++p) {
-      typename Instructions<Rows>::Operand w[OWN_TILES];
+    typedef Instructions<Rows> With;
+    constexpr u32 EACH = Rows::PARTS / With::PIECES;
+    for (u32 p = 0; p < With::PIECES; ++p) {
+      typename With::Operand w[OWN_TILES];
       for (u32 t = 0; t < OWN_TILES; ++t)
-        w[t] = Instructions<Rows>::template operand<STEP>(codes[STEP][t], scales.weights[t], p);
+        w[t] = With::template operand<STEP>(codes[STEP][t], scales.weights[t], p);
       for (u32 m = 0; m < M; ++m) {
-        typename Instructions<Rows>::Piece x;
+        typename With::Piece x;
         for (u32 c = 0; c < CHUNKS; ++c)
           for (u32 e = 0; e < EACH; ++e)
             x.chunk[c][e] = staged.chunks[STEP % STAGES][m][p * EACH + e][WAVE * c + lane()];
         for (u32 t = 0; t < OWN_TILES; ++t)
-          Instructions<Rows>::template multiply<STEP>((SEGMENTED ? segment : sums).tile[m][t], x, scales.rows[m],
+          With::template multiply<STEP>((SEGMENTED ? segment : sums).tile[m][t], x, scales.rows[m],
                                         w[t], scales.weights[t]);
       }
     }

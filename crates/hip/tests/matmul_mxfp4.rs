@@ -83,8 +83,8 @@ fn scaled(random: &mut Random, rows: usize, cols: usize, scales: &[u8]) -> Matri
 fn of_any_scale() {
     let gpu = device::gpu();
     for form in FORMS {
-        // So large that no product of the smallest scales is below f32's normal numbers, or so small
-        // that no sum with the largest is infinite.
+        // So large that no product with the smallest scales is subnormal in f32, or so small that
+        // no sum with the largest is infinite.
         for (size, scales) in
             [(40, &[0, 1, 2, 3][..]), (0, &[100, 127, 128, 129]), (-20, &[90, 253, 254, 252])]
         {

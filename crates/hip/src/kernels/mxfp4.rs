@@ -37,7 +37,7 @@ enum Packing {
 }
 
 /// Where shifts by 1, 4 and 7 (around the word), or for the last pair a multiplication of what the
-/// shift by 7 brings, bring the bits of a code to BF16's: sign; exponent and mantissa at 15; 8, 7, 6.
+/// shift by 7 brings, bring the bits of a code to BF16's: mantissa, exponent, sign at 6, 7, 8, 15.
 const PAIRS: [[u32; 4]; 4] = [[5, 6, 7, 14], [2, 3, 4, 11], [31, 0, 1, 8], [29, 25, 26, 28]];
 
 impl Packing {

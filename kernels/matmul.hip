@@ -166,8 +166,8 @@ __device__ inline void few_rows(const MatmulArgs &args) {
   kernel(WAVES *WAVE) void matmul_##rows##_##tiles##_bf16(MatmulArgs args) { \
     few_rows<rows / 16, tiles, ahead, __bf16>(args);                         \
   }
-FEW_ROWS(PAIRED_KERNEL, 16, 1, AHEAD_ONE)
-FEW_ROWS(PAIRED_KERNEL, 16, 2, AHEAD_TWO)
+FEW_ROWS(FILLING_KERNEL, 16, 1, AHEAD_ONE)
+FEW_ROWS(FILLING_KERNEL, 16, 2, AHEAD_TWO)
 FEW_ROWS(KERNEL, 32, 1, 4)
 FEW_ROWS(KERNEL, 32, 2, 4)
 FEW_ROWS(KERNEL, 64, 1, 4)

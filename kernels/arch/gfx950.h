@@ -86,8 +86,6 @@ __device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }
 
 /// Whether registers and LDS suffice for attention to take four rows of a sequence together.
 constexpr bool ROWS_SHARE_KEYS = true;
-/// Whether a wave has registers for the codes of a quad of four tiles of weights.
-constexpr bool LOADS_QUADS = true;
 constexpr u32 CHUNKS = 1;
 constexpr u32 ACCUMULATORS = 4;
 __device__ inline u32 chunk_row(u32) { return lane() % 16; }

@@ -7,11 +7,6 @@
 #pragma once
 #include "wgmma.h"
 
-/// Sums are across: the matrix's rows were the instructions' first.
-constexpr bool SUMS_ACROSS = true;
-__device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
-__device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
-
 /// The sums of M tiles of rows and the wave's tiles of the matrix.
 template <u32 M> struct Sums {
   Acc tile[M][OWN_TILES];

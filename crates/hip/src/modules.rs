@@ -121,14 +121,26 @@ const FILES: &[(&str, &[&str])] = &[
     ("swiglu", &["swiglu"]),
 ];
 
-/// Kernels for CUDA that want more LDS than a kernel can declare, in bytes.
+/// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
 const LARGE: &[(&str, u32)] = &[
     ("attention_rows", 230_016),
     ("attention_split", 220_000),
     ("attention_split_fp8", 220_000),
+    ("experts_down_bf16_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
+    ("experts_gate_up_bf16_16", FEW_ROWS),
+    ("experts_gate_up_mxfp4_16", FEW_ROWS),
+    ("experts_gate_up_mxfp8_16", FEW_ROWS),
+    ("matmul_mxfp4_bf16_16", FEW_ROWS),
+    ("matmul_mxfp4_mxfp4_16", FEW_ROWS),
+    ("matmul_mxfp4_mxfp8_16", FEW_ROWS),
     ("matmul_rows", 122_880),
     ("matmul_rows_bf16", 122_880),
 ];
+/// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
+const FEW_ROWS: u32 = 8 * 8192;
+const FEW_ROWS_DOWN: u32 = 4 * 8192;
 
 impl Kernels {
     /// Loads all code objects.

@@ -116,6 +116,7 @@ __device__ inline void add_parts(Part &x, const AllReduceNormArgs &args, u64 at)
 }
 
 template <u32 RANKS> __device__ inline void pull(const AllReduceNormArgs &args) {
+  begin();
   u32 row = block_x(), width = args.width;
   u32 rows = *args.rows, epoch = args.epochs[row];
   load_now();
@@ -221,6 +222,7 @@ __device__ inline void add_words(Part &x, const Part &own, const AllReduceNormAr
 }
 
 template <u32 RANKS> __device__ inline void push(const AllReduceNormArgs &args) {
+  begin();
   u32 row = block_x(), width = args.width;
   u32 peer = (args.rank + 1 + block_y()) % RANKS; // the last, to be started last, is this rank
   u64 at = (u64)row * width;

@@ -196,6 +196,7 @@ __device__ inline void take_group(const AttentionArgs &args, u32 first, u32 rows
 }
 
 template <class Keys> __device__ inline void attend_group(const AttentionArgs &args) {
+  begin();
   u32 group = block_x();
   if (group >= *args.groups) return;
   u32 first = args.group_rows[group];

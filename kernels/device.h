@@ -2,13 +2,13 @@
 // between targets is in `arch/`.
 //
 // Matrix operands. A 16-row tile of a matrix is cut into slabs of 64 bytes of each row (32 BF16, or
-// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: chunk `slot = 16 * group + row` holds bytes
-// `16 * group ..` of row `row`, group 0..3. Weights are stored in this order (BF16 weights for
-// sm_90 in that of its `weights_row`), 1024 bytes for each (tile, slab), so that a wave reads whole
-// lines. A lane holds `CHUNKS` chunks: rows
-// `chunk_row(0..CHUNKS)`, group `chunk_group()`. The scales of FP4 weights have one byte for each
-// 32 values: a word at the same `slot` holds the scales of the slot's row and group in four
-// consecutive slabs (bytes 0..3), so 256 bytes for each (tile, 512 values).
+// 128 FP4). A slab of a tile is 64 chunks of 16 bytes: each holds bytes `16 * group ..` of a row,
+// group 0..3. A lane has `CHUNKS` chunks: rows `chunk_row(0..CHUNKS)`, group `chunk_group()`.
+// Weights are stored as lanes hold them, 1024 bytes for each (tile, slab): chunk `c` of a lane at
+// `slot(c)`, so that neighbouring lanes read whole lines (BF16 weights for sm_90 in the order of
+// its `weights_row`). The scales of FP4 weights have one byte for each 32 values: a word at the
+// same `slot` holds the scales of the slot's row and group in four consecutive slabs (bytes 0..3),
+// so 256 bytes for each (tile, 512 values).
 //
 // `mma_*(c, a, b)`: `c[i][j] += sum_k a[i][k] b[j][k]` over one slab, 16 x 16 results, of which a
 // lane holds `ACCUMULATORS`: rows `acc_row(i)` (of a), columns `acc_col(i)` (rows of b).
@@ -21,6 +21,7 @@
 /// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
 /// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 /// SHARING_KERNEL: with registers so few that 16 waves fit a compute unit, two workgroups of 8.
+/// FILLING_KERNEL: with registers so few on sm_90 that 16 waves fit.
 #if defined(__gfx950__)
 #define PACKED_KERNEL \
   KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
@@ -28,12 +29,14 @@
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
 #define RESIDENT_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) KERNEL(threads) __attribute__((amdgpu_waves_per_eu(4)))
+#define FILLING_KERNEL(threads) KERNEL(threads)
 #else
 #define PACKED_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) \
   extern "C" __global__ __attribute__((launch_bounds(threads, 512 / (threads))))
+#define FILLING_KERNEL(threads) SHARING_KERNEL(threads)
 #define KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads)))
-#define RESIDENT_KERNEL extern "C" __global__ __attribute__((launch_bounds(256, 2)))
+#define RESIDENT_KERNEL SHARING_KERNEL(256)
 #endif
 
 typedef unsigned char u8;
@@ -73,7 +76,27 @@ __device__ inline u32 slot(u32 c);
 #include "arch/sm90.h"
 #endif
 
-__device__ inline u32 slot(u32 c) { return 16 * chunk_group() + chunk_row(c); }
+/// Stands first in every kernel (or `await_last` does, and `let_next_begin` anywhere): on sm_90 a
+/// launch's workgroups may begin before the launch before it has ended, as soon as all workgroups
+/// of that one have called `let_next_begin` or ended, and there is room.
+///
+/// Until they have waited they touch nothing but weights, which no launch writes. All threads wait,
+/// before any of them ends. So a launch ends only after the one before it, and who has waited sees
+/// what all launches before wrote, and may overwrite what they read. Copies, events, and kernels
+/// that are not ours, like NCCL's, begin when all before them has ended.
+///
+/// Nobody waits for ever: when a launch's first workgroup begins, all workgroups of those before it
+/// are resident or have ended. So those that wait for one another or for their twins on other ranks
+/// (`team.h`, `all_reduce.hip`) never wait for one that finds no room because of later launches'
+/// that wait here: until all of theirs are resident only earlier launches' are, which end one after
+/// the other and leave the room that they would find alone. (Two ranks on one device could keep
+/// each other out: each has its own.)
+__device__ inline void begin() {
+  let_next_begin();
+  await_last();
+}
+
+__device__ inline u32 slot(u32 c) { return WAVE * c + lane(); }
 
 __device__ inline float shuffle_xor(float x, u32 mask) {
   return __builtin_bit_cast(float, shuffle_xor(__builtin_bit_cast(u32, x), mask));

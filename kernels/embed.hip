@@ -23,6 +23,7 @@ struct EmbedArgs {
 constexpr u32 NONE = ~0u;
 
 KERNEL(256) void embed(EmbedArgs args) {
+  begin();
   u32 row = block_x();
   if (row >= *args.rows) return;
   u32 carried = args.carried[row], token;

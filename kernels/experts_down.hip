@@ -30,14 +30,32 @@ constexpr u32 WAVES = 4;
 __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 first, u32 rows,
                              u32 m, u32 tile) {
   for (u32 i = 0; i < ACCUMULATORS; ++i) {
-    u32 row = m * 16 + acc_row(i), column = tile * 16 + acc_col(i);
+    u32 row = m * 16 + sum_row(i), column = tile * 16 + sum_col(i);
     if (row < rows && column < args.hidden)
       args.y[(u64)args.pairs[first + row] * args.hidden + column] = sums.v[i];
   }
 }
 
+/// The same for tiles `tile(0..COUNT)` of the matrix, where sums are across: a lane has those of
+/// few rows, whose places it reads before it writes any.
+template <u32 COUNT, class TileAt>
+__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[COUNT],
+                                    u32 first, u32 rows, u32 m, TileAt tile) {
+  u64 places[ACCUMULATORS];
+  for (u32 i = 0; i < ACCUMULATORS; ++i)
+    places[i] = (u64)args.pairs[first + at_most(m * 16 + sum_row(i), rows - 1)] * args.hidden;
+  for (u32 t = 0; t < COUNT; ++t)
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      u32 column = tile(t) * 16 + sum_col(i);
+      if (m * 16 + sum_row(i) < rows && column < args.hidden)
+        args.y[places[i] + column] = sums[t].v[i];
+    }
+}
+
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
+  begin();
+  FEW_MEMORY(memory, WAVES * WAVE_MEMORY);
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2];
@@ -45,10 +63,15 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   if (block >= column_blocks) return;
   u64 tile = ((u64)expert * column_blocks + block) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, args.width);
-  Tile<Rows> x(args.h, args.h_scales, args.width,
-               [&](u32 row) { return first + at_most(row, rows - 1); });
+  auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
+  auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, row); });
   Acc acc[TILES] = {};
-  multiply<Rows>(acc, x, weights, 0, Weights::quads(args.width));
+  multiply<Rows>(memory + wave() * WAVE_MEMORY, acc, rows, h, weights, 0,
+                 Weights::quads(args.width));
+  if constexpr (SUMS_ACROSS) {
+    store_across(args, acc, first, rows, 0, [&](u32 t) { return block * TILES + t; });
+    return;
+  }
   for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
 }
 
@@ -59,7 +82,7 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
 #endif
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
-  KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {                     \
+  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
   BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                   \
@@ -83,6 +106,7 @@ typedef __attribute__((ext_vector_type(4))) float float4;
 /// out[r] += sum over k, ascending, of weights[r, k] * y[r * top_k + k]: one fused multiply-add
 /// each. hidden is a multiple of 4. Grid: (hidden / 1024 rounded up, bound on rows).
 KERNEL(256) void experts_combine(ExpertsCombineArgs args) {
+  begin();
   u32 row = block_y(), column = (block_x() * 256 + thread()) * 4;
   if (row >= *args.rows || column >= args.hidden) return;
   float4 *out = (float4 *)(args.out + (u64)row * args.hidden + column);

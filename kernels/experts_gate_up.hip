@@ -64,20 +64,21 @@ __device__ inline float swiglu(float gate, float up) { return gate / (1.0f + exp
 /// Grid: (width / 32, bound on groups).
 template <class Rows, class Store>
 __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
-  __shared__ float partial[SEGMENTS * 1024];
+  begin();
+  FEW_MEMORY(partial, SEGMENTS * PARTIAL);
   __shared__ __attribute__((aligned(16))) float h[16 * 32];
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2], k = args.hidden;
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
-  Tile<Rows> x(args.x, args.x_scales, k, [&](u32 row) {
-    return args.pairs[first + at_most(row, rows - 1)] / args.top_k;
-  });
-  multiply_segment(partial, x, weights, k);
+  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
+  auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
+  multiply_segment<Rows>(partial, rows, x, weights, k);
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;
+    if (ROWS_ALONE && row >= rows) break;
     float gate = total(partial, unit / 16, row, unit % 16);
     float up = total(partial, 2 + unit / 16, row, unit % 16);
     h[hidden_place(row, unit)] = swiglu(gate, up);

@@ -80,24 +80,41 @@ template <u32 M, u32 N> struct Slab {
 /// Waves of a workgroup of the forms for few rows.
 constexpr u32 WAVES = 8;
 
+/// Starts loading the wave's first slabs of weights, which no launch writes: they are on their way
+/// while the launch before this ends. Finds the tiles' `weights`.
+template <u32 M, u32 N, u32 AHEAD>
+__device__ inline void load_early(const MatmulArgs &args, const u32x4 *(&weights)[N],
+                                  Slab<M, N> (&slabs)[AHEAD]) {
+  u32 part = wave() & ((1 << args.log_segments) - 1);
+  u32 tile = ((block_x() * WAVES + wave() - part) >> args.log_segments) * N;
+  for (u32 n = 0; n < N; ++n) weights[n] = tile_weights(args, tile + n);
+  u32 k = segment_start(args, part), end = segment_start(args, part + 1);
+  for (u32 i = 0; i < AHEAD; ++i, k += k + 1 < end)
+    for (u32 c = 0; c < CHUNKS; ++c)
+      for (u32 n = 0; n < N; ++n)
+        slabs[i].weights[n][c] = load_weights(weights[n] + (u64)k * 64, c);
+}
+
 /// M x N tiles for each wave, whose operands are loaded AHEAD slabs before they are used.
 template <u32 M, u32 N, u32 AHEAD, typename Out>
 __device__ inline void few_rows(const MatmulArgs &args) {
   __shared__ float partial[WAVES][M * ACCUMULATORS][WAVE];
+  Slab<M, N> slabs[AHEAD];
+  const u32x4 *weights[N];
+  if constexpr (BEGINS_EARLY) load_early(args, weights, slabs);
+  await_last();
   u32 rows = *args.rows, first_row = block_y() * 16 * M;
   if (first_row >= rows) return;
   u32 segments = 1 << args.log_segments, part = wave() & (segments - 1), own = wave() - part;
   u32 tile = ((block_x() * WAVES + own) >> args.log_segments) * N;
   const __bf16 *x[M][CHUNKS];
-  const u32x4 *weights[N];
   for (u32 m = 0; m < M; ++m)
     for (u32 c = 0; c < CHUNKS; ++c)
       x[m][c] = row_values(args, first_row + 16 * m + chunk_row(c), rows) + 8 * chunk_group();
-  for (u32 n = 0; n < N; ++n) weights[n] = tile_weights(args, tile + n);
-  Slab<M, N> slabs[AHEAD];
-  auto load = [&](Slab<M, N> &slab, u32 k) {
+  for (u32 n = 0; n < N && !BEGINS_EARLY; ++n) weights[n] = tile_weights(args, tile + n);
+  auto load = [&](Slab<M, N> &slab, u32 k, bool has_weights = false) {
     for (u32 c = 0; c < CHUNKS; ++c) {
-      for (u32 n = 0; n < N; ++n)
+      for (u32 n = 0; n < N && !has_weights; ++n)
         slab.weights[n][c] = load_weights(weights[n] + (u64)k * 64, c);
       for (u32 m = 0; m < M; ++m)
         slab.x[m][c] = weights_order(*(const u32x4 *)(x[m][c] + (u64)k * 32));
@@ -106,7 +123,7 @@ __device__ inline void few_rows(const MatmulArgs &args) {
   Acc acc[M][N] = {};
   u32 k = segment_start(args, part), end = segment_start(args, part + 1);
   // The last again where there are fewer: without branches, the compiler knows what is under way.
-  for (u32 i = 0; i < AHEAD; ++i) load(slabs[i], k + i < end ? k + i : end - 1);
+  for (u32 i = 0; i < AHEAD; ++i) load(slabs[i], k + i < end ? k + i : end - 1, BEGINS_EARLY);
   for (; k + 2 * AHEAD <= end; k += AHEAD)
     for (u32 i = 0; i < AHEAD; ++i) {
       loads_in_order();
@@ -119,6 +136,8 @@ __device__ inline void few_rows(const MatmulArgs &args) {
   }
   for (u32 i = 0; i < AHEAD; ++i)
     if (k + AHEAD + i < end) slabs[i].multiply(acc);
+  // Not before: others would begin where there is room now, not where there will be the most.
+  let_next_begin();
   for (u32 n = 0; n < N; ++n) {
     if (n > 0) sync();
     for (u32 m = 0; m < M; ++m)
@@ -140,18 +159,24 @@ __device__ inline void few_rows(const MatmulArgs &args) {
 #include "arch/matmul_rows_sm90.h"
 #endif
 
-#define FEW_ROWS(rows, tiles, ahead)                                        \
-  KERNEL(WAVES *WAVE) void matmul_##rows##_##tiles(MatmulArgs args) {       \
-    few_rows<rows / 16, tiles, ahead, float>(args);                         \
-  }                                                                         \
-  KERNEL(WAVES *WAVE) void matmul_##rows##_##tiles##_bf16(MatmulArgs args) { \
-    few_rows<rows / 16, tiles, ahead, __bf16>(args);                        \
+#define FEW_ROWS(kernel, rows, tiles, ahead)                                 \
+  kernel(WAVES *WAVE) void matmul_##rows##_##tiles(MatmulArgs args) {        \
+    few_rows<rows / 16, tiles, ahead, float>(args);                          \
+  }                                                                          \
+  kernel(WAVES *WAVE) void matmul_##rows##_##tiles##_bf16(MatmulArgs args) { \
+    few_rows<rows / 16, tiles, ahead, __bf16>(args);                         \
   }
-FEW_ROWS(16, 1, 8)
-FEW_ROWS(16, 2, 4)
-FEW_ROWS(32, 1, 4)
-FEW_ROWS(32, 2, 4)
-FEW_ROWS(64, 1, 4)
-FEW_ROWS(64, 2, 2)
-KERNEL(256) void matmul_rows(MatmulArgs args) { many_rows<float>(args); }
-KERNEL(256) void matmul_rows_bf16(MatmulArgs args) { many_rows<__bf16>(args); }
+FEW_ROWS(FILLING_KERNEL, 16, 1, AHEAD_ONE)
+FEW_ROWS(FILLING_KERNEL, 16, 2, AHEAD_TWO)
+FEW_ROWS(KERNEL, 32, 1, 4)
+FEW_ROWS(KERNEL, 32, 2, 4)
+FEW_ROWS(KERNEL, 64, 1, 4)
+FEW_ROWS(KERNEL, 64, 2, 2)
+KERNEL(256) void matmul_rows(MatmulArgs args) {
+  begin();
+  many_rows<float>(args);
+}
+KERNEL(256) void matmul_rows_bf16(MatmulArgs args) {
+  begin();
+  many_rows<__bf16>(args);
+}

@@ -20,16 +20,18 @@ struct MatmulMxfp4Args {
 
 /// Grid: (n / 64 rounded up, bound on rows / 16 rounded up).
 template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &args) {
-  __shared__ float partial[SEGMENTS * 1024];
+  begin();
+  FEW_MEMORY(partial, SEGMENTS * PARTIAL);
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);
-  Tile<Rows> x(args.x, args.x_scales, args.k,
-               [&](u32 row) { return at_most(first + row, all - 1); });
-  multiply_segment(partial, x, weights, args.k);
+  auto row = [&](u32 i) { return at_most(first + i, all - 1); };
+  auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, args.k, row); });
+  multiply_segment<Rows>(partial, all - first, x, weights, args.k);
   sync();
   for (u32 e = thread(); e < 1024; e += SEGMENTS * WAVE) {
     u32 row = first + e / 64, column = block_x() * 64 + e % 64;
+    if (ROWS_ALONE && row >= all) break;
     float sum = total(partial, e % 64 / 16, e / 64, e % 16);
     if (row < all && column < args.n) args.out[(u64)row * args.n + column] = sum;
   }

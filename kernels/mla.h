@@ -16,15 +16,15 @@
 // 576 values. Within a split weights are relative to a reference, the greatest score of the first
 // tile, which is raised to a later tile's when that is more than 2^THRESHOLD times it; weights are
 // rounded to bf16, and f32 sums of them and of weighted values are chains of matrix instructions.
-// Of several splits each one's mean value is rounded to f16, at most 65504 (2^-12 of it, where
-// weights are off by 2^-9); then they are merged in ascending order. Keys beyond `len` have weight
+// Of several splits each one's mean value is rounded to f16, at most 65504 (2^-11 of it, where
+// weights are off by 2^-8); then they are merged in ascending order. Keys beyond `len` have weight
 // 0; their values must be finite.
 //
-// A workgroup takes 16 heads. Its waves share the scores (16 keys and a part of the 576 values
-// each), and the columns of the result. Keys go from memory into operand registers, and from there
-// into LDS, to be read transposed as values. Scores, weights and results of a head stay in the
-// lanes that hold its query (`mma_own`), so that weights are made in operand order and factors need
-// not travel.
+// In the form for every target a workgroup takes 16 heads. Its waves share the scores (16 keys and
+// a part of the 576 values each), and the columns of the result. Keys go from memory into operand
+// registers, and from there into LDS, to be read transposed as values. Scores, weights and results
+// of a head stay in the lanes that hold its query (`mma_own`), so that weights are made in operand
+// order and factors need not travel.
 #pragma once
 #include "device.h"
 
@@ -35,7 +35,8 @@ constexpr u32 PARTS = WAVES / 2, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
 /// Tiles of 16 columns of the result for each wave, and how many tiles of values are loaded before
 /// one is used.
 constexpr u32 COLUMNS = LATENT / 16 / WAVES, AHEAD = 2;
-constexpr u32 MAX_SPLITS = 128;
+/// Splits of a row at most: on gfx950 128, on sm_90, which has half as many processors, 64.
+constexpr u32 MAX_SPLITS = 2 * WAVE;
 /// The reference of weights is raised when a score's is 2^THRESHOLD times it.
 constexpr float THRESHOLD = 8;
 

@@ -17,6 +17,7 @@ struct QuantizeArgs {
 /// Grid: (scale_words(width) * 128 / (8 * 256) rounded up, bound on rows).
 template <class Block>
 __device__ inline void quantize(const QuantizeArgs &args) {
+  begin();
   u32 row = block_y(), k = (block_x() * 256 + thread()) * 8, words = scale_words(args.width);
   // Whole waves leave: words * 128 is a multiple of 512.
   if (row >= *args.rows || k >= words * 128) return;

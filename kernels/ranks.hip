@@ -17,6 +17,7 @@ struct RanksArgs {
 };
 
 KERNEL(256) void sum_ranks(RanksArgs args) {
+  begin();
   u32 row = block_y(), i = 4 * (256 * block_x() + thread());
   if (row >= *args.rows || i >= args.width) return;
   u64 at = (u64)row * args.width + i;
@@ -27,6 +28,7 @@ KERNEL(256) void sum_ranks(RanksArgs args) {
 }
 
 KERNEL(256) void gather_columns(RanksArgs args) {
+  begin();
   u32 row = block_y(), i = 4 * (256 * block_x() + thread());
   if (row >= *args.rows || i >= args.width) return;
   const float *from = args.parts + (u64)row * args.width + i;

@@ -30,6 +30,7 @@ struct AddRmsNormArgs {
 };
 
 KERNEL(256) void rms_norm(RmsNormArgs args) {
+  begin();
   u32 row = block_x();
   if (row >= *args.rows) return;
   Part x = load_row(args.x + (u64)row * args.stride, args.width);
@@ -38,6 +39,7 @@ KERNEL(256) void rms_norm(RmsNormArgs args) {
 }
 
 KERNEL(256) void add_rms_norm(AddRmsNormArgs args) {
+  begin();
   u32 row = block_x();
   if (row >= *args.rows) return;
   u64 at = (u64)row * args.width;

@@ -101,6 +101,7 @@ __device__ inline void write_entry(const RopeAndCacheArgs &args, u32 row, const 
 }
 
 template <bool FP8> __device__ inline void write_row(const RopeAndCacheArgs &args) {
+  begin();
   u32 row = block_x();
   if (row >= *args.rows) return;
   const float *turns = args.table + (u64)args.positions[row] * args.rope;

@@ -47,6 +47,7 @@ template <u32 COUNT> __device__ inline u32 first_of_largest(const u32 (&keys)[CO
 
 /// Grid: bound on rows over (256 / WAVE), rounded up.
 KERNEL(256) void route(RouteArgs args) {
+  begin();
   constexpr u32 EACH = 512 / WAVE;
   u32 row = block_x() * (256 / WAVE) + wave();
   if (row >= *args.rows) return;

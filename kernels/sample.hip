@@ -412,6 +412,7 @@ __device__ inline float log_sum(Shared &s, Row row, Team &team, u32 top, SampleR
 
 /// Grid: rows, members.
 KERNEL(THREADS) void sample(SampleArgs args) {
+  begin();
   __shared__ Shared s;
   u32 r = block_x(), vocab = args.vocab, members = args.members, member = block_y();
   Team team = Team::join(args.teams + r, members, member);
@@ -462,6 +463,7 @@ struct CountCarriedArgs {
 /// are of a request and its row in `tokens`; the last of the request's adjustments is free for the
 /// token. One workgroup a pair; launched before `sample`.
 KERNEL(256) void count_carried(CountCarriedArgs args) {
+  begin();
   __shared__ u32 found;
   if (thread() == 0) found = 0;
   sync();

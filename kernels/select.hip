@@ -13,6 +13,7 @@ struct SelectArgs {
 };
 
 KERNEL(256) void select(SelectArgs args) {
+  begin();
   u32 row = block_x();
   if (row >= *args.count) return;
   const __bf16 *from = args.x + (u64)args.indices[row] * args.width;

@@ -49,6 +49,7 @@ __device__ inline u64 same(u32 expert) {
 
 /// Grid: 1.
 KERNEL(THREADS) void sort(SortArgs args) {
+  begin();
   // First how many of an expert's pairs each wave's part has, then the slot of the next of them.
   __shared__ u32 next[WAVES][MAX_EXPERTS];
   __shared__ u32 sums[WAVES];

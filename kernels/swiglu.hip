@@ -12,6 +12,7 @@ struct SwigluArgs {
 };
 
 KERNEL(256) void swiglu(SwigluArgs args) {
+  begin();
   u32 row = block_y(), i = 4 * (256 * block_x() + thread());
   if (row >= *args.rows || i >= args.width) return;
   const float *from = args.gate_up + (u64)row * 2 * args.width + i;

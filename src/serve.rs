@@ -1,5 +1,6 @@
 //! `moonrock serve`: from a directory to a listening server.
 
+use std::io::IsTerminal as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let levels = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(levels.from_env_lossy())
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.init(),

@@ -283,6 +283,7 @@ __device__ inline void mix_all(const Group &group) {
 }
 
 KERNEL(MIXERS + WEIGHERS) void attention_rows(AttentionArgs args) {
+  begin();
   extern __shared__ __attribute__((aligned(128))) u8 memory[];
   SharedByWarpgroups &lds = *(SharedByWarpgroups *)memory;
   if (block_x() >= *args.groups) return;

@@ -3,6 +3,7 @@
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
+  begin();
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];

@@ -2,8 +2,8 @@
 #pragma once
 
 /// Writes the wave's sums of tile `m` of the rows and of its tiles of four from `tile` on.
-__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
-                                    const u32 *pairs, u32 rows, u32 m, u32 tile) {
+__device__ inline void store_noted(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
+                                   const u32 *pairs, u32 rows, u32 m, u32 tile) {
   u64 places[ACCUMULATORS];
   for (u32 i = 0; i < ACCUMULATORS; ++i) places[i] = (u64)pairs[m * 16 + sum_row(i)] * args.hidden;
   for (u32 t = 0; t < OWN_TILES; ++t)
@@ -38,10 +38,11 @@ struct DownWork {
   }
   __device__ u32 note(u32 i) const { return args.pairs[first + at_most(i, rows - 1)]; }
   __device__ void use(const Acc (&sums)[OWN_TILES], u32 m, const Place &place) const {
-    store_across(args, sums, place.notes, rows, m, place.four * TILES);
+    store_noted(args, sums, place.notes, rows, m, place.four * TILES);
   }
 };
 
 template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
+  begin();
   multiply_all<Rows, false>(DownWork(args));
 }

@@ -4,6 +4,7 @@
 /// Grid: (width / 128 rounded up, bound on groups).
 template <class Rows, class Store>
 __device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &store) {
+  begin();
   constexpr u32 BLOCKS = BLOCK_TILES / 4; // of 32 units
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   __shared__ __attribute__((aligned(16))) float h[BLOCKS][16 * 32];

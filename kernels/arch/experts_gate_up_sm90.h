@@ -46,5 +46,6 @@ template <class Store> struct GateUpWork {
 
 template <class Rows, class Store>
 __device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &store) {
+  begin();
   multiply_all<Rows, true>(GateUpWork<Store>(args, store));
 }

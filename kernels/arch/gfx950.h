@@ -13,6 +13,11 @@ __device__ inline u32 lane() {
 /// The wave's index in its workgroup, as a scalar.
 __device__ inline u32 wave() { return __builtin_amdgcn_readfirstlane(thread() / WAVE); }
 
+/// A launch begins when the one before it has ended.
+constexpr bool BEGINS_EARLY = false;
+__device__ inline void await_last() {}
+__device__ inline void let_next_begin() {}
+
 /// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
@@ -81,8 +86,6 @@ __device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }
 
 /// Whether registers and LDS suffice for attention to take four rows of a sequence together.
 constexpr bool ROWS_SHARE_KEYS = true;
-/// Whether a wave has registers for the codes of a quad of four tiles of weights.
-constexpr bool LOADS_QUADS = true;
 constexpr u32 CHUNKS = 1;
 constexpr u32 ACCUMULATORS = 4;
 __device__ inline u32 chunk_row(u32) { return lane() % 16; }

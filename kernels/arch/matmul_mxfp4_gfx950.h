@@ -3,6 +3,7 @@
 
 /// Grid: (n / 256 rounded up, bound on rows / 64 rounded up).
 template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &args) {
+  begin();
   __shared__ __attribute__((aligned(16))) Staged<Rows> staged;
   u32 first = block_y() * 64, all = *args.rows;
   if (first >= all) return;

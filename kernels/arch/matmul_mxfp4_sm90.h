@@ -32,5 +32,6 @@ struct MatmulWork {
 };
 
 template <class Rows> __device__ inline void many_rows(const MatmulMxfp4Args &args) {
+  begin();
   multiply_all<Rows, true>(MatmulWork(args));
 }

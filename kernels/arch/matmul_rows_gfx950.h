@@ -2,6 +2,8 @@
 // copies in operand order, several stages deep.
 #pragma once
 
+/// Slabs that the forms for 16 rows load ahead, of one tile or two.
+constexpr u32 AHEAD_ONE = 8, AHEAD_TWO = 4;
 /// Tiles of each operand that a workgroup of the form for many rows takes, and its waves.
 constexpr u32 T = 8, STAGES = 3, ROWS_WAVES = 256 / WAVE;
 

@@ -6,6 +6,9 @@
 #pragma once
 #include "wgmma.h"
 
+/// Slabs that the forms for 16 rows load ahead, of one tile or two: there are registers for few
+/// more, and the heads' products have but four slabs for a wave.
+constexpr u32 AHEAD_ONE = 4, AHEAD_TWO = 3;
 constexpr u32 X_ROWS = 128, COLUMNS = 192, STAGES = 6;
 
 /// A slab in LDS. A row of x has its halves exchanged where bit 1 of the row is set, so that lanes

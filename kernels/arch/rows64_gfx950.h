@@ -5,9 +5,6 @@
 /// Of a workgroup of 256 threads and a group of up to 64 rows.
 #define BLOCK_KERNEL KERNEL(256)
 
-__device__ inline u32 sum_row(u32 i) { return acc_row(i); }
-__device__ inline u32 sum_col(u32 i) { return acc_col(i); }
-
 /// Sums of M tiles of rows and the wave's tiles of the matrix.
 template <u32 M> struct Sums {
   Acc tile[M][OWN_TILES];
@@ -103,18 +100,19 @@ template <class Rows, u32 M, bool SEGMENTED> struct BlockProduct {
       sync_copies<0>();
     if (slab + STAGES - 1 < weights.slabs) copies.start(staged, slab + STAGES - 1);
     load_codes((STEP + AHEAD) % 4, slab + AHEAD);
-    constexpr u32 EACH = Rows::PARTS / Rows::PIECES;
-    for (u32 p = 0; p < Rows::PIECES; ++p) {
-      typename Rows::Operand w[OWN_TILES];
+    typedef Instructions<Rows> With;
+    constexpr u32 EACH = Rows::PARTS / With::PIECES;
+    for (u32 p = 0; p < With::PIECES; ++p) {
+      typename With::Operand w[OWN_TILES];
       for (u32 t = 0; t < OWN_TILES; ++t)
-        w[t] = Rows::template operand<STEP>(codes[STEP][t], scales.weights[t], p);
+        w[t] = With::template operand<STEP>(codes[STEP][t], scales.weights[t], p);
       for (u32 m = 0; m < M; ++m) {
-        typename Rows::Piece x;
+        typename With::Piece x;
         for (u32 c = 0; c < CHUNKS; ++c)
           for (u32 e = 0; e < EACH; ++e)
             x.chunk[c][e] = staged.chunks[STEP % STAGES][m][p * EACH + e][WAVE * c + lane()];
         for (u32 t = 0; t < OWN_TILES; ++t)
-          Rows::template multiply<STEP>((SEGMENTED ? segment : sums).tile[m][t], x, scales.rows[m],
+          With::template multiply<STEP>((SEGMENTED ? segment : sums).tile[m][t], x, scales.rows[m],
                                         w[t], scales.weights[t]);
       }
     }

@@ -26,10 +26,6 @@ constexpr u32 BLOCK_THREADS = MULTIPLIERS + LOADERS, BLOCK_ROWS = 96;
 /// That one workgroup fits a processor tells the assembler how many registers there are to take.
 #define BLOCK_KERNEL extern "C" __global__ __attribute__((launch_bounds(BLOCK_THREADS, 1)))
 
-/// Sums are across: the matrix's rows were the instructions' first.
-__device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
-__device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
-
 /// Which four tiles of the matrix the wave's are of: four `own` of the block's, whose first is
 /// `begin`. `notes` are by row of the group.
 struct Place {
@@ -260,7 +256,7 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
   /// Slabs of the turn up to this are not given back when the next is begun.
   const u32 kept;
   Slabs<SEGMENTED> place;
-  /// The lane's chunks of its wave's first tile of the block, and their scales.
+  /// The wave's first tile of the block, and its scales.
   const u32x4 *weights;
   const u32 *weight_scales;
   u32 block, end;
@@ -287,8 +283,8 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
   }
   __device__ void find(u32 block) {
     Weights own = of_block(block);
-    weights = own.codes + own_tile(0) % 4 * slabs * 64 + slot(0);
-    weight_scales = own.scales + own_tile(0) % 4 * quads() * 64 + slot(0);
+    weights = own.codes + own_tile(0) % 4 * slabs * 64;
+    weight_scales = own.scales + own_tile(0) % 4 * quads() * 64;
   }
 
   // Beyond the last slab and quad the last are loaded again.
@@ -296,12 +292,12 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     const u32x4 *from = weights + at_most(slab, slabs - 1) * 64;
     for (u32 t = 0; t < OWN_TILES; ++t)
       for (u32 c = 0; c < CHUNKS; ++c)
-        codes[to][t][c] = load_once(from + t * 2 * slabs * 64 + 8 * c);
+        codes[to][t][c] = load_once(from + t * 2 * slabs * 64 + slot(c));
   }
   __device__ void load_scales(u32 quad) {
     const u32 *from = weight_scales + at_most(quad, quads() - 1) * 64;
     for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) next.own[t][c] = from[t * 2 * quads() * 64 + 8 * c];
+      for (u32 c = 0; c < CHUNKS; ++c) next.own[t][c] = from[t * 2 * quads() * 64 + slot(c)];
   }
 
   /// Has codes and scales of a quad of block `block` come nearer.

@@ -12,6 +12,17 @@ __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }
 
+/// Workgroups begin before the launch before theirs has ended: see `begin`.
+constexpr bool BEGINS_EARLY = true;
+
+/// Waits until the launch before this has ended; what it wrote is seen after.
+__device__ inline void await_last() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+/// The next launch's workgroups may begin when all of this one's have come here or ended.
+__device__ inline void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 /// All threads of the workgroup arrive; what they wrote to LDS before is seen after.
 __device__ inline void sync() { __syncthreads(); }
 
@@ -79,8 +90,6 @@ __device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
 /// Whether registers and LDS suffice for attention's form for every target to take four rows of a
 /// sequence together.
 constexpr bool ROWS_SHARE_KEYS = false;
-/// Whether a wave has registers for the codes of a quad of four tiles of weights.
-constexpr bool LOADS_QUADS = false;
 constexpr u32 CHUNKS = 2;
 constexpr u32 ACCUMULATORS = 8;
 __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
@@ -183,62 +192,44 @@ __device__ inline bf16x8 scale_fp4(u32x4 pairs, u32 scale) {
   return __builtin_bit_cast(bf16x8, pairs);
 }
 
-/// 8 FP4 values of a matrix times the scale in byte `STEP` of `scale`. Their bits stand as
-/// `Packing::Pairs` of `crates/hip/src/kernels/mxfp4.rs` has them.
-template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 packed, u32 scale) {
+/// 8 FP4 values of a matrix times 2^-126, as pairs of BF16: exponent and mantissa bits are the
+/// codes'. Those stand as `Packing::Pairs` of `crates/hip/src/kernels/mxfp4.rs` has them.
+__device__ inline u32x4 fp4_pairs(u32 packed) {
   const u32 bits = 0x81c081c0;
-  u32 last = (packed >> 6 & 0x01800180) | (packed >> 4 & 0x00400040) | (packed << 4 & 0x80008000);
-  u32x4 pairs = {packed & bits, packed << 3 & bits, packed << 6 & bits, last};
-  return scale_fp4(pairs, scale_bf16x2(scale, STEP));
+  u32 turned = packed << 7 | packed >> 25;
+  // Of the last pair three shifts at once: no sum of bits reaches one that counts.
+  u32 last = (turned & 0x001b001b) * (1 << 2 | 1 << 7 | 1 << 12);
+  return u32x4{packed << 1 & bits, packed << 4 & bits, turned & bits, last & bits};
+}
+
+/// 8 FP4 values of a matrix times the scale in byte `STEP` of `scale`.
+template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 packed, u32 scale) {
+  return scale_fp4(fp4_pairs(packed), scale_bf16x2(scale, STEP));
+}
+
+/// Pair `i` of 8 FP4 values of a row of activations, times 2^-126.
+__device__ inline u32 row_fp4_pair(u32 codes, u32 i) {
+  u32 two = (codes >> 8 * i & 0xf) | (codes >> 8 * i & 0xf0) << 12;
+  return (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
 }
 
 /// 8 FP4 values of a row of activations times the scale in byte `STEP` of `scale`.
 template <int STEP> __device__ inline bf16x8 dequantize_row_fp4(u32 codes, u32 scale) {
   u32x4 pairs;
-  for (u32 p = 0; p < 4; ++p) {
-    u32 two = (codes >> 8 * p & 0xf) | (codes >> 8 * p & 0xf0) << 12;
-    pairs[p] = (two & 0x00070007) << 6 | (two & 0x00080008) << 12;
-  }
+  for (u32 p = 0; p < 4; ++p) pairs[p] = row_fp4_pair(codes, p);
   return scale_fp4(pairs, scale_bf16x2(scale, STEP));
 }
 
-template <int STEP>
-__device__ inline void mma_mxfp4(Acc &c, const u32x4 (*a)[1], const u32 *sa, const u32x4 *b,
-                                 const u32 *sb) {
-  for (u32 j = 0; j < 4; ++j) {
-    bf16x8 x[2], y[2];
-    for (u32 h = 0; h < 2; ++h) {
-      x[h] = dequantize_row_fp4<STEP>(a[h][0][j], sa[h]);
-      y[h] = dequantize_fp4<STEP>(b[h][j], sb[h]);
-    }
-    mma_bf16(c, x, y);
-  }
+/// Pair `i` of four FP8 (E4M3) values, times 2^-120: exponent and mantissa bits at BF16's.
+__device__ inline u32 fp8_pair(u32 codes, u32 i) {
+  u32 two = (codes >> 16 * i & 0xff) | (codes >> 16 * i & 0xff00) << 8;
+  return (two & 0x007f007f) << 4 | (two & 0x00800080) << 8;
 }
 
 /// Four FP8 (E4M3) values times a power of two, as BF16.
 __device__ inline void dequantize_fp8(u32 codes, u32 scale, u32 *out) {
-  for (u32 p = 0; p < 2; ++p) {
-    u32 two = (codes >> 16 * p & 0xff) | (codes >> 16 * p & 0xff00) << 8;
-    // Exponent and mantissa bits at BF16's: the value times 2^-120.
-    u32 bits = (two & 0x007f007f) << 4 | (two & 0x00800080) << 8;
-    out[p] = multiply_bf16x2(multiply_bf16x2(bits, 0x7b807b80), scale);
-  }
-}
-
-template <int STEP>
-__device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, const u32x4 *b,
-                                 const u32 *sb) {
-  for (u32 j = 0; j < 4; ++j) {
-    bf16x8 x[2], y[2];
-    for (u32 h = 0; h < 2; ++h) {
-      u32 s = scale_bf16x2(sa[h], STEP), words[4];
-      dequantize_fp8(a[h][j / 2][j % 2 * 2], s, words);
-      dequantize_fp8(a[h][j / 2][j % 2 * 2 + 1], s, words + 2);
-      x[h] = __builtin_bit_cast(bf16x8, u32x4{words[0], words[1], words[2], words[3]});
-      y[h] = dequantize_fp4<STEP>(b[h][j], sb[h]);
-    }
-    mma_bf16(c, x, y);
-  }
+  for (u32 p = 0; p < 2; ++p)
+    out[p] = multiply_bf16x2(multiply_bf16x2(fp8_pair(codes, p), 0x7b807b80), scale);
 }
 
 /// Eight FP8 (E4M3) values times the power of two of the scale byte.

@@ -1,6 +1,7 @@
 //! `--device hip` through the real binary, on the emulator.
 
 use std::path::Path;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -45,6 +46,35 @@ async fn many_requests_on_two_gpus_answer_as_they_do_alone() {
     assert!(distinct.len() > 16, "all answers are alike");
     server.terminate();
     assert_eq!(server.exit_code().await, Some(0));
+}
+
+/// At level debug a line for each step says how long the device waited for it: what is between the
+/// steps of one request, and with them not longer than the request.
+#[tokio::test]
+async fn how_long_the_gpu_waits_for_a_step_is_told() {
+    let args = [&SMALL[..], &["--served-model-name", "tiny"]].concat();
+    let model = "tests/data/tiny-k2/mxfp4";
+    let mut server = Server::start_on_emulator_with(("RUST_LOG", "hip=debug"), model, &args);
+    let before = server.said().len();
+    let started = Instant::now();
+    let body = json!({
+        "model": "tiny", "prompt": "a", "max_tokens": 40, "ignore_eos": true, "temperature": 0
+    });
+    let (status, answer) = server.post("/v1/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    let whole = started.elapsed();
+    server.terminate();
+    assert_eq!(server.exit_code().await, Some(0));
+    let gap = |line: &String| {
+        let (_, figure) = line.split_once("the device waited for a step microseconds=")?;
+        Some(figure.trim().parse::<f64>().unwrap())
+    };
+    // The first two are of steps before the request, and up to it; the last is never told, as a
+    // later step tells it.
+    let gaps: Vec<f64> = server.said()[before..].iter().filter_map(gap).skip(2).collect();
+    assert!((35..40).contains(&gaps.len()), "{gaps:?}");
+    assert!(gaps.iter().all(|&gap| gap >= 0.0), "{gaps:?}");
+    assert!(gaps.iter().sum::<f64>() < whole.as_secs_f64() * 1e6, "{gaps:?} in {whole:?}");
 }
 
 /// Log-probabilities of a prompt's tokens.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub(crate) struct Server {
     /// `http://host:port`, or `https`.
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
+    /// What it has written to stderr since it listens.
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -82,9 +85,11 @@ impl Server {
             seen.push('\n');
         };
         // Keep the pipe open and empty: a server whose stderr is full or closed would stop.
-        std::thread::spawn(move || lines.for_each(drop));
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let all = said.clone();
+        std::thread::spawn(move || lines.for_each(|line| all.lock().unwrap().extend(line)));
         let client = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
-        Server { child, url, client }
+        Server { child, url, client, said }
     }
 
     /// POSTs JSON; returns the status and the JSON answer.
@@ -116,6 +121,11 @@ impl Server {
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
+    }
+
+    /// The lines that it has written to stderr since it listens.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
     }
 
     /// Whether it has not ended.

@@ -19,6 +19,9 @@ const PEER_ENABLED: c_int = 704;
 /// Compute capability that the CUDA kernels need, as `major * 10 + minor`.
 const CUDA_TARGET: c_int = 90;
 
+/// `CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT`.
+const CUDA_PROCESSORS: c_int = 16;
+
 /// An opened runtime.
 pub struct Runtime {
     pub(crate) platform: Platform,
@@ -239,6 +242,14 @@ impl Device {
     /// The runtime's failure.
     pub fn is_emulated(&self) -> Result<bool, Error> {
         Ok(self.name()?.ends_with("(emulated)"))
+    }
+
+    /// How many processors an NVIDIA GPU has.
+    ///
+    /// # Errors
+    /// The runtime's failure.
+    pub(crate) fn cuda_processors(&self) -> Result<usize, Error> {
+        Ok(self.attribute(CUDA_PROCESSORS)? as usize)
     }
 
     /// Threads in a wave of our kernels.

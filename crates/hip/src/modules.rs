@@ -121,21 +121,37 @@ const FILES: &[(&str, &[&str])] = &[
     ("swiglu", &["swiglu"]),
 ];
 
-/// Kernels for CUDA that want more LDS than a kernel can declare, in bytes.
+/// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
 const LARGE: &[(&str, u32)] = &[
     ("attention_rows", 230_016),
-    ("experts_down_bf16_64", 197_120),
-    ("experts_down_mxfp4_64", 197_120),
-    ("experts_down_mxfp8_64", 197_120),
-    ("experts_gate_up_bf16_64", 197_120),
-    ("experts_gate_up_mxfp4_64", 197_120),
-    ("experts_gate_up_mxfp8_64", 197_120),
-    ("matmul_mxfp4_bf16_64", 197_120),
-    ("matmul_mxfp4_mxfp4_64", 197_120),
-    ("matmul_mxfp4_mxfp8_64", 197_120),
+    ("attention_split", 220_000),
+    ("attention_split_fp8", 220_000),
+    ("experts_down_bf16_16", FEW_ROWS_DOWN),
+    ("experts_down_bf16_64", MANY_ROWS),
+    ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp4_64", MANY_ROWS),
+    ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp8_64", MANY_ROWS),
+    ("experts_gate_up_bf16_16", FEW_ROWS),
+    ("experts_gate_up_bf16_64", MANY_ROWS),
+    ("experts_gate_up_mxfp4_16", FEW_ROWS),
+    ("experts_gate_up_mxfp4_64", MANY_ROWS),
+    ("experts_gate_up_mxfp8_16", FEW_ROWS),
+    ("experts_gate_up_mxfp8_64", MANY_ROWS),
+    ("matmul_mxfp4_bf16_16", FEW_ROWS),
+    ("matmul_mxfp4_bf16_64", MANY_ROWS),
+    ("matmul_mxfp4_mxfp4_16", FEW_ROWS),
+    ("matmul_mxfp4_mxfp4_64", MANY_ROWS),
+    ("matmul_mxfp4_mxfp8_16", FEW_ROWS),
+    ("matmul_mxfp4_mxfp8_64", MANY_ROWS),
     ("matmul_rows", 122_880),
     ("matmul_rows_bf16", 122_880),
 ];
+/// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
+const FEW_ROWS: u32 = 8 * 8192;
+const FEW_ROWS_DOWN: u32 = 4 * 8192;
+/// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
+const MANY_ROWS: u32 = 197_120;
 
 impl Kernels {
     /// Loads all code objects.
@@ -213,6 +229,40 @@ impl Drop for Kernels {
             // SAFETY: unloaded once; the stream that used it has been synchronised by its drop or
             // its results were awaited.
             unsafe { (self.device.runtime.driver.module_unload)(module) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel for CUDA that touched memory before it waits would race with the one before it.
+    #[test]
+    fn cuda_kernels_wait_before_they_touch_memory() {
+        for (file, ptx) in code_objects(Platform::Cuda).unwrap() {
+            let ptx = std::str::from_utf8(ptx).unwrap();
+            let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
+            let (_, names) = FILES.iter().find(|(name, _)| name == file).unwrap();
+            assert_eq!(entries.len(), names.len(), "{file}");
+            for entry in entries {
+                let name = entry.split('(').next().unwrap();
+                let place = |what| entry.find(what).unwrap_or_else(|| panic!("{name}: no {what}"));
+                let wait = place("griddepcontrol.wait;");
+                place("griddepcontrol.launch_dependents;");
+                // Forms for few rows load weights first.
+                let few = name.starts_with("matmul_") && !name.contains("rows");
+                let body = entry[..wait].split_once('{').unwrap().1;
+                for line in body.lines().map(str::trim) {
+                    let weights = few && line.starts_with("ld.global.L1::no_allocate");
+                    let memory = ["ld", "st", "atom", "red", "cp", "call", "ret", "bra"];
+                    let touches = memory.iter().any(|op| {
+                        line.strip_prefix(op).is_some_and(|rest| rest.starts_with(['.', ';', ' ']))
+                    });
+                    let allowed = line.starts_with("ld.param") || weights;
+                    assert!(!touches || allowed, "{name} does not wait before {line}");
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use crate::device::{Device, Memory, Pinned};
-use crate::sys::Handle;
+use crate::sys::{BEGINS_EARLY, Handle, LaunchConfig, Special};
 use crate::{Error, Kernel};
 
 /// `hipStreamNonBlocking`, `CU_STREAM_NON_BLOCKING`.
@@ -64,7 +64,9 @@ impl Stream {
         }
     }
 
-    /// Queues a kernel of `grid` workgroups of `threads`; `args` is its one parameter.
+    /// Queues a kernel of `grid` workgroups of `threads`; `args` is its one parameter. On CUDA they
+    /// may begin before the kernel before it has ended, also in a recorded graph (see `begin` in
+    /// `kernels/device.h`); copies and events wait for all before them, and are waited for, as ever.
     ///
     /// # Safety
     /// `T` is the kernel's parameter as declared, its pointers lead to memory that is large enough
@@ -83,22 +85,28 @@ impl Stream {
             return Ok(());
         }
         let mut parameters = [std::ptr::from_ref(args).cast_mut().cast::<c_void>()];
-        let [x, y, z] = grid;
-        // SAFETY: the caller vouches for the arguments; the runtime copies them before it returns.
+        let (parameters, extra) = (parameters.as_mut_ptr(), std::ptr::null_mut());
+        let Kernel { handle, lds, .. } = kernel;
+        let (stream, [x, y, z]) = (self.handle, grid);
+        // SAFETY: the caller vouches for the arguments; the runtime copies them, and what else it
+        // is given, before it returns. Kernels that begin early wait (`begin` in kernels/device.h).
         let code = unsafe {
-            (self.device.runtime.driver.launch)(
-                kernel.handle,
-                x,
-                y,
-                z,
-                threads,
-                1,
-                1,
-                kernel.lds,
-                self.handle,
-                parameters.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+            match self.device.runtime.special {
+                Special::Hip { launch, .. } => {
+                    launch(handle, x, y, z, threads, 1, 1, lds, stream, parameters, extra)
+                }
+                Special::Cuda { launch, .. } => {
+                    let config = LaunchConfig {
+                        grid,
+                        block: [threads, 1, 1],
+                        lds,
+                        stream,
+                        attributes: &BEGINS_EARLY,
+                        attribute_count: 1,
+                    };
+                    launch(&config, handle, parameters, extra)
+                }
+            }
         };
         self.device.check(&format!("launching {}", kernel.name), code)
     }

@@ -145,9 +145,6 @@ table! {
     module_unload = "hipModuleUnload" | "cuModuleUnload" (Handle);
     module_function = "hipModuleGetFunction" | "cuModuleGetFunction"
         (*mut Handle, Handle, *const c_char);
-    launch = "hipModuleLaunchKernel" | "cuLaunchKernel"
-        (Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
-         *mut *mut c_void, *mut *mut c_void);
     begin_capture = "hipStreamBeginCapture" | "cuStreamBeginCapture_v2" (Handle, c_int);
     end_capture = "hipStreamEndCapture" | "cuStreamEndCapture" (Handle, *mut Handle);
     graph_instantiate = "hipGraphInstantiateWithFlags" | "cuGraphInstantiateWithFlags"
@@ -169,6 +166,19 @@ pub(crate) enum Special {
         /// `hipGetDevicePropertiesR0600`: a struct of 1,472 bytes (HIP 6 and 7).
         properties: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
         error_name: unsafe extern "C" fn(c_int) -> *const c_char,
+        launch: unsafe extern "C" fn(
+            Handle,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            Handle,
+            *mut *mut c_void,
+            *mut *mut c_void,
+        ) -> c_int,
     },
     /// CUDA's is a context.
     Cuda {
@@ -179,8 +189,38 @@ pub(crate) enum Special {
         /// Of the current context to another's memory.
         enable_peer: unsafe extern "C" fn(Handle, c_uint) -> c_int,
         error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+        launch: unsafe extern "C" fn(
+            *const LaunchConfig,
+            Handle,
+            *mut *mut c_void,
+            *mut *mut c_void,
+        ) -> c_int,
     },
 }
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    pub(crate) grid: [c_uint; 3],
+    pub(crate) block: [c_uint; 3],
+    pub(crate) lds: c_uint,
+    pub(crate) stream: Handle,
+    pub(crate) attributes: *const LaunchAttribute,
+    pub(crate) attribute_count: c_uint,
+}
+
+/// `CUlaunchAttribute`.
+#[repr(C)]
+pub(crate) struct LaunchAttribute {
+    id: c_uint,
+    /// Of 64 bytes, 8-byte aligned, of which this attribute uses 4.
+    value: [u64; 8],
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`: the kernel's workgroups may begin
+/// before the kernel before it in the stream has ended.
+pub(crate) const BEGINS_EARLY: LaunchAttribute =
+    LaunchAttribute { id: 6, value: [1, 0, 0, 0, 0, 0, 0, 0] };
 
 impl Special {
     pub(crate) fn open(platform: Platform, driver: &Driver) -> Result<Special, Error> {
@@ -194,6 +234,7 @@ impl Special {
                     allocate_with: symbol(library, "hipExtMallocWithFlags")?,
                     properties: symbol(library, "hipGetDevicePropertiesR0600")?,
                     error_name: symbol(library, "hipGetErrorName")?,
+                    launch: symbol(library, "hipModuleLaunchKernel")?,
                 },
                 Platform::Cuda => Special::Cuda {
                     retain_context: symbol(library, "cuDevicePrimaryCtxRetain")?,
@@ -201,6 +242,7 @@ impl Special {
                     set_attribute: symbol(library, "cuFuncSetAttribute")?,
                     enable_peer: symbol(library, "cuCtxEnablePeerAccess")?,
                     error_name: symbol(library, "cuGetErrorName")?,
+                    launch: symbol(library, "cuLaunchKernelEx")?,
                 },
             })
         }

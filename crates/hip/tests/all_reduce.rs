@@ -6,7 +6,9 @@
 mod device;
 mod random;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use device::Gpu;
 use hip::kernels::Rows;
@@ -192,6 +194,57 @@ fn epochs_may_wrap_around() {
     });
     let expected = (!found.is_empty()).then(|| in_steps(&device::gpu(), 2, shape));
     assert!(found.iter().flatten().all(|bits| Some(bits) == expected.as_ref()));
+}
+
+/// Becomes true when this is dropped, be it by a panic.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A rank whose twin never comes waits until it is told to stop, in either form; of 8 ranks too,
+/// where each workgroup awaits several.
+#[test]
+fn who_waits_for_a_twin_in_vain_can_be_stopped() {
+    const WIDTH: usize = 64;
+    for (ranks, bound) in [(2, 1), (2, PUSH_ROWS), (2, PUSH_ROWS + 1), (8, 3), (8, 18)] {
+        let ended = AtomicBool::new(false);
+        on_ranks(ranks, |mut rank| {
+            let _ended = (rank.index == 0).then(|| Ended(&ended));
+            let Gpu { stream, kernels, .. } = &rank.gpu;
+            let part = rank.gpu.upload(&vec![1.0_f32; bound * WIDTH]);
+            let residual = rank.gpu.upload(&vec![1.0_f32; bound * WIDTH]);
+            let (weight, out) =
+                (rank.gpu.upload(&[1.0_f32; WIDTH]), rank.gpu.poisoned(bound * WIDTH));
+            let count = rank.gpu.upload(&[bound as u32]);
+            let rows = Rows { count: count.ptr(), bound };
+            let twins = rank.peers.twins(&part).unwrap();
+            if rank.index != 0 {
+                // What it has is read until then.
+                while !ended.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                return;
+            }
+            all_reduce_norm(stream, kernels, rows, twins, &residual, &weight, &out, WIDTH, EPS)
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!stream.is_idle().unwrap(), "nobody was waited for: {ranks} ranks, {bound}");
+            rank.peers.stop();
+            let told = Instant::now();
+            while !stream.is_idle().unwrap() {
+                if told.elapsed() > Duration::from_secs(60) {
+                    eprintln!("still waiting: {ranks} ranks, {bound} rows");
+                    // To unwind would wait for the kernel.
+                    std::process::abort();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
 }
 
 #[test]

@@ -16,15 +16,16 @@ const PROMPT_ROWS: usize = 64;
 /// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
-/// Splits of a row at most.
+/// Splits of a row at most. (Kernels for CUDA make half as many.)
 const MAX_SPLITS: usize = 128;
 
 /// Keys in a split at most, unless there would be more than [`MAX_SPLITS`]: so many that a split's
-/// mean is less than a twentieth of their bytes.
-const fn split_keys(format: CacheFormat) -> usize {
-    match format {
-        CacheFormat::Native | CacheFormat::Bf16 => 320,
-        CacheFormat::Fp8 => 512,
+/// mean is less than a twentieth of their bytes. On CUDA, where codes take longer to become BF16
+/// than to arrive, as few in FP8.
+const fn split_keys(format: CacheFormat, platform: Platform) -> usize {
+    match (format, platform) {
+        (CacheFormat::Fp8, Platform::Hip) => 512,
+        _ => 320,
     }
 }
 
@@ -54,11 +55,13 @@ pub struct Workspace {
     partials: Memory,
     sums: Memory,
     max_splits: usize,
+    /// On CUDA, where workgroups stay and take splits one after another: so many, one a processor.
+    workgroups: Option<usize>,
 }
 
 /// Splits of a row of `len` keys at most, in any format.
 fn most_splits(len: usize) -> usize {
-    len.div_ceil(split_keys(CacheFormat::Bf16)).clamp(1, MAX_SPLITS)
+    len.div_ceil(split_keys(CacheFormat::Bf16, Platform::Hip)).clamp(1, MAX_SPLITS)
 }
 
 impl Workspace {
@@ -71,7 +74,7 @@ impl Workspace {
     /// a batch.
     ///
     /// # Errors
-    /// Too little memory.
+    /// Too little memory, or a failed device.
     pub fn new(
         device: &Device,
         heads: usize,
@@ -82,7 +85,11 @@ impl Workspace {
         let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 2)?;
         let sums = device.allocate(parts * 2 * 4)?;
-        Ok(Workspace { partials, sums, max_splits })
+        let workgroups = match device.platform() {
+            Platform::Hip => None,
+            Platform::Cuda => Some(device.cuda_processors()?),
+        };
+        Ok(Workspace { partials, sums, max_splits, workgroups })
     }
 }
 
@@ -159,7 +166,7 @@ pub fn attention(
         heads: heads as u32,
         block_size: block_size as u32,
         max_splits: splits as u32,
-        split: split_keys(format) as u32,
+        split: split_keys(format, stream.device().platform()) as u32,
         scale: scale * std::f32::consts::LOG2_E,
     };
     let head_tiles = heads.div_ceil(16) as u32;
@@ -180,8 +187,11 @@ pub fn attention(
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
-        let grid = [x, head_tiles, splits as u32];
-        stream.launch(kernels.get(split), grid, 256, &args)?;
+        let (grid, threads) = match workspace.workgroups {
+            None => ([x, head_tiles, splits as u32], 256),
+            Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 384),
+        };
+        stream.launch(kernels.get(split), grid, threads, &args)?;
         if splits > 1 {
             stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
         }

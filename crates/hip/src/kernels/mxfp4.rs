@@ -26,17 +26,19 @@ pub struct Tiles<'a> {
     packing: Packing,
 }
 
-/// How 8 codes stand in a word.
+/// How a tile's codes stand in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
-    /// As in the file, for matrix instructions that take them.
+    /// For gfx950, whose matrix instructions take codes as the file has them.
     Codes,
-    /// For sm_90, which makes BF16 of them, two at a time: codes `2 p` and `2 p + 1` in the low and
-    /// the high half, their bits (sign; exponent and mantissa) where a shift or none brings them to
-    /// BF16's. 15; 8, 7, 6 for p = 0; three lower for 1; six lower for 2. What is left is for 3:
-    /// 11; 14, 13, 10.
+    /// For sm_90, which makes BF16 of them, two at a time: codes `2 p` and `2 p + 1` of a word, in
+    /// which bit `b` of the first stands at [`PAIRS`]`[p][b]`, and of the second 16 places on.
     Pairs,
 }
+
+/// Where shifts by 1, 4 and 7 (around the word), or for the last pair a multiplication of what the
+/// shift by 7 brings, bring the bits of a code to BF16's: mantissa, exponent, sign at 6, 7, 8, 15.
+const PAIRS: [[u32; 4]; 4] = [[5, 6, 7, 14], [2, 3, 4, 11], [31, 0, 1, 8], [29, 25, 26, 28]];
 
 impl Packing {
     fn of(platform: Platform) -> Packing {
@@ -46,16 +48,23 @@ impl Packing {
         }
     }
 
+    /// Where among the 64 chunks of a slab, or words of scales of a quad, a row has group `group`:
+    /// neighbouring lanes take neighbouring ones.
+    fn slot(self, row: usize, group: usize) -> usize {
+        match self {
+            Packing::Codes => group * TILE + row,
+            Packing::Pairs => row * 4 + group,
+        }
+    }
+
     /// Writes `chunk`, whole words of codes, to `out`.
     fn write(self, chunk: &[u8], out: &mut [u8]) {
         match self {
             Packing::Codes => out.copy_from_slice(chunk),
             Packing::Pairs => {
                 for (codes, out) in chunk.chunks_exact(4).zip(out.chunks_exact_mut(4)) {
-                    let word = codes.iter().zip(0..).fold(0, |word, (pair, p)| {
-                        let code = |half: u32| u32::from(pair >> (4 * half)) & 15;
-                        word | pair_bits(code(0), p) | pair_bits(code(1), p) << 16
-                    });
+                    let word =
+                        pack_pairs(u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]]));
                     out.copy_from_slice(&word.to_le_bytes());
                 }
             }
@@ -63,13 +72,15 @@ impl Packing {
     }
 }
 
-/// Where the bits of a code of pair `p` stand in its half of the word, see [`Packing::Pairs`].
-fn pair_bits(code: u32, p: u32) -> u32 {
-    let (sign, magnitude) = (code >> 3, code & 7);
-    match p {
-        3 => sign << 11 | (magnitude >> 1) << 13 | (magnitude & 1) << 10,
-        _ => sign << (15 - 3 * p) | magnitude << (6 - 3 * p),
+/// See [`Packing::Pairs`].
+fn pack_pairs(codes: u32) -> u32 {
+    let mut word = 0;
+    for i in 0..8 {
+        for (bit, at) in PAIRS[i as usize / 2].into_iter().enumerate() {
+            word |= (codes >> (4 * i + bit as u32) & 1) << ((at + i % 2 * 16) % 32);
+        }
     }
+    word
 }
 
 /// Which row of the file stands where.
@@ -138,7 +149,7 @@ impl Tiles<'_> {
         for (place, row) in self.places(tile) {
             let codes = &self.packed[row * self.cols / 2..(row + 1) * self.cols / 2];
             for (block, chunk) in codes.chunks_exact(CHUNK).enumerate() {
-                let at = (block / 4 * 64 + block % 4 * TILE + place) * CHUNK;
+                let at = (block / 4 * 64 + self.packing.slot(place, block % 4)) * CHUNK;
                 self.packing.write(chunk, &mut out[at..at + CHUNK]);
             }
         }
@@ -150,7 +161,7 @@ impl Tiles<'_> {
         for (place, row) in self.places(tile) {
             let scales = &self.scales[row * self.cols / BLOCK..(row + 1) * self.cols / BLOCK];
             for (block, &scale) in scales.iter().enumerate() {
-                let word = block / 16 * 64 + block % 4 * TILE + place;
+                let word = block / 16 * 64 + self.packing.slot(place, block % 4);
                 out[4 * word + block % 16 / 4] = scale;
             }
         }
@@ -261,21 +272,40 @@ pub(crate) fn many_rows_launch(device: &Device, blocks: usize, groups: usize) ->
 mod tests {
     use super::*;
 
-    /// Takes words apart as `dequantize_fp4` of `kernels/arch/sm90.h` does.
+    /// Takes words apart as `fp4_pairs` of `kernels/arch/sm90.h` does.
     #[test]
     fn pairs_stand_where_shifts_find_them() {
         let bits = 0x81c0_81c0;
-        for codes in [0x7654_3210u32, 0xfedc_ba98, 0x0f0f_a5a5, 0x8000_0001] {
+        let check = |codes: u32| {
             let mut out = [0; 4];
             Packing::Pairs.write(&codes.to_le_bytes(), &mut out);
             let word = u32::from_le_bytes(out);
-            let last = word >> 6 & 0x0180_0180 | word >> 4 & 0x0040_0040 | word << 4 & 0x8000_8000;
-            let pairs = [word & bits, word << 3 & bits, word << 6 & bits, last];
+            let turned = word.rotate_left(7);
+            let last = (turned & 0x001b_001b).wrapping_mul(1 << 2 | 1 << 7 | 1 << 12);
+            let pairs = [word << 1 & bits, word << 4 & bits, turned & bits, last & bits];
             for i in 0..8 {
                 let half = pairs[i / 2] >> (i % 2 * 16) & 0xffff;
                 let code = codes >> (4 * i) & 15;
                 assert_eq!(half, (code & 8) << 12 | (code & 7) << 6, "code {i} of {codes:x}");
             }
+        };
+        // Both codes of a pair, beside each other's neighbours and alone.
+        for pair in 0..=0xffu32 {
+            for others in [0, u32::MAX, 0xa5a5_a5a5] {
+                for at in [0, 8, 16, 24] {
+                    check(others & !(0xff << at) | pair << at);
+                }
+            }
+        }
+    }
+
+    /// A lane's two chunks are of rows 8 apart, and it has group `lane % 4` of row `lane / 4`.
+    #[test]
+    fn chunks_stand_as_lanes_take_them() {
+        for (row, group) in (0..TILE).flat_map(|row| (0..4).map(move |group| (row, group))) {
+            let (chunk, lane) = (row / 8, row % 8 * 4 + group);
+            assert_eq!(Packing::Pairs.slot(row, group), 32 * chunk + lane);
+            assert_eq!(Packing::Codes.slot(row, group), 16 * group + row);
         }
     }
 }

@@ -65,9 +65,20 @@ pub fn scale_words(bytes: &[u8]) -> Vec<u32> {
 impl Operand {
     /// Random rows, each with a magnitude of its own.
     pub fn random(random: &mut Random, form: Activations, rows: usize, width: usize) -> Operand {
+        Operand::sized(random, form, rows, width, 0)
+    }
+
+    /// The same times `2^exponent`.
+    pub fn sized(
+        random: &mut Random,
+        form: Activations,
+        rows: usize,
+        width: usize,
+        exponent: i32,
+    ) -> Operand {
         let (mut codes, mut scales, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rows {
-            let size = 2f32.powi(random.below(7) as i32 - 3);
+            let size = 2f32.powi(random.below(7) as i32 - 3 + exponent);
             let mut row: Vec<f32> = (0..width).map(|_| random.value() * size).collect();
             let mut bytes = vec![0u8; width / BLOCK];
             match form {

@@ -1,0 +1,428 @@
+// attention_split for sm_90. Workgroups stay, one a processor: each takes a run of the splits of
+// all rows, in order, so that entries of the next split are on their way while one is summed.
+//
+// Of its three warpgroups one copies entries into a ring in LDS, a warp eight keys of a tile; one
+// scores them, a warp eight keys, with all of the queries in registers; and one mixes values, a
+// warp 128 columns, for which each warp weighs the scores itself: the next tile's while it mixes
+// one. Values in E4M3 are made bf16 by who scores them, in a second ring. (Where those who copy did
+// half of that, it took longer: of the scores' instructions fewer then run beside it.)
+//
+// Entries stand 16 bytes more than a multiple of 128 apart. So neither transposed reads of eight
+// keys collide, nor those of an operand's chunks of two keys or codes of four, if an operand's rows
+// are the keys in the order of `key_of`. That order changes no bit: it is that of columns of
+// scores, and within an instruction of what it adds up.
+#pragma once
+#include "warpgroups.h"
+
+constexpr u32 COPIERS = 128, SCORERS = 128, MIXERS = 128;
+constexpr u32 SCORING_WARPS = SCORERS / WAVE, MIXING_WARPS = MIXERS / WAVE;
+/// Keys of a warp that copies or scores.
+constexpr u32 OWN_KEYS = TILE / SCORING_WARPS;
+/// Columns of a warp that mixes.
+constexpr u32 WIDTH = LATENT / MIXING_WARPS;
+constexpr u32 SPLIT_THREADS = COPIERS + SCORERS + MIXERS;
+/// Rows at most.
+constexpr u32 MAX_ROWS = SPLIT_THREADS;
+
+/// Bytes between entries of `bytes`.
+constexpr u32 pitch(u32 bytes) { return (bytes + 111) / 128 * 128 + 16; }
+
+template <class Keys> struct Rings {
+  static constexpr bool CONVERTS = Keys::BYTES != Bf16Keys::BYTES;
+  static constexpr u32 PITCH = pitch(Keys::BYTES), STAGES = 5;
+  __attribute__((aligned(128))) u8 entries[STAGES][TILE][PITCH];
+  /// Values of entries that have been made bf16.
+  static constexpr u32 VALUES_PITCH = CONVERTS ? pitch(2 * LATENT) : PITCH;
+  static constexpr u32 TILES = CONVERTS ? 3 : STAGES;
+  __attribute__((aligned(128))) u8 values[CONVERTS ? TILES : 1][CONVERTS ? TILE : 1][VALUES_PITCH];
+  /// Of eight keys each, as lanes have them.
+  f32x4 scores[TILES][SCORING_WARPS][WAVE];
+  /// What rows see, and where their blocks begin in `tables`.
+  u32 lens[MAX_ROWS], starts[MAX_ROWS];
+  u32 sums[MAX_ROWS / WAVE];
+  /// How many splits the workgroup takes, and which is the first.
+  u32 splits, first_heads, first_row, first_split;
+  /// Entries are there; have been read by those who convert them; scores are there (and values);
+  /// they have been mixed.
+  u64 copied[STAGES], read[STAGES], scored[TILES], mixed[TILES];
+};
+
+/// Key `row` of eight keys of an operand.
+__device__ inline u32 key_of(u32 row) { return row % 2 * 4 + row / 2 % 2 * 2 + row / 4; }
+
+/// Arrives on what `expect_arrivals` made, for the warp.
+__device__ inline void count_warp(const u64 &word) {
+  sync_wave();
+  if (lane() == 0)
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lds_address(&word)) : "memory");
+}
+
+/// Four matrices of 8 x 8 values of 16 bits, each transposed; lane `l` says where row `l % 8` of
+/// matrix `l / 8` begins.
+__device__ inline u32x4 load_matrices_transposed(u32 row) {
+  u32 x, y, z, w;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+               : "r"(row)
+               : "memory");
+  return u32x4{x, y, z, w};
+}
+
+/// For `copy_bulk` of data that the L2 cache should drop before other.
+__device__ inline u64 used_once() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word, u64 policy) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+               "[%0], [%1], %2, [%3], %4;" ::"r"(lds_address(to)),
+               "l"(from), "r"(bytes), "r"(word), "l"(policy)
+               : "memory");
+}
+
+/// Workgroups of the launch.
+__device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
+
+/// Waits for the phase of that parity to end, with the whole warp.
+__device__ inline void wait_for(const u64 &word, u32 parity) {
+  wait_for_bytes(lds_address(&word), parity);
+  sync_wave(); // lanes may see it at different times
+}
+
+/// A place in a ring of N, and how often the ring has been gone round, modulo 2.
+template <u32 N> struct Place {
+  u32 at = 0, phase = 0;
+  __device__ void next() {
+    if (++at == N) {
+      at = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+/// The splits of a workgroup, of 16 heads of a row each.
+struct Splits {
+  const AttentionArgs &args;
+  const u32 *lens;
+  u32 rows, left;
+  u32 heads, row, split, len, length;
+
+  template <class Keys>
+  __device__ Splits(const AttentionArgs &args, Rings<Keys> &lds)
+      : args(args), lens(lds.lens), rows(*args.rows), left(lds.splits), heads(lds.first_heads),
+        row(lds.first_row), split(lds.first_split) {
+    find_length();
+  }
+
+  __device__ void find_length() {
+    len = lens[row];
+    length = split_length(len, args.split);
+  }
+  __device__ u32 begin() const { return split * length; }
+  __device__ u32 end() const { return begin() + length < len ? begin() + length : len; }
+  /// Goes on to the next one; returns whether it is another row's or of other heads.
+  __device__ bool next() {
+    --left;
+    ++split;
+    if (split * length < len) return false;
+    split = 0;
+    if (++row == rows) {
+      row = 0;
+      heads += 16;
+    }
+    if (left > 0) find_length();
+    return true;
+  }
+};
+
+template <class Keys> __device__ inline void copy_all(const AttentionArgs &args, Rings<Keys> &lds) {
+  typedef Rings<Keys> R;
+  Splits splits(args, lds);
+  u32 own = OWN_KEYS * (wave() % 4), first = splits.begin(), block, in_block;
+  /// Finds the lane's key of the tile, the last one for those beyond it, and goes on.
+  auto look_up = [&] {
+    u32 key = first + own + lane() % OWN_KEYS;
+    key = key < splits.len ? key : splits.len - 1;
+    u32 index = key / args.block_size;
+    block = args.tables[lds.starts[splits.row] + index];
+    in_block = key - index * args.block_size;
+    first += TILE;
+    if (first < splits.end()) return;
+    splits.next();
+    first = splits.begin();
+  };
+  look_up();
+  u64 policy = used_once();
+  for (Place<R::STAGES> to;; to.next()) {
+    u32 slot = block * args.block_size + in_block;
+    bool last = splits.left == 0;
+    if (!last) look_up();
+    if constexpr (R::CONVERTS)
+      wait_for(lds.read[to.at], to.phase ^ 1);
+    else
+      wait_for(lds.mixed[to.at], to.phase ^ 1);
+    u32 word = lds_address(&lds.copied[to.at]);
+    if (lane() == 0) expect_bytes(word, OWN_KEYS * Keys::BYTES);
+    sync_wave();
+    if (lane() < OWN_KEYS)
+      copy_bulk(lds.entries[to.at][own + lane()], args.cache + (u64)slot * Keys::BYTES, Keys::BYTES,
+                word, policy);
+    if (last) return;
+  }
+}
+
+/// The lane's part of slab `s` of an entry: a chunk, or eight codes.
+__device__ inline u32x4 load_slab(const Bf16Keys *, const u8 *entry, u32 s) {
+  return *(const u32x4 *)(entry + 64 * s + 16 * chunk_group());
+}
+__device__ inline u32x4 load_slab(const Fp8Keys *, const u8 *entry, u32 s) {
+  if (s >= LATENT / 32)
+    return *(const u32x4 *)(entry + Fp8Keys::ROPE_AT + 64 * (s - LATENT / 32) + 16 * chunk_group());
+  u32x2 codes = *(const u32x2 *)(entry + 32 * s + 8 * chunk_group());
+  return u32x4{codes[0], codes[1], 0, 0};
+}
+
+/// Eight E4M3 values times the power of two in byte `step` of `scale`. As `dequantize_fp8`, in
+/// fewer instructions.
+__device__ inline u32x4 widen(u32x4 codes, u32 scale, u32 step) {
+  u32 factor = scale_bf16x2(scale, step);
+  u32x4 pairs;
+  for (u32 p = 0; p < 4; ++p) {
+    // Two codes, each in an upper byte.
+    u32 two = __nvvm_prmt(codes[p / 2], 0, p % 2 == 0 ? 0x1404 : 0x3424);
+    u32 bits = (two >> 4 & 0x07f007f0) | (two & 0x80008000);
+    pairs[p] = multiply_bf16x2(multiply_bf16x2(bits, 0x7b807b80), factor);
+  }
+  return pairs;
+}
+
+template <class Keys>
+__device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
+  typedef Rings<Keys> R;
+  Splits splits(args, lds);
+  u32 warp = wave() % 4, own_key = OWN_KEYS * warp + key_of(lane() / 4);
+  u32 query[ENTRY / 32][2][4]; // as two instructions of each slab take it
+  // Words that were as loaded would be copied into their places before every instruction.
+  u32 zero = args.heads >> 31;
+  Place<R::STAGES> from;
+  Place<R::TILES> to;
+  for (bool other = true; splits.left > 0; other = splits.next()) {
+    if (other)
+      for (u32 c = 0; c < CHUNKS; ++c) {
+        u32 head = splits.heads + chunk_row(c);
+        head = head < args.heads ? head : args.heads - 1;
+        const __bf16 *q =
+            args.queries + ((u64)splits.row * args.heads + head) * ENTRY + 8 * chunk_group();
+        for (u32 s = 0; s < ENTRY / 32; ++s) {
+          u32x4 chunk = *(const u32x4 *)(q + 32 * s);
+          for (u32 w = 0; w < 4; ++w) query[s][w / 2][w % 2 * 2 + c] = chunk[w] ^ zero;
+        }
+      }
+    for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
+      wait_for(lds.copied[from.at], from.phase);
+      if constexpr (R::CONVERTS) wait_for(lds.mixed[to.at], to.phase ^ 1);
+      const u8 *entry = lds.entries[from.at][own_key];
+      u8 *values = lds.values[R::CONVERTS ? to.at : 0][R::CONVERTS ? own_key : 0];
+      u32x4 scales = {};
+      if constexpr (R::CONVERTS) scales = *(const u32x4 *)(entry + Keys::SCALES_AT);
+      float part[PARTS][4] = {};
+      u32x4 next[PARTS];
+      auto load = [&](u32 s) {
+        for (u32 p = 0; p < PARTS; ++p)
+          if (exists(p, s)) next[p] = load_slab((const Keys *)0, entry, p * SLABS + s);
+      };
+      load(0);
+      for (u32 s = 0; s < SLABS; ++s) {
+        u32x4 key[PARTS];
+        for (u32 p = 0; p < PARTS; ++p) key[p] = next[p];
+        if (s + 1 < SLABS) load(s + 1);
+        for (u32 p = 0; p < PARTS; ++p) {
+          if (!exists(p, s)) continue;
+          u32 slab = p * SLABS + s;
+          if (R::CONVERTS && slab < LATENT / 32) {
+            key[p] = widen(key[p], scales[slab / 4], slab % 4);
+            *(u32x4 *)(values + 64 * slab + 16 * chunk_group()) = key[p];
+          }
+          for (u32 h = 0; h < 2; ++h) {
+            const u32 *q = query[slab][h];
+            mma_m16n8k16(part[p], q[0], q[1], q[2], q[3], key[p][2 * h], key[p][2 * h + 1]);
+          }
+        }
+      }
+      f32x4 score;
+      for (u32 i = 0; i < 4; ++i) {
+        float sum = part[0][i];
+        for (u32 p = 1; p < PARTS; ++p) sum += part[p][i];
+        u32 key = first + OWN_KEYS * warp + key_of(acc_col(i));
+        score[i] = key < splits.len ? sum * args.scale : -__builtin_inff();
+      }
+      lds.scores[to.at][warp][lane()] = score;
+      if constexpr (R::CONVERTS) count_warp(lds.read[from.at]);
+      count_warp(lds.scored[to.at]);
+      from.next();
+      to.next();
+    }
+  }
+}
+
+/// Writes the result of the only split of a row, or a split's mean.
+__device__ inline void write(const Splits &splits, u32 first_column, const Softmax &softmax,
+                             const Acc (&columns)[WIDTH / 16]) {
+  const AttentionArgs &args = splits.args;
+  bool single = splits.length >= splits.len;
+  u64 at = ((u64)splits.row * args.max_splits + splits.split) * args.heads;
+  for (u32 c = 0; c < CHUNKS; ++c) {
+    u32 head = splits.heads + chunk_row(c);
+    if (head >= args.heads) continue;
+    if (!single && first_column == 0 && chunk_group() == 0)
+      *(f32x2 *)(args.sums + 2 * (at + head)) = f32x2{softmax.max[c], softmax.sum[c]};
+    float factor = 1.0f / softmax.sum[c];
+    __bf16 *out = args.out + ((u64)splits.row * args.heads + head) * LATENT + first_column;
+    _Float16 *partial = args.partials + (at + head) * LATENT + first_column;
+    for (u32 t = 0; t < WIDTH / 16; ++t)
+      for (u32 i = 0; i < ACC_VALUES; i += RUN) {
+        if (own_chunk(i) != c) continue;
+        const float *v = columns[t].v + i;
+        u32 column = 16 * t + other_row(i);
+        if (single) {
+          *(Bf16Run *)(out + column) = Bf16Run{(__bf16)__builtin_fmaf(v[0], factor, 0.0f),
+                                               (__bf16)__builtin_fmaf(v[1], factor, 0.0f)};
+        } else {
+          *(HalfRun *)(partial + column) = HalfRun{rounded(v[0] * factor), rounded(v[1] * factor)};
+        }
+      }
+  }
+}
+
+template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, Rings<Keys> &lds) {
+  typedef Rings<Keys> R;
+  Splits splits(args, lds);
+  u32 first_column = WIDTH * (wave() % MIXING_WARPS);
+  u32 own_key = lane() / 8 * 8 + key_of(lane() % 8);
+  Place<R::TILES> weighed, tile;
+  auto next_scores = [&] {
+    wait_for(lds.scored[weighed.at], weighed.phase);
+    Scores scores;
+    for (u32 w = 0; w < SCORING_WARPS; ++w) {
+      f32x4 own = lds.scores[weighed.at][w][lane()];
+      for (u32 i = 0; i < 4; ++i) scores.v[w / 2][w % 2 * 4 + i] = own[i];
+    }
+    weighed.next();
+    return scores;
+  };
+  for (; splits.left > 0; splits.next()) {
+    Softmax softmax;
+    Acc columns[WIDTH / 16] = {};
+    Weights weights = softmax.weigh(next_scores());
+    for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
+      const u8 *values;
+      if constexpr (R::CONVERTS) {
+        values = lds.values[tile.at][own_key];
+      } else {
+        wait_for(lds.copied[tile.at], tile.phase);
+        values = lds.entries[tile.at][own_key];
+      }
+      Scores scores;
+      bool more = first + TILE < splits.end();
+      if (more) scores = next_scores();
+      if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
+        for (u32 t = 0; t < WIDTH / 16; ++t)
+          for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= weights.factor[own_chunk(i)];
+      u32 address = lds_address(values + 2 * first_column);
+      u32x4 x0 = __builtin_bit_cast(u32x4, weights.operand[0]);
+      u32x4 x1 = __builtin_bit_cast(u32x4, weights.operand[1]);
+      auto mix = [&] {
+        for (u32 n = 0; n < WIDTH / 8; ++n) {
+          u32x4 y = load_matrices_transposed(address + 16 * n);
+          float *sums = columns[n / 2].v + n % 2 * 4;
+          mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
+          mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+        }
+      };
+      if (more) {
+        mix();
+        weights = softmax.weigh(scores); // between the instructions above
+      } else {
+        mix();
+      }
+      count_warp(lds.mixed[tile.at]);
+      tile.next();
+    }
+    write(splits, first_column, softmax, columns);
+  }
+}
+
+/// Finds the splits of the workgroup: all are shared out evenly, in the order of heads, rows and
+/// keys. Returns whether there are any.
+template <class Keys>
+__device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) {
+  u32 own = 0, row = thread();
+  if (row < *args.rows) {
+    u32 len = args.positions[row] + 1, length = split_length(len, args.split);
+    lds.lens[row] = len;
+    lds.starts[row] = args.table_starts[row];
+    own = (len + length - 1) / length;
+  }
+  u32 before = own;
+  for (u32 d = 1; d < WAVE; d *= 2) {
+    u32 x = shuffle(before, lane() - d);
+    if (lane() >= d) before += x;
+  }
+  if (lane() == WAVE - 1) lds.sums[wave()] = before;
+  sync();
+  u32 of_all = 0;
+  for (u32 w = 0; w < MAX_ROWS / WAVE; ++w) {
+    if (w == wave()) before += of_all;
+    of_all += lds.sums[w];
+  }
+  before -= own;
+  u32 all = of_all * ((args.heads + 15) / 16);
+  u32 workgroups = blocks_x() < all ? blocks_x() : all;
+  if (block_x() >= workgroups) return false;
+  u32 first = all * block_x() / workgroups, end = all * (block_x() + 1) / workgroups;
+  u32 in_row = first % of_all - before;
+  if (in_row < own) {
+    lds.splits = end - first;
+    lds.first_heads = first / of_all * 16;
+    lds.first_row = row;
+    lds.first_split = in_row;
+  }
+  sync();
+  return true;
+}
+
+template <class Keys> __device__ inline void take_splits(const AttentionArgs &args) {
+  begin();
+  extern __shared__ __attribute__((aligned(128))) u8 memory[];
+  Rings<Keys> &lds = *(Rings<Keys> *)memory;
+  static_assert(sizeof(lds) <= 220000, "what launches ask for");
+  if (thread() == 0) {
+    for (u32 i = 0; i < Rings<Keys>::STAGES; ++i) {
+      expect_arrivals(lds_address(&lds.copied[i]), COPIERS / WAVE);
+      expect_arrivals(lds_address(&lds.read[i]), SCORING_WARPS);
+    }
+    for (u32 i = 0; i < Rings<Keys>::TILES; ++i) {
+      expect_arrivals(lds_address(&lds.scored[i]), SCORING_WARPS);
+      expect_arrivals(lds_address(&lds.mixed[i]), MIXING_WARPS);
+    }
+    operands_written();
+  }
+  if (!find_splits(args, lds)) return;
+  if (thread() < MIXERS) {
+    take_registers<232>();
+    mix_all(args, lds);
+  } else if (thread() < MIXERS + SCORERS) {
+    take_registers<216>();
+    score_all(args, lds);
+  } else {
+    give_registers<40>();
+    copy_all(args, lds);
+  }
+}
+
+// With the number of workgroups a processor, without which registers would not be handed on.
+#define STAYING_KERNEL \
+  extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1)))
+STAYING_KERNEL void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
+STAYING_KERNEL void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }

@@ -85,7 +85,7 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
-  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                   \
+  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                            \
     many_rows<Rows>(args);                                                                      \
   }
 EXPERTS_DOWN(mxfp4, Fp4Rows)

@@ -124,7 +124,7 @@ struct StoreBf16 {
   SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
     few_rows<Rows>(args, Store());                                              \
   }                                                                             \
-  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) { \
+  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {       \
     many_rows<Rows>(args, Store());                                             \
   }
 EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)

@@ -47,7 +47,7 @@ template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &arg
   SHARING_KERNEL(SEGMENTS *WAVE) void matmul_mxfp4_##form##_16(MatmulMxfp4Args args) { \
     few_rows<Rows>(args);                                                 \
   }                                                                       \
-  BLOCK_KERNEL void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) { \
+  BLOCK_KERNEL void matmul_mxfp4_##form##_64(MatmulMxfp4Args args) {      \
     many_rows<Rows>(args);                                                \
   }
 MATMUL_MXFP4(mxfp4, Fp4Rows)

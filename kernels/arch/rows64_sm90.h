@@ -100,15 +100,14 @@ struct Turn {
 
 /// What there is to do.
 template <bool SEGMENTED, class Work> struct Turns {
-  u32 blocks, slabs, run, runs, count;
+  u32 blocks, run, runs, count;
   /// Whether all slabs of rows stay.
   bool stay;
 
   __device__ Turns(const Work &work, u32 k) {
     u32 groups = work.groups();
     blocks = (work.fours() + BLOCK_TILES / 4 - 1) / (BLOCK_TILES / 4);
-    slabs = (k + 127) / 128;
-    stay = slabs <= Slabs<SEGMENTED>::COUNT;
+    stay = (k + 127) / 128 <= Slabs<SEGMENTED>::COUNT;
     // So long that each workgroup has a few.
     run = at_most(groups * blocks / (4 * __nvvm_read_ptx_sreg_nctaid_x()), stay ? 8 : 1);
     run = run == 0 ? 1 : run;

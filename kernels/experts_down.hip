@@ -37,13 +37,13 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 f
 }
 
 /// The same for tiles `tile(0..COUNT)` of the matrix, where sums are across: a lane has those of
-/// few rows, whose places it reads before it writes any.
-template <u32 COUNT, class TileAt>
+/// few rows, of pairs `pair(row)`, whose places it finds before it writes any.
+template <u32 COUNT, class PairAt, class TileAt>
 __device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[COUNT],
-                                    u32 first, u32 rows, u32 m, TileAt tile) {
+                                    PairAt pair, u32 rows, u32 m, TileAt tile) {
   u64 places[ACCUMULATORS];
   for (u32 i = 0; i < ACCUMULATORS; ++i)
-    places[i] = (u64)args.pairs[first + at_most(m * 16 + sum_row(i), rows - 1)] * args.hidden;
+    places[i] = (u64)pair(m * 16 + sum_row(i)) * args.hidden;
   for (u32 t = 0; t < COUNT; ++t)
     for (u32 i = 0; i < ACCUMULATORS; ++i) {
       u32 column = tile(t) * 16 + sum_col(i);
@@ -69,7 +69,8 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   multiply<Rows>(memory + wave() * WAVE_MEMORY, acc, rows, h, weights, 0,
                  Weights::quads(args.width));
   if constexpr (SUMS_ACROSS) {
-    store_across(args, acc, first, rows, 0, [&](u32 t) { return block * TILES + t; });
+    auto pair = [&](u32 row) { return args.pairs[first + at_most(row, rows - 1)]; };
+    store_across(args, acc, pair, rows, 0, [&](u32 t) { return block * TILES + t; });
     return;
   }
   for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);

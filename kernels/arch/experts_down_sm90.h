@@ -1,19 +1,6 @@
 // experts_down_*_64 for sm_90, see `rows64_sm90.h`.
 #pragma once
 
-/// Writes the wave's sums of tile `m` of the rows and of its tiles of four from `tile` on.
-__device__ inline void store_noted(const ExpertsDownArgs &args, const Acc (&sums)[OWN_TILES],
-                                   const u32 *pairs, u32 rows, u32 m, u32 tile) {
-  u64 places[ACCUMULATORS];
-  for (u32 i = 0; i < ACCUMULATORS; ++i) places[i] = (u64)pairs[m * 16 + sum_row(i)] * args.hidden;
-  for (u32 t = 0; t < OWN_TILES; ++t)
-    for (u32 i = 0; i < ACCUMULATORS; ++i) {
-      u32 column = (tile + own_tile(t) % 4) * 16 + sum_col(i);
-      if (m * 16 + sum_row(i) < rows && column < args.hidden)
-        args.y[places[i] + column] = sums[t].v[i];
-    }
-}
-
 /// The experts' groups, for many rows.
 struct DownWork {
   static constexpr bool NOTES = true;
@@ -38,7 +25,11 @@ struct DownWork {
   }
   __device__ u32 note(u32 i) const { return args.pairs[first + at_most(i, rows - 1)]; }
   __device__ void use(const Acc (&sums)[OWN_TILES], u32 m, const Place &place) const {
-    store_noted(args, sums, place.notes, rows, m, place.four * TILES);
+    const u32 *pairs = place.notes;
+    u32 tile = place.four * TILES;
+    store_across(
+        args, sums, [=](u32 row) { return pairs[row]; }, rows, m,
+        [=](u32 t) { return tile + own_tile(t) % 4; });
   }
 };
 

@@ -128,6 +128,10 @@ fn agrees_with_the_cpu(
         let (worst, mean) = differences(&expected, &twin);
         let mut on_fewest: Option<Vec<RowOutput>> = None;
         for &ranks in ranks {
+            if ranks > device::runtime().devices().unwrap() {
+                eprintln!("{ranks} devices are needed: not run");
+                continue;
+            }
             let options = Options { activations, cache, ..OPTIONS };
             let found = on_gpus(model, ranks, options).run(prompt()).unwrap();
             let (own_worst, own_mean) = differences(&expected, &found);
@@ -184,16 +188,9 @@ fn log_probabilities_of_the_demo_model_agree_with_the_cpu() {
 #[ignore = "needs GPUs and a large checkpoint"]
 fn log_probabilities_of_a_large_model_agree_with_the_cpu() {
     let model = std::env::var("MOONROCK_TEST_CHECKPOINT").unwrap();
-    let devices = device::runtime().devices().unwrap();
-    let ranks: Vec<usize> = [1, 2, 4].into_iter().filter(|&ranks| ranks <= devices).collect();
     let vocab = Checkpoint::open(Path::new(&model)).unwrap().config().vocab_size as u32;
-    agrees_with_the_cpu(
-        &model,
-        &ids(40, 1, vocab),
-        &ranks,
-        &[Activations::Bf16],
-        CacheFormat::Native,
-    );
+    let forms = [Activations::Bf16];
+    agrees_with_the_cpu(&model, &ids(40, 1, vocab), &[1, 2, 4], &forms, CacheFormat::Native);
 }
 
 /// One rank of a model, in the hands of the test: of two, or alone.

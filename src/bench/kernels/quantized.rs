@@ -2,7 +2,9 @@
 
 use checkpoint::Activations;
 use hip::kernels::matmul_mxfp4::matmul_mxfp4;
-use hip::kernels::mxfp4::{Activated, RowTiles, Weights, activated_bytes, weight_bytes};
+use hip::kernels::mxfp4::{
+    Activated, RowTiles, Weights, activated_bytes, code, slot, weight_bytes,
+};
 use hip::kernels::quantize::quantize;
 use hip::{Error, Memory, Platform};
 use mx::{BLOCK, ScaleRule, Ties, bf16, e2m1, e4m3, e8m0};
@@ -34,22 +36,6 @@ pub(super) fn rate(form: Activations) -> Rate {
 /// Where a row's scale of block `block` stands among its scale bytes.
 pub(super) fn scale_at(block: usize) -> usize {
     block / 16 * 16 + block % 4 * 4 + block % 16 / 4
-}
-
-/// Code `i` of the 8 of a word of weights: of gfx950 those of the file, in order; of sm_90 pairs in
-/// the word's halves, sign and magnitude shifted right by 0, 3 and 6 bits from bits 15 and 8 on,
-/// and the last pair in what is left: sign 11, exponent 14 and 13, mantissa 10.
-fn weight_code(platform: Platform, word: u32, i: usize) -> u8 {
-    let half = word >> (i % 2 * 16);
-    let code = match (platform, i / 2) {
-        (Platform::Hip, _) => word >> (4 * i) & 15,
-        (Platform::Cuda, 3) => (half >> 11 & 1) << 3 | (half >> 13 & 3) << 1 | half >> 10 & 1,
-        (Platform::Cuda, pair) => {
-            let half = half << (3 * pair);
-            (half >> 15 & 1) << 3 | half >> 6 & 7
-        }
-    };
-    code as u8
 }
 
 /// MXFP4 matrices in the kernels' order: random codes, and scales small enough for sums over
@@ -98,23 +84,29 @@ impl Matrices {
     }
 
     /// Values of a row of matrix `index`, as it stands in the kernels' order: tiles of 16 rows, in
-    /// each slabs of 128 columns, in each 64 chunks of 32 columns by group and row; of scales 64
-    /// words for each 512 columns, a byte for each slab.
+    /// each slabs of 128 columns, in each 64 chunks of 32 columns; of scales 64 words for each 512
+    /// columns, a byte for each slab.
     pub(super) fn row(&self, index: usize, row: usize) -> Vec<f32> {
         let tile = index * (self.rows.next_multiple_of(64) / 16) + row / 16;
         let (slabs, quads) = (self.cols.div_ceil(128), self.cols.div_ceil(512));
         let value = |column: usize| {
-            let (block, within) = (column / BLOCK, column % BLOCK);
-            let chunk = (tile * slabs + block / 4) * 64 + block % 4 * 16 + row % 16;
-            let at = chunk * 16 + within / 8 * 4;
+            let (word, scale) = places(self.platform, row % 16, column);
+            let at = tile * slabs * 1024 + 4 * word;
             let word = [0, 1, 2, 3].map(|byte| self.codes.u8(at + byte));
-            let code = weight_code(self.platform, u32::from_le_bytes(word), within % 8);
-            let word = (tile * quads + block / 16) * 64 + block % 4 * 16 + row % 16;
-            let scale = self.scales.u8(word * 4 + block % 16 / 4);
+            let code = code(self.platform, u32::from_le_bytes(word), column % 8);
+            let scale = self.scales.u8(tile * quads * 256 + scale);
             e2m1::VALUES[usize::from(code)] * e8m0::decode(scale)
         };
         (0..self.cols).map(value).collect()
     }
+}
+
+/// Which word of a tile's codes has that of a row and column, and which byte of its scales.
+fn places(platform: Platform, row: usize, column: usize) -> (usize, usize) {
+    let (block, within) = (column / BLOCK, column % BLOCK);
+    let slot = slot(platform, row, block % 4);
+    let word = (block / 4 * 64 + slot) * 4 + within / 8;
+    (word, (block / 16 * 64 + slot) * 4 + block % 16 / 4)
 }
 
 /// Rows of activations on the device, in any form.
@@ -377,21 +369,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_found_where_each_platform_has_them() {
+    fn codes_and_scales_are_found_where_each_platform_has_them() {
         let mut random = Random::new(2);
-        let packed: Vec<u8> = (0..64 * 64).map(|_| random.bits() as u8).collect();
-        let data = Encoded::Mxfp4 { packed: packed.clone(), scales: vec![127; 64 * 4] };
-        let matrix = Matrix { rows: 64, cols: 128, data };
+        let packed: Vec<u8> = (0..64 * 320).map(|_| random.bits() as u8).collect();
+        let bytes: Vec<u8> = (0..64 * 20).map(|_| random.bits() as u8).collect();
+        let data = Encoded::Mxfp4 { packed: packed.clone(), scales: bytes.clone() };
+        let matrix = Matrix { rows: 64, cols: 640, data };
         for platform in [Platform::Hip, Platform::Cuda] {
             let tiles = Tiles::new(&matrix, RowOrder::Plain, platform).unwrap();
-            let mut out = vec![0; tiles.bytes().0];
-            tiles.codes(2, &mut out);
-            for (row, column) in (0..16).flat_map(|row| (0..128).map(move |c| (row, c))) {
-                let at = (column / 32 * 16 + row) * 16 + column % 32 / 8 * 4;
-                let word = u32::from_le_bytes(out[at..at + 4].try_into().unwrap());
-                let byte = packed[(32 + row) * 64 + column / 2];
-                let expected = byte >> (column % 2 * 4) & 15;
-                assert_eq!(weight_code(platform, word, column % 8), expected, "{platform:?}");
+            let (mut codes, mut scales) = (vec![0; tiles.bytes().0], vec![0; tiles.bytes().1]);
+            tiles.codes(2, &mut codes);
+            tiles.scales(2, &mut scales);
+            for (row, column) in (0..16).flat_map(|row| (0..640).map(move |c| (row, c))) {
+                let (word, scale) = places(platform, row, column);
+                let word = u32::from_le_bytes(codes[4 * word..][..4].try_into().unwrap());
+                let expected = packed[(32 + row) * 320 + column / 2] >> (column % 2 * 4) & 15;
+                assert_eq!(code(platform, word, column % 8), expected, "{platform:?}");
+                let expected = bytes[(32 + row) * 20 + column / BLOCK];
+                assert_eq!(scales[scale], expected, "{platform:?}");
             }
         }
     }

@@ -72,6 +72,24 @@ impl Packing {
     }
 }
 
+/// Where among the 64 chunks of a slab, or words of scales of a quad, a platform's kernels want row
+/// `row` of a tile and group `group`, of 4.
+pub fn slot(platform: Platform, row: usize, group: usize) -> usize {
+    Packing::of(platform).slot(row, group)
+}
+
+/// Code `i` of the 8 in a word of codes as a platform's kernels want it.
+pub fn code(platform: Platform, word: u32, i: usize) -> u8 {
+    let bit = |at: usize| (word >> (at % 32) & 1) as u8;
+    match Packing::of(platform) {
+        Packing::Codes => (word >> (4 * i) & 15) as u8,
+        Packing::Pairs => {
+            let places = PAIRS[i / 2].map(|at| at as usize + i % 2 * 16);
+            (0..4).map(|b| bit(places[b]) << b).sum()
+        }
+    }
+}
+
 /// See [`Packing::Pairs`].
 fn pack_pairs(codes: u32) -> u32 {
     let mut word = 0;

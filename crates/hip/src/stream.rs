@@ -66,7 +66,7 @@ impl Stream {
 
     /// Queues a kernel of `grid` workgroups of `threads`; `args` is its one parameter. On CUDA they
     /// may begin before the kernel before it has ended, also in a recorded graph (see `begin` in
-    /// `kernels/device.h`); copies and events wait for all before them, and are waited for, as ever.
+    /// `kernels/device.h`); copies and events wait for all before them, and are waited for.
     ///
     /// # Safety
     /// `T` is the kernel's parameter as declared, its pointers lead to memory that is large enough

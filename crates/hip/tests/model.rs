@@ -29,8 +29,10 @@ const OPTIONS: Options = Options {
     watchdog: Duration::from_secs(600),
 };
 
+/// A path in this repository, or where `MOONROCK_TEST_DATA` has what the tests need of it.
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name)
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("MOONROCK_TEST_DATA").map_or(here, PathBuf::from).join(name)
 }
 
 fn on_cpu(model: &str, activations: Activations, cache: CacheFormat) -> Ranks {

@@ -111,7 +111,7 @@ fn responses(ok: Value) -> Value {
     all
 }
 
-/// An object of these fields and no others.
+/// An object of these fields and no others; a `null` counts as absent, whatever its name.
 fn record(required: &[&str], fields: Value) -> Value {
     let mut fields = fields;
     for (name, schema) in fields.as_object_mut().into_iter().flatten() {
@@ -120,7 +120,7 @@ fn record(required: &[&str], fields: Value) -> Value {
         }
     }
     json!({"type": "object", "properties": fields, "required": required,
-        "additionalProperties": false})
+        "additionalProperties": {"type": "null"}})
 }
 
 /// One object with the fields of both.

@@ -17,8 +17,8 @@
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
-/// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL: of 256, with
-/// registers so few on gfx950 that three workgroups fit a compute unit (sm_90 would spill).
+/// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL, for
+/// gfx950: of 256, with registers so few that three workgroups fit a compute unit.
 /// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 /// SHARING_KERNEL: with registers so few that 16 waves fit a compute unit, two workgroups of 8.
 /// FILLING_KERNEL: with registers so few on sm_90 that 16 waves fit.
@@ -31,7 +31,6 @@
 #define SHARING_KERNEL(threads) KERNEL(threads) __attribute__((amdgpu_waves_per_eu(4)))
 #define FILLING_KERNEL(threads) KERNEL(threads)
 #else
-#define PACKED_KERNEL KERNEL(256)
 #define SHARING_KERNEL(threads) \
   extern "C" __global__ __attribute__((launch_bounds(threads, 512 / (threads))))
 #define FILLING_KERNEL(threads) SHARING_KERNEL(threads)

@@ -53,19 +53,7 @@ __device__ inline u32 key_of(u32 row) { return row % 2 * 4 + row / 2 % 2 * 2 + r
 /// Arrives on what `expect_arrivals` made, for the warp.
 __device__ inline void count_warp(const u64 &word) {
   sync_wave();
-  if (lane() == 0)
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lds_address(&word)) : "memory");
-}
-
-/// Four matrices of 8 x 8 values of 16 bits, each transposed; lane `l` says where row `l % 8` of
-/// matrix `l / 8` begins.
-__device__ inline u32x4 load_matrices_transposed(u32 row) {
-  u32 x, y, z, w;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
-               : "r"(row)
-               : "memory");
-  return u32x4{x, y, z, w};
+  if (lane() == 0) arrive_at(lds_address(&word));
 }
 
 /// For `copy_bulk` of data that the L2 cache should drop before other.
@@ -80,9 +68,6 @@ __device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word
                "l"(from), "r"(bytes), "r"(word), "l"(policy)
                : "memory");
 }
-
-/// Workgroups of the launch.
-__device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 
 /// Waits for the phase of that parity to end, with the whole warp.
 __device__ inline void wait_for(const u64 &word, u32 parity) {
@@ -421,8 +406,9 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
   }
 }
 
-// With the number of workgroups a processor, without which registers would not be handed on.
-#define STAYING_KERNEL \
-  extern "C" __global__ __attribute__((launch_bounds(SPLIT_THREADS, 1)))
-STAYING_KERNEL void attention_split(AttentionArgs args) { take_splits<Bf16Keys>(args); }
-STAYING_KERNEL void attention_split_fp8(AttentionArgs args) { take_splits<Fp8Keys>(args); }
+STAYING_KERNEL(SPLIT_THREADS) void attention_split(AttentionArgs args) {
+  take_splits<Bf16Keys>(args);
+}
+STAYING_KERNEL(SPLIT_THREADS) void attention_split_fp8(AttentionArgs args) {
+  take_splits<Fp8Keys>(args);
+}

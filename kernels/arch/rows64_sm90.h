@@ -23,8 +23,7 @@
 constexpr u32 MULTIPLIERS = 256, LOADERS = 128;
 /// Threads of a workgroup, and rows that it takes.
 constexpr u32 BLOCK_THREADS = MULTIPLIERS + LOADERS, BLOCK_ROWS = 96;
-/// That one workgroup fits a processor tells the assembler how many registers there are to take.
-#define BLOCK_KERNEL extern "C" __global__ __attribute__((launch_bounds(BLOCK_THREADS, 1)))
+#define BLOCK_KERNEL STAYING_KERNEL(BLOCK_THREADS)
 
 /// Which four tiles of the matrix the wave's are of: four `own` of the block's, whose first is
 /// `begin`. `notes` are by row of the group.
@@ -109,7 +108,7 @@ template <bool SEGMENTED, class Work> struct Turns {
     blocks = (work.fours() + BLOCK_TILES / 4 - 1) / (BLOCK_TILES / 4);
     stay = (k + 127) / 128 <= Slabs<SEGMENTED>::COUNT;
     // So long that each workgroup has a few.
-    run = at_most(groups * blocks / (4 * __nvvm_read_ptx_sreg_nctaid_x()), stay ? 8 : 1);
+    run = at_most(groups * blocks / (4 * blocks_x()), stay ? 8 : 1);
     run = run == 0 ? 1 : run;
     runs = (blocks + run - 1) / run;
     count = groups * runs;
@@ -230,7 +229,7 @@ __device__ inline void load_all(Work work) {
   const Operands operands = work.operands();
   Turns<SEGMENTED, Work> turns(work, operands.k);
   Slabs<SEGMENTED> place;
-  for (u32 t = block_x(); t < turns.count; t += __nvvm_read_ptx_sreg_nctaid_x()) {
+  for (u32 t = block_x(); t < turns.count; t += blocks_x()) {
     Turn turn = turns[t];
     work.take(turn.group);
     if (wave() == BLOCK_WAVES) prefetch_block(work, operands, turn.block);
@@ -463,7 +462,7 @@ __device__ inline void multiply_turns(Work work) {
   const Operands operands = work.operands();
   Turns<SEGMENTED, Work> turns(work, operands.k);
   Slabs<SEGMENTED> place;
-  for (u32 t = block_x(); t < turns.count; t += __nvvm_read_ptx_sreg_nctaid_x()) {
+  for (u32 t = block_x(); t < turns.count; t += blocks_x()) {
     Turn turn = turns[t];
     work.take(turn.group);
 #define TILES_OF_ROWS(m)                                                                      \

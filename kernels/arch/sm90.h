@@ -8,6 +8,8 @@ __device__ inline u32 thread() { return __nvvm_read_ptx_sreg_tid_x(); }
 __device__ inline u32 block_x() { return __nvvm_read_ptx_sreg_ctaid_x(); }
 __device__ inline u32 block_y() { return __nvvm_read_ptx_sreg_ctaid_y(); }
 __device__ inline u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
+/// Workgroups of the launch.
+__device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }
@@ -271,17 +273,23 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
 /// a chunk of the operand whose other side `load_transposed` makes of the 32 rows.
 __device__ inline u32 operand_place(u32 tile, u32 i) { return 4 * tile + i / 4 * 2 + i % 2; }
 
+/// Four matrices of 8 x 8 values of 16 bits, each transposed; lane `l` says by its address in LDS
+/// where row `l % 8` of matrix `l / 8` begins.
+__device__ inline u32x4 load_matrices_transposed(u32 row) {
+  u32 x, y, z, w;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+               : "r"(row)
+               : "memory");
+  return u32x4{x, y, z, w};
+}
+
 /// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
 /// in LDS.
 __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
   for (u32 c = 0; c < CHUNKS; ++c) {
     const __bf16 *p = matrix + lane() * stride + swizzled(lane(), 2 * tile + c) * 8;
     u32 address = (u32)(u64)(const __attribute__((address_space(3))) __bf16 *)p;
-    u32 x, y, z, w;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
-                 : "r"(address)
-                 : "memory");
-    out[c] = __builtin_bit_cast(bf16x8, u32x4{x, y, z, w});
+    out[c] = __builtin_bit_cast(bf16x8, load_matrices_transposed(address));
   }
 }

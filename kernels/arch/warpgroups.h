@@ -3,6 +3,10 @@
 #pragma once
 #include "wgmma.h"
 
+/// A kernel of which one workgroup fits a processor. To say so tells the assembler how many
+/// registers there are to take.
+#define STAYING_KERNEL(threads) extern "C" __global__ __attribute__((launch_bounds(threads, 1)))
+
 /// Takes registers that others of the workgroup have given, or gives some: N are left.
 template <u32 N> __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
@@ -25,20 +29,22 @@ __device__ inline void copy_8_to_lds(u32 to, const void *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 
+/// One arrival on what `expect_arrivals` has made, by its address.
+__device__ inline void arrive_at(u32 word) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
+}
+
 /// Threads that are there, and those whose copies have been made, in LDS.
 struct Copies {
   u64 word;
 
   /// One thread calls this before all others' calls.
-  __device__ void prepare(u32 threads) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(lds_address(&word)), "r"(threads)
-                 : "memory");
-  }
+  __device__ void prepare(u32 threads) { expect_arrivals(lds_address(&word), threads); }
 
   /// Counts the thread: now, so that what it has read may be written again, and once more when what
   /// it has started to copy is there.
   __device__ void count() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lds_address(&word)) : "memory");
+    arrive_at(lds_address(&word));
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
                  : "memory");
   }
@@ -56,11 +62,6 @@ struct Copies {
     sync_wave();
   }
 };
-
-/// One arrival on what `expect_arrivals` has made, by its address.
-__device__ inline void arrive_at(u32 word) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
-}
 
 /// Stores four matrices of 8 x 8 values of 16 bits; lane `l` says where row `l % 8` of matrix
 /// `l / 8` begins.

@@ -35,6 +35,19 @@ async fn text_to_tokens_and_back() {
     assert_eq!(back, json!({"prompt": text}));
 }
 
+/// Clients send what they leave out as null, also fields that others have; the OpenAPI document
+/// says that this is right.
+#[tokio::test]
+async fn a_null_counts_as_absent_whatever_its_name() {
+    let body = json!({"tokens": [eos()], "model": null, "anything": null});
+    let back = answer(&app(&["hi"]), "/detokenize", &body).await;
+    assert_eq!(back, json!({"prompt": "<|im_end|>"}));
+    let document = get("/openapi.json").await;
+    let content = &document["paths"]["/detokenize"]["post"]["requestBody"]["content"];
+    let schema = &content["application/json"]["schema"];
+    assert_eq!(schema["additionalProperties"], json!({"type": "null"}), "{schema}");
+}
+
 #[tokio::test]
 async fn a_chat_is_tokenized_as_it_is_answered() {
     let app = app(&["hi"]);

@@ -56,6 +56,15 @@ fn on_cpu_in_bf16(model: &str, activations: Activations, cache: CacheFormat) -> 
     .unwrap()
 }
 
+/// Whether there are so many devices; says so if not.
+fn there_are(ranks: usize) -> bool {
+    let enough = ranks <= device::runtime().devices().unwrap();
+    if !enough {
+        eprintln!("{ranks} devices are needed: not run");
+    }
+    enough
+}
+
 fn on_gpus(model: &str, ranks: usize, options: Options) -> Ranks {
     let checkpoint = Arc::new(Checkpoint::open(&data(model)).unwrap());
     let runtime = device::runtime();
@@ -98,14 +107,32 @@ fn ids(count: usize, seed: u64, vocab: u32) -> Vec<u32> {
     (0..count as u64).map(|i| (model::uniform(seed, i) * vocab as f32) as u32).collect()
 }
 
-/// Worst and mean difference of the log-probabilities of known tokens.
-fn differences(a: &[RowOutput], b: &[RowOutput]) -> (f64, f64) {
-    let scored = a.iter().zip(b).filter(|(a, b)| a.token == b.token);
-    let all: Vec<f64> = scored
-        .map(|(a, b)| (a.logprob.unwrap() as f64 - b.logprob.unwrap() as f64).abs())
-        .collect();
-    assert!(all.len() + 3 > a.len(), "only {} rows are about the same token", all.len());
-    (all.iter().copied().fold(0.0, f64::max), all.iter().sum::<f64>() / all.len() as f64)
+/// Differences of the log-probabilities of known tokens, in ascending order.
+struct Differences(Vec<f64>);
+
+impl Differences {
+    fn new(a: &[RowOutput], b: &[RowOutput]) -> Differences {
+        let scored = a.iter().zip(b).filter(|(a, b)| a.token == b.token);
+        let mut all: Vec<f64> = scored
+            .map(|(a, b)| (a.logprob.unwrap() as f64 - b.logprob.unwrap() as f64).abs())
+            .collect();
+        assert!(all.len() + 3 > a.len(), "only {} rows are about the same token", all.len());
+        all.sort_by(f64::total_cmp);
+        Differences(all)
+    }
+
+    /// Of all but the `beyond` greatest the greatest, and the mean.
+    fn worst_and_mean(&self, beyond: usize) -> (f64, f64) {
+        let all = &self.0[..self.0.len() - beyond];
+        (all[all.len() - 1], all.iter().sum::<f64>() / all.len() as f64)
+    }
+}
+
+impl std::fmt::Display for Differences {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let greatest = &self.0[self.0.len().saturating_sub(5)..];
+        write!(f, "greatest {greatest:.4?}, mean {:.4}", self.worst_and_mean(0).1)
+    }
 }
 
 /// GPUs round more values to BF16 than the twin: beside the inputs of matrix products also the KV
@@ -116,38 +143,38 @@ const SLACK: f64 = 3.0;
 
 const TINY: &str = "tests/data/tiny-k2/mxfp4";
 
+/// The `beyond` greatest differences are not looked at.
 fn agrees_with_the_cpu(
     model: &str,
     ids: &[u32],
     ranks: &[usize],
     forms: &[Activations],
     cache: CacheFormat,
+    beyond: usize,
 ) {
     let prompt = || batch(&[(ids, 0, ids.len(), 3)]);
     for &activations in forms {
         let expected = on_cpu(model, activations, cache).run(prompt()).unwrap();
         let twin = on_cpu_in_bf16(model, activations, cache).run(prompt()).unwrap();
-        let (worst, mean) = differences(&expected, &twin);
+        let rounding = Differences::new(&expected, &twin);
+        let (worst, mean) = rounding.worst_and_mean(beyond);
         let mut on_fewest: Option<Vec<RowOutput>> = None;
         for &ranks in ranks {
-            if ranks > device::runtime().devices().unwrap() {
-                eprintln!("{ranks} devices are needed: not run");
+            if !there_are(ranks) {
                 continue;
             }
             let options = Options { activations, cache, ..OPTIONS };
             let found = on_gpus(model, ranks, options).run(prompt()).unwrap();
-            let (own_worst, own_mean) = differences(&expected, &found);
-            eprintln!(
-                "{model} {activations:?} on {ranks}: worst {own_worst:.3}, mean {own_mean:.4}; \
-                 rounding alone: {worst:.3}, {mean:.4}"
-            );
+            let own = Differences::new(&expected, &found);
+            eprintln!("{model} {activations:?} on {ranks}: {own}; rounding alone: {rounding}");
+            let (own_worst, own_mean) = own.worst_and_mean(beyond);
             assert!(own_worst <= SLACK * worst && own_mean <= SLACK * mean);
             // More ranks add the same f32 in another order. That shows where a sum then falls on
             // the other side of a border of BF16 (or of an expert's choice): differences like
             // those of the twin, where nearly every value is rounded otherwise, but of fewer.
-            let (worst_apart, mean_apart) =
-                differences(on_fewest.get_or_insert_with(|| found.clone()), &found);
-            eprintln!("  from fewer ranks: worst {worst_apart:.3}, mean {mean_apart:.4}");
+            let apart = Differences::new(on_fewest.get_or_insert_with(|| found.clone()), &found);
+            eprintln!("  from fewer ranks: {apart}");
+            let (worst_apart, mean_apart) = apart.worst_and_mean(beyond);
             assert!(worst_apart <= worst && mean_apart <= mean);
         }
     }
@@ -156,19 +183,19 @@ fn agrees_with_the_cpu(
 #[test]
 fn log_probabilities_agree_with_the_cpu_in_every_precision() {
     let forms = [Activations::Bf16, Activations::Mxfp8, Activations::Mxfp4];
-    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Native);
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Native, 0);
 }
 
 #[test]
 fn log_probabilities_agree_with_the_cpu_on_2_and_4_ranks() {
     let forms = [Activations::Mxfp4];
-    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[2, 4], &forms, CacheFormat::Native);
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[2, 4], &forms, CacheFormat::Native, 0);
 }
 
 #[test]
 fn log_probabilities_agree_with_the_cpu_with_an_fp8_cache() {
     let forms = [Activations::Bf16];
-    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Fp8);
+    agrees_with_the_cpu(TINY, &ids(40, 1, 1024), &[1], &forms, CacheFormat::Fp8, 0);
 }
 
 /// The model that ships, with Kimi-K2's head geometry: a short prompt on two ranks. With
@@ -178,20 +205,24 @@ fn log_probabilities_of_the_demo_model_agree_with_the_cpu() {
     let model = "models/demo";
     if std::env::var_os("MOONROCK_FULL").is_none() {
         let (ids, forms) = (ids(12, 1, 2304), [Activations::Mxfp4]);
-        return agrees_with_the_cpu(model, &ids, &[2], &forms, CacheFormat::Native);
+        return agrees_with_the_cpu(model, &ids, &[2], &forms, CacheFormat::Native, 0);
     }
     let forms = [Activations::Mxfp4, Activations::Mxfp8, Activations::Bf16];
-    agrees_with_the_cpu(model, &ids(40, 1, 2304), &[1, 2, 4], &forms, CacheFormat::Native);
+    agrees_with_the_cpu(model, &ids(40, 1, 2304), &[1, 2, 4], &forms, CacheFormat::Native, 0);
 }
 
 /// A checkpoint that `MOONROCK_TEST_CHECKPOINT` names, such as one in Kimi-K2.6's shape that
 /// `moonrock make-checkpoint` has made, or the small one.
+///
+/// The eighth and the ninth of 384 random scores are about 0.05 standard deviations apart, and
+/// rounding x to BF16 moves them by some 0.003: about one row in twenty takes another expert in
+/// each layer, which changes it more than rounding does. A quarter of the rows may.
 #[test]
 fn log_probabilities_of_any_model_agree_with_the_cpu_and_over_ranks() {
     let model = std::env::var("MOONROCK_TEST_CHECKPOINT").unwrap_or(TINY.into());
     let vocab = Checkpoint::open(&data(&model)).unwrap().config().vocab_size as u32;
     let forms = [Activations::Bf16];
-    agrees_with_the_cpu(&model, &ids(40, 1, vocab), &[1, 2, 4], &forms, CacheFormat::Native);
+    agrees_with_the_cpu(&model, &ids(40, 1, vocab), &[1, 2, 4], &forms, CacheFormat::Native, 10);
 }
 
 /// One rank of a model, in the hands of the test: of two, or alone.
@@ -461,7 +492,7 @@ fn outputs_of_several_rounds_are_drawn_and_carried() {
 #[test]
 fn one_shot_and_ordered_sums_have_the_same_bits() {
     let ids = ids(21, 5, 1024);
-    for ranks in [2, 4] {
+    for ranks in [2, 4].into_iter().filter(|&ranks| there_are(ranks)) {
         let found = [AllReduce::OneShot, AllReduce::Ordered].map(|all_reduce| {
             let mut gpus = on_gpus(TINY, ranks, Options { all_reduce, ..OPTIONS });
             let mut results = bits(&gpus.run(batch(&[(&ids, 0, 20, 3)])).unwrap());

@@ -50,11 +50,8 @@ template <class Keys> struct Rings {
 /// Key `row` of eight keys of an operand.
 __device__ inline u32 key_of(u32 row) { return row % 2 * 4 + row / 2 % 2 * 2 + row / 4; }
 
-/// Arrives on what `expect_arrivals` made, for the warp.
-__device__ inline void count_warp(const u64 &word) {
-  sync_wave();
-  if (lane() == 0) arrive_at(lds_address(&word));
-}
+/// Arrives on what `expect_arrivals` made.
+__device__ inline void count(const u64 &word) { arrive_at(lds_address(&word)); }
 
 /// For `copy_bulk` of data that the L2 cache should drop before other.
 __device__ inline u64 used_once() {
@@ -148,11 +145,11 @@ template <class Keys> __device__ inline void copy_all(const AttentionArgs &args,
     else
       wait_for(lds.mixed[to.at], to.phase ^ 1);
     u32 word = lds_address(&lds.copied[to.at]);
-    if (lane() == 0) expect_bytes(word, OWN_KEYS * Keys::BYTES);
-    sync_wave();
-    if (lane() < OWN_KEYS)
+    if (lane() < OWN_KEYS) {
+      expect_bytes(word, Keys::BYTES);
       copy_bulk(lds.entries[to.at][own + lane()], args.cache + (u64)slot * Keys::BYTES, Keys::BYTES,
                 word, policy);
+    }
     if (last) return;
   }
 }
@@ -243,8 +240,8 @@ __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
         score[i] = key < splits.len ? sum * args.scale : -__builtin_inff();
       }
       lds.scores[to.at][warp][lane()] = score;
-      if constexpr (R::CONVERTS) count_warp(lds.read[from.at]);
-      count_warp(lds.scored[to.at]);
+      if constexpr (R::CONVERTS) count(lds.read[from.at]);
+      count(lds.scored[to.at]);
       from.next();
       to.next();
     }
@@ -331,7 +328,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       } else {
         mix();
       }
-      count_warp(lds.mixed[tile.at]);
+      count(lds.mixed[tile.at]);
       tile.next();
     }
     write(splits, first_column, softmax, columns);
@@ -384,12 +381,12 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
   static_assert(sizeof(lds) <= 220000, "what launches ask for");
   if (thread() == 0) {
     for (u32 i = 0; i < Rings<Keys>::STAGES; ++i) {
-      expect_arrivals(lds_address(&lds.copied[i]), COPIERS / WAVE);
-      expect_arrivals(lds_address(&lds.read[i]), SCORING_WARPS);
+      expect_arrivals(lds_address(&lds.copied[i]), TILE);
+      expect_arrivals(lds_address(&lds.read[i]), SCORERS);
     }
     for (u32 i = 0; i < Rings<Keys>::TILES; ++i) {
-      expect_arrivals(lds_address(&lds.scored[i]), SCORING_WARPS);
-      expect_arrivals(lds_address(&lds.mixed[i]), MIXING_WARPS);
+      expect_arrivals(lds_address(&lds.scored[i]), SCORERS);
+      expect_arrivals(lds_address(&lds.mixed[i]), MIXERS);
     }
     operands_written();
   }

@@ -68,6 +68,24 @@ __device__ inline void sync_wave() {
 /// Bit l: lane l's `x`. All lanes of the wave take part.
 __device__ inline u64 ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
 
+/// How many of the lanes in `lanes` are before this one.
+__device__ inline u32 below(u64 lanes) {
+  return __builtin_amdgcn_mbcnt_hi((u32)(lanes >> 32), __builtin_amdgcn_mbcnt_lo((u32)lanes, 0));
+}
+
+/// The sum of `x` over this and the lanes before. All lanes of the wave take part.
+__device__ inline u32 wave_prefix_sum(u32 x) {
+  // Within rows of 16 lanes, then the second row's and the fourth's with the one before, then the
+  // halves.
+  x += __builtin_amdgcn_update_dpp(0, x, 0x111, 15, 15, false); // row_shr:1
+  x += __builtin_amdgcn_update_dpp(0, x, 0x112, 15, 15, false);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x114, 15, 15, false);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x118, 15, 15, false);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x142, 10, 15, false); // row_bcast:15
+  x += __builtin_amdgcn_update_dpp(0, x, 0x143, 12, 15, false); // row_bcast:31
+  return x;
+}
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
 

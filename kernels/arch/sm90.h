@@ -61,6 +61,20 @@ __device__ inline void sync_wave() { __nvvm_bar_warp_sync(~0u); }
 /// Bit l: lane l's `x`. All lanes of the wave take part.
 __device__ inline u64 ballot(bool x) { return (u32)__nvvm_vote_ballot_sync(~0u, x); }
 
+/// How many of the lanes in `lanes` are before this one.
+__device__ inline u32 below(u64 lanes) {
+  return __builtin_popcount((u32)lanes & ((1u << lane()) - 1));
+}
+
+/// The sum of `x` over this and the lanes before. All lanes of the wave take part.
+__device__ inline u32 wave_prefix_sum(u32 x) {
+  for (u32 step = 1; step < WAVE; step *= 2) {
+    u32 before = shuffle(x, lane() - step);
+    x += lane() >= step ? before : 0;
+  }
+  return x;
+}
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) {
   u32 x, y, z, w;

@@ -4,8 +4,12 @@ use super::route::MAX_EXPERTS;
 use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
 
-/// Pairs that the kernel counts at most.
+/// Pairs that the kernels count at most.
 const MAX_PAIRS: usize = 1 << 19;
+/// Pairs that `sort_few` takes.
+const FEW_PAIRS: usize = 512;
+/// Experts of a workgroup of `sort_many`.
+const EXPERTS_EACH: usize = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -15,6 +19,7 @@ struct Args {
     groups: u64,
     group_count: u64,
     rows: u64,
+    bound: u32,
     top_k: u32,
     experts: u32,
     group_tiles: u32,
@@ -84,10 +89,15 @@ pub fn sort(
         groups: out.groups.ptr(),
         group_count: out.group_count.ptr(),
         rows: rows.count,
+        bound: pairs as u32,
         top_k: top_k as u32,
         experts: experts as u32,
         group_tiles: group_tiles as u32,
     };
-    // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
-    unsafe { stream.launch(kernels.get(NAME), [1, 1, 1], 512, &args) }
+    let (kernel, workgroups) = match pairs <= FEW_PAIRS {
+        true => ("sort_few", 1),
+        false => ("sort_many", experts.div_ceil(EXPERTS_EACH)),
+    };
+    // SAFETY: the arguments are the kernels', the buffers have room for `rows.bound` rows.
+    unsafe { stream.launch(kernels.get(kernel), [workgroups as u32, 1, 1], 512, &args) }
 }

@@ -11,14 +11,14 @@
 
 struct SortArgs {
   const u32 *chosen;
-  u32 *pairs;
-  u32x4 *groups;
-  u32 *group_count;
   const u32 *rows;
   u32 bound; // pairs that there may be, for all of which `chosen` has room
   u32 top_k;
   u32 experts;
   u32 group_tiles;
+  u32 *pairs;
+  u32x4 *groups;
+  u32 *group_count;
 };
 
 constexpr u32 THREADS = 512;
@@ -27,83 +27,90 @@ constexpr u32 MAX_EXPERTS = 512;
 constexpr u32 FEW_PAIRS = 512;
 constexpr u32 LANE_BITS = WAVE == 64 ? 6 : 5;
 
-/// Groups the slots of the thread's expert, which has `pairs`, and returns the first of them.
-/// Threads have ascending experts; those that do not `write` only count. `sums` has a word for each
-/// wave.
-__device__ inline u32 group(const SortArgs &args, u32 expert, u32 pairs, bool write, u32 *sums) {
+/// Groups the slots of the expert of the thread's number, which has `pairs`, and returns the first
+/// of them. A thread that does not `write` only counts. `sums` has a word for each wave.
+__device__ inline u32 group(const SortArgs &args, u32 pairs, bool write, u32 *sums) {
   u32 tiles = (pairs + 15) / 16, groups = tiles;
   if (args.group_tiles > 1) groups = (tiles + args.group_tiles - 1) / args.group_tiles;
   u32 both = tiles | groups << 16, through = wave_prefix_sum(both);
   if (lane() == WAVE - 1) sums[wave()] = through;
   sync();
-  for (u32 w = 0; w < WAVES; ++w) through += w < wave() ? sums[w] : 0;
+  through += last_lane(wave_prefix_sum(lane() < wave() ? sums[lane()] : 0));
   u32 slot = (through - both & 0xffff) * 16, end = through >> 16, size = args.group_tiles * 16;
   if (write) {
     for (u32 g = 0; g < groups; ++g) {
       u32 first = g * size, left = pairs - first;
-      args.groups[end - groups + g] = u32x4{expert, slot + first, left < size ? left : size, 0};
+      args.groups[end - groups + g] = u32x4{thread(), slot + first, left < size ? left : size, 0};
     }
   }
   if (thread() == THREADS - 1 && block_x() == 0) *args.group_count = end;
   return slot;
 }
 
-/// Lanes of the wave, of those that are `there`, with the same `x` (below WAVE) as the lane.
-__device__ inline u64 same(u32 x, bool there) {
-  u64 lanes = ballot(there);
+/// Of `lanes` of the wave those with the same `x` (below WAVE) as this one.
+__device__ inline u64 same(u64 lanes, u32 x) {
+  u32 low = (u32)lanes, high = (u32)(lanes >> 32);
   for (u32 bit = 0; bit < LANE_BITS; ++bit) {
-    u64 set = -(u64)(x >> bit & 1);
-    lanes &= ~(ballot(x >> bit & 1) ^ set);
+    u32 set = (int)(x << (31 - bit)) >> 31;
+    u64 all = ballot(set != 0);
+    low &= ~((u32)all ^ set);
+    high &= ~((u32)(all >> 32) ^ set);
   }
-  return lanes;
+  return (u64)high << 32 | low;
 }
 
-/// At most FEW_PAIRS pairs. Each wave takes a part of the experts, a lane each, and lists their
-/// pairs. Grid: 1.
+/// At most FEW_PAIRS pairs. A thread has an expert; each wave lists the pairs of its threads'.
+/// Grid: 1.
 KERNEL(THREADS) void sort_few(SortArgs args) {
   begin();
-  // Of each wave's pairs: expert of the wave, pair << 6, how many of the expert came before << 16.
-  __shared__ u32 list[WAVES][FEW_PAIRS];
-  // How many pairs of an expert there were yet, then its first slot: a bank for each.
-  __shared__ u32 next[WAVES][WAVE];
+  // The lane of a pair's expert, pair << 6, how many of the expert's came before << 16.
+  __shared__ u32 lists[WAVES][FEW_PAIRS];
+  // How many pairs of an expert there were yet, then its first slot: a bank for each of a wave's.
+  __shared__ u32 nexts[WAVES][WAVE];
   __shared__ u32 sums[WAVES];
-  u32 *listed = list[wave()], *own = next[wave()];
-  own[lane()] = 0;
+  u32 *list = lists[wave()], *next = nexts[wave()];
+  next[lane()] = 0;
   u32 count = *args.rows * args.top_k;
   // These loads do not wait for that one.
-  u32 chosen[FEW_PAIRS / WAVE];
-  for (u32 i = 0; i < FEW_PAIRS / WAVE; ++i) {
+  u32 chosen[FEW_PAIRS / WAVE], last = args.bound - 1;
+  auto load = [&](u32 i) {
     u32 pair = i * WAVE + lane();
-    chosen[i] = i * WAVE < args.bound ? args.chosen[pair < args.bound ? pair : 0] : 0;
+    chosen[i] = args.chosen[pair < last ? pair : last];
+  };
+  load(0), load(1);
+  if (last >= 2 * WAVE) {
+    for (u32 i = 2; i < FEW_PAIRS / WAVE; ++i) load(i);
   }
-  u32 each = (args.experts + WAVES - 1) / WAVES, first = wave() * each, length = 0;
+  u32 listed = 0, first = wave() * WAVE;
+  if (first >= args.experts) count = 0;
   for (u32 i = 0; i < FEW_PAIRS / WAVE; ++i) {
-    if (i * WAVE >= count) continue;
+    if (i * WAVE >= count) break;
     u32 pair = i * WAVE + lane(), x = chosen[i] - first;
-    u64 lanes = ballot(pair < count) & ballot(x < each);
-    if (pair < count && x < each) listed[length + below(lanes)] = x | pair << 6;
-    length += __builtin_popcountll(lanes);
+    u64 lanes = ballot(pair < count) & ballot(x < WAVE);
+    if (pair < count && x < WAVE) list[below(lanes, listed)] = pair * 64 + x;
+    listed += __builtin_popcountll(lanes);
   }
   sync_wave();
 
-  for (u32 i = lane(); i - lane() < length; i += WAVE) {
-    bool there = i < length;
-    u32 entry = there ? listed[i] : 0, x = entry % 64;
-    u64 peers = same(x, there);
-    u32 before = own[x] + below(peers);
+  for (u32 begin = 0; begin < listed; begin += WAVE) {
+    u32 i = begin + lane();
+    bool there = i < listed;
+    u32 entry = there ? list[i] : 0, x = entry % 64;
+    u64 peers = same(ballot(there), x);
+    u32 before = below(peers, next[x]);
     sync_wave();
     if (there) {
-      listed[i] = entry | before << 16;
-      if (peers >> lane() == 1) own[x] = before + 1;
+      list[i] = entry | before << 16;
+      if (peers >> lane() == 1) next[x] = before + 1;
     }
     sync_wave();
   }
 
-  own[lane()] = group(args, first + lane(), own[lane()], true, sums);
+  next[lane()] = group(args, next[lane()], true, sums);
   sync_wave();
-  for (u32 i = lane(); i < length; i += WAVE) {
-    u32 entry = listed[i];
-    args.pairs[own[entry % 64] + (entry >> 16)] = entry >> 6 & 1023;
+  for (u32 i = lane(); i < listed; i += WAVE) {
+    u32 entry = list[i];
+    args.pairs[next[entry % 64] + (entry >> 16)] = entry / 64 % 1024;
   }
 }
 
@@ -161,7 +168,7 @@ KERNEL(THREADS) void sort_many(SortArgs args) {
     pairs += words[0] + words[1] + words[2] + words[3];
   }
   bool mine = expert / EACH == block_x();
-  u32 slot = group(args, expert, pairs, mine, sums);
+  u32 slot = group(args, pairs, mine, sums);
   if (mine) ((u32 *)&slots)[expert % EACH] = slot;
   sync();
 
@@ -172,7 +179,7 @@ KERNEL(THREADS) void sort_many(SortArgs args) {
     if (ballot(k < EACH) == 0) return;
     for (u32 i = 0; i < EACH; ++i) {
       u64 lanes = ballot(k == i);
-      if (k == i) slot = next[i] + below(lanes);
+      if (k == i) slot = below(lanes, next[i]);
       next[i] += __builtin_popcountll(lanes);
     }
     if (k < EACH) args.pairs[slot] = pair;

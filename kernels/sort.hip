@@ -1,6 +1,6 @@
 // Sorts (row, choice) pairs by expert, into tiles of 16 rows that the expert matmuls take.
 //
-// chosen [rows, top_k] u32, all below `experts` <= 512; rows * top_k <= 2^19. A pair's number is
+// chosen [rows, top_k] u32, all below `experts` <= 512; rows * top_k < 2^19. A pair's number is
 // row * top_k + k. Each expert with pairs gets consecutive slots from a multiple of 16 on, in
 // ascending order of pair: pairs[slot] is the slot's pair. The slots behind an expert's last pair,
 // up to the next multiple of 16, are not written. groups[g] = {expert, first slot, pairs, 0} cuts
@@ -131,6 +131,7 @@ __device__ inline void each_pair(const SortArgs &args, u32 count, Use use) {
       expert[i] = args.chosen[pair < end ? pair : first];
     }
     for (u32 i = 0; i < AHEAD; ++i) {
+      if (first + i * WAVE >= end) break;
       u32 pair = first + i * WAVE + lane();
       use(pair, pair < end ? expert[i] : MAX_EXPERTS + EACH);
     }
@@ -147,7 +148,8 @@ KERNEL(THREADS) void sort_many(SortArgs args) {
   __shared__ u32 sums[WAVES];
   __shared__ u32x4 slots; // the first of the workgroup's experts'
   u32 count = *args.rows * args.top_k, first = block_x() * EACH;
-  for (u32 i = thread(); i < MAX_EXPERTS / 2 * WAVE / 4; i += THREADS) counts[0][i] = u32x4{};
+  u32 words = (args.experts + 1) / 2 * (WAVE / 4);
+  for (u32 i = thread(); i < words; i += THREADS) counts[0][i] = u32x4{};
   sync();
   u32x4 own = {};
   each_pair(args, count, [&](u32 pair, u32 expert) {
@@ -161,12 +163,17 @@ KERNEL(THREADS) void sort_many(SortArgs args) {
   if (lane() == 0) found[wave()] = own;
   sync();
 
-  u32 pairs = 0, expert = thread();
-  for (u32 i = 0; i < WAVE / 4; ++i) {
-    // From another place on than other lanes, so that each reads other banks.
-    u32x4 words = counts[expert / 2][(thread() + i) % (WAVE / 4)] >> expert % 2 * 16 & 0xffff;
-    pairs += words[0] + words[1] + words[2] + words[3];
+  // A thread adds up half the words of its expert and the neighbour's: another place than other
+  // lanes' each time, so of other banks; four words at once, which have less than 2^16 of each.
+  u32 expert = thread(), even = 0, odd = 0;
+  for (u32 i = 0; expert / 2 * 2 < args.experts && i < WAVE / 8; ++i) {
+    u32x4 four = counts[expert / 2][expert % 2 * (WAVE / 8) + (expert / 2 + i) % (WAVE / 8)];
+    u32 sum = four[0] + four[1] + four[2] + four[3];
+    even += sum & 0xffff;
+    odd += sum >> 16;
   }
+  u32 pairs = expert % 2 ? odd : even;
+  pairs += shuffle_xor(expert % 2 ? even : odd, 1);
   bool mine = expert / EACH == block_x();
   u32 slot = group(args, pairs, mine, sums);
   if (mine) ((u32 *)&slots)[expert % EACH] = slot;

@@ -101,6 +101,10 @@ fn sorts_many_pairs() {
 #[test]
 fn sorts_the_largest_batch() {
     check(&device::gpu(), &random(5, 8192, 8, 384), 8, 384, 4, 0);
+    // As many pairs as there may be, all of one expert.
+    for expert in [0, 1] {
+        check(&device::gpu(), &vec![expert; (1 << 19) - 1], 1, 2, 4, 0);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
 
 /// Pairs that the kernels count at most.
-const MAX_PAIRS: usize = 1 << 19;
+const MAX_PAIRS: usize = (1 << 19) - 1;
 /// Pairs that `sort_few` takes.
 const FEW_PAIRS: usize = 512;
 /// Experts of a workgroup of `sort_many`.
@@ -81,7 +81,7 @@ pub fn sort(
     let pairs = rows.bound * top_k;
     check_shape(NAME, experts <= MAX_EXPERTS, "there must be at most 512 experts")?;
     check_shape(NAME, pairs > 0, "there must be room for a row")?;
-    check_shape(NAME, pairs <= MAX_PAIRS, "there must be at most 524,288 pairs of row and expert")?;
+    check_shape(NAME, pairs <= MAX_PAIRS, "there must be at most 524,287 pairs of row and expert")?;
     check_room(NAME, "chosen", chosen, pairs * 4)?;
     check_room(NAME, "pairs", &out.pairs, slots(pairs, experts) * 4)?;
     check_room(NAME, "groups", &out.groups, groups(pairs, experts, group_tiles) * 16)?;

@@ -110,7 +110,7 @@ __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   if (team.members > 1) {
     const Table &table = team.table();
     if (thread() == 0) team.table().shares[team.member].all = best;
-    team.meet();
+    team.meet(NEAR); // the next histogram is of near tokens
     best = wave_max(lane() < team.members ? table.shares[lane()].all : 0);
   } else {
     sync();
@@ -120,21 +120,24 @@ __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   row.first = ~(u32)best;
 }
 
-/// Adds the members' histograms up. All threads have added to theirs.
-__device__ inline void combine(Histogram &h, Team &team) {
+/// Adds up the members' first `bins` bins; others are empty. All threads have added to theirs.
+__device__ inline void combine(Histogram &h, u32 bins, Team &team) {
   sync();
   if (team.members == 1) return;
-  Table &table = team.table();
+  Table &table = team.bins();
   u32 bin = thread();
-  if (h.count[bin] > 0) {
+  if (bin < bins && h.count[bin] > 0) {
     add_on_device(&table.weight[bin], h.weight(bin));
     add_on_device(&table.count[bin], h.count[bin]);
   }
-  team.meet();
-  u64 weight = table.weight[bin];
-  h.low[bin] = (u32)weight;
-  h.high[bin] = (u32)(weight >> 32);
-  h.count[bin] = table.count[bin];
+  team.histogram = team.histogram == 2 ? 0 : team.histogram + 1;
+  team.meet(BINS);
+  if (bin < bins) {
+    u64 weight = table.weight[bin];
+    h.low[bin] = (u32)weight;
+    h.high[bin] = (u32)(weight >> 32);
+    h.count[bin] = table.count[bin];
+  }
   sync();
 }
 
@@ -162,7 +165,7 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
   sums = wave_sum(lane() < WAVES ? s.shares[lane()] : Share{0, 0, 0});
   const Table &table = team.table();
   if (team.members > 1 && thread() == 0) team.table().shares[team.member] = sums;
-  combine(s.first, team);
+  combine(s.first, NEAR, team);
   if (team.members == 1) return sums;
   return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
 }
@@ -176,7 +179,7 @@ __device__ inline void tally_far(Shared &s, const Row &row, Team &team) {
     u32 bin = row.bin(x);
     if (bin >= NEAR && (weight > 0 || row.all)) s.next.add_token(bin, weight);
   });
-  combine(s.next, team);
+  combine(s.next, BINS, team);
   u32 bin = thread();
   if (bin < NEAR) return;
   s.first.low[bin] = s.next.low[bin];
@@ -232,7 +235,7 @@ __device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u
   if (thread() == 0) s.at = add_on_device(&table.listed, s.listed);
   sync();
   for (u32 i = thread(); i < s.listed; i += THREADS) table.list[s.at + i] = s.list[i];
-  team.meet();
+  team.meet(0);
   u32 listed = table.listed;
   for (u32 i = thread(); i < listed; i += THREADS) s.list[i] = table.list[i];
   if (thread() == 0) s.listed = listed;
@@ -313,7 +316,7 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
       sync();
     } else {
       row.each([&](u32 id, float x) { use(row.key(x, id), x); });
-      combine(s.next, team);
+      combine(s.next, BINS, team);
     }
     cross(s, s.next, by_count, target);
   }

@@ -4,10 +4,11 @@
 // which gfx950 has 256, an H100 114 or 132). A team of one keeps everything in LDS.
 //
 // A phase ends where the members meet. What they add to a table in a phase is read in the next one,
-// and cleared in the one after that, by when the third of the tables is in use. A launch may leave
-// tables that are not clear: the first phase uses only what needs not be, and ends with clearing
-// the second one's. Launches that use one team's memory must follow one another, but may differ in
-// the number of members.
+// and may be overwritten in the one after that, by when the third of the tables is in use. Bins are
+// dear to clear and few phases need them: they take turns of their own. Each histogram is made in
+// the next table's, which were cleared where the members met last, or made the last histogram. A
+// launch may leave tables that are not clear. Launches that use one team's memory must follow one
+// another, but may differ in the number of members.
 #pragma once
 #include "device.h"
 
@@ -46,22 +47,30 @@ __device__ inline T add_on_device(T *to, T x) {
 struct Team {
   TeamMemory *memory;
   u32 members, member;
-  u32 arrivals, turn;
+  u32 arrivals;
+  u32 turn;      // the phase's table
+  u32 histogram; // the table whose bins are next
 
   __device__ static Team join(TeamMemory *memory, u32 members, u32 member) {
-    if (members == 1) return {memory, 1, 0, 0, 0};
-    return {memory, members, member, memory->settled, 0};
+    if (members == 1) return {memory, 1, 0, 0, 0, 0};
+    return {memory, members, member, memory->settled, 0, 0};
   }
 
   /// This phase's table.
   __device__ Table &table() const { return memory->tables[turn]; }
 
-  /// Ends the phase: what all members wrote in it is seen after this.
-  __device__ void meet() {
+  /// The table in whose bins the next histogram is made.
+  __device__ Table &bins() const { return memory->tables[histogram]; }
+
+  /// Ends the phase: what all members wrote in it is seen after this. Clears the next histogram's
+  /// first `cleared` bins.
+  __device__ void meet(u32 cleared) {
     turn = turn == 2 ? 0 : turn + 1;
-    Table &next = table();
-    if (thread() % members == member) next.weight[thread()] = next.count[thread()] = 0;
-    if (thread() == 0 && member == 0) next.listed = 0;
+    Table &next = bins();
+    if (thread() < cleared && thread() % members == member) {
+      next.weight[thread()] = next.count[thread()] = 0;
+    }
+    if (thread() == 0 && member == 0) table().listed = 0;
     sync_memory();
     arrivals += members;
     if (thread() == 0) {

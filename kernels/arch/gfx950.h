@@ -59,6 +59,9 @@ __device__ inline u32 shuffle(u32 x, u32 from) {
   return __builtin_amdgcn_ds_bpermute(from * 4, x);
 }
 
+/// The value of the last lane. All lanes of the wave take part.
+__device__ inline u32 last_lane(u32 x) { return __builtin_amdgcn_readlane(x, WAVE - 1); }
+
 /// What lanes of this wave wrote to LDS before is seen by its other lanes after.
 __device__ inline void sync_wave() {
   __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
@@ -67,6 +70,24 @@ __device__ inline void sync_wave() {
 
 /// Bit l: lane l's `x`. All lanes of the wave take part.
 __device__ inline u64 ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
+
+/// `more`, and how many of the lanes in `lanes` are before this one.
+__device__ inline u32 below(u64 lanes, u32 more) {
+  more = __builtin_amdgcn_mbcnt_lo((u32)lanes, more);
+  return __builtin_amdgcn_mbcnt_hi((u32)(lanes >> 32), more);
+}
+
+/// The sum of `x` over this and the lanes before. All lanes of the wave take part.
+__device__ inline u32 wave_prefix_sum(u32 x) {
+  // In rows of 16 lanes, then each second row with the one before, then the halves.
+  x += __builtin_amdgcn_update_dpp(0, x, 0x111, 15, 15, true); // row_shr:1
+  x += __builtin_amdgcn_update_dpp(0, x, 0x112, 15, 15, true);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x114, 15, 15, true);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x118, 15, 15, true);
+  x += __builtin_amdgcn_update_dpp(0, x, 0x142, 10, 15, false); // row_bcast:15
+  x += __builtin_amdgcn_update_dpp(0, x, 0x143, 12, 15, false); // row_bcast:31
+  return x;
+}
 
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }

@@ -55,11 +55,28 @@ __device__ inline u32 shuffle(u32 x, u32 from) {
   return __nvvm_shfl_sync_idx_i32(~0u, x, from, 31);
 }
 
+/// The value of the last lane. All lanes of the wave take part.
+__device__ inline u32 last_lane(u32 x) { return shuffle(x, WAVE - 1); }
+
 /// What lanes of this wave wrote to LDS before is seen by its other lanes after.
 __device__ inline void sync_wave() { __nvvm_bar_warp_sync(~0u); }
 
 /// Bit l: lane l's `x`. All lanes of the wave take part.
 __device__ inline u64 ballot(bool x) { return (u32)__nvvm_vote_ballot_sync(~0u, x); }
+
+/// `more`, and how many of the lanes in `lanes` are before this one.
+__device__ inline u32 below(u64 lanes, u32 more) {
+  return more + __builtin_popcount((u32)lanes & ((1u << lane()) - 1));
+}
+
+/// The sum of `x` over this and the lanes before. All lanes of the wave take part.
+__device__ inline u32 wave_prefix_sum(u32 x) {
+  for (u32 step = 1; step < WAVE; step *= 2) {
+    u32 before = shuffle(x, lane() - step);
+    x += lane() >= step ? before : 0;
+  }
+  return x;
+}
 
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) {

@@ -117,7 +117,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("route", &["route"]),
     ("sample", &["sample", "count_carried"]),
     ("select", &["select"]),
-    ("sort", &["sort"]),
+    ("sort", &["sort_few", "sort_many"]),
     ("swiglu", &["swiglu"]),
 ];
 

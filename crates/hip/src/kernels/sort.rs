@@ -4,20 +4,25 @@ use super::route::MAX_EXPERTS;
 use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Kernels, Memory, Stream};
 
-/// Pairs that the kernel counts at most.
-const MAX_PAIRS: usize = 1 << 19;
+/// Pairs that the kernels count at most.
+const MAX_PAIRS: usize = (1 << 19) - 1;
+/// Pairs that `sort_few` takes.
+const FEW_PAIRS: usize = 512;
+/// Experts of a workgroup of `sort_many`.
+const EXPERTS_EACH: usize = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Args {
     chosen: u64,
-    pairs: u64,
-    groups: u64,
-    group_count: u64,
     rows: u64,
+    bound: u32,
     top_k: u32,
     experts: u32,
     group_tiles: u32,
+    pairs: u64,
+    groups: u64,
+    group_count: u64,
 }
 
 /// Pairs by expert. Experts have consecutive slots from a multiple of 16 on, in ascending order.
@@ -59,7 +64,8 @@ impl Sorted {
 /// Sorts `chosen`, u32 `[rows, top_k]` below `experts`, into groups of up to `group_tiles` tiles.
 ///
 /// # Errors
-/// Buffers that are too small, more experts or pairs than the kernel knows, a failed device.
+/// No room for a row, buffers that are too small, more experts or pairs than the kernels know, a
+/// failed device.
 #[expect(clippy::too_many_arguments, reason = "sizes, and where to work")]
 pub fn sort(
     stream: &Stream,
@@ -74,20 +80,26 @@ pub fn sort(
     const NAME: &str = "sort";
     let pairs = rows.bound * top_k;
     check_shape(NAME, experts <= MAX_EXPERTS, "there must be at most 512 experts")?;
-    check_shape(NAME, pairs <= MAX_PAIRS, "there must be at most 524,288 pairs of row and expert")?;
+    check_shape(NAME, pairs > 0, "there must be room for a row")?;
+    check_shape(NAME, pairs <= MAX_PAIRS, "there must be at most 524,287 pairs of row and expert")?;
     check_room(NAME, "chosen", chosen, pairs * 4)?;
     check_room(NAME, "pairs", &out.pairs, slots(pairs, experts) * 4)?;
     check_room(NAME, "groups", &out.groups, groups(pairs, experts, group_tiles) * 16)?;
     let args = Args {
         chosen: chosen.ptr(),
-        pairs: out.pairs.ptr(),
-        groups: out.groups.ptr(),
-        group_count: out.group_count.ptr(),
         rows: rows.count,
+        bound: pairs as u32,
         top_k: top_k as u32,
         experts: experts as u32,
         group_tiles: group_tiles as u32,
+        pairs: out.pairs.ptr(),
+        groups: out.groups.ptr(),
+        group_count: out.group_count.ptr(),
     };
-    // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
-    unsafe { stream.launch(kernels.get(NAME), [1, 1, 1], 512, &args) }
+    let (kernel, workgroups) = match pairs <= FEW_PAIRS {
+        true => ("sort_few", 1),
+        false => ("sort_many", experts.div_ceil(EXPERTS_EACH)),
+    };
+    // SAFETY: the arguments are the kernels', the buffers have room for `rows.bound` rows.
+    unsafe { stream.launch(kernels.get(kernel), [workgroups as u32, 1, 1], 512, &args) }
 }

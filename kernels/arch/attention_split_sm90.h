@@ -346,11 +346,7 @@ __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) 
     lds.starts[row] = args.table_starts[row];
     own = (len + length - 1) / length;
   }
-  u32 before = own;
-  for (u32 d = 1; d < WAVE; d *= 2) {
-    u32 x = shuffle(before, lane() - d);
-    if (lane() >= d) before += x;
-  }
+  u32 before = wave_prefix_sum(own);
   if (lane() == WAVE - 1) lds.sums[wave()] = before;
   sync();
   u32 of_all = 0;

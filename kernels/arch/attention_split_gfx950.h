@@ -9,9 +9,9 @@
 // so that weights are made in operand order and factors need not travel.
 //
 // Two workgroups fit a compute unit, with 128 registers and 80 KiB of LDS each, so that 128 keys
-// are on their way while others are summed. For that a part of the queries is read from LDS in every
-// step, and addresses of values are made of one that is kept: as swizzling is an XOR, that one XOR
-// where a slab or tile of columns begins.
+// are on their way while others are summed. For that a part of the queries is read from LDS in
+// every step, and addresses of values are made of one that is kept: as swizzling is an XOR, that
+// one XOR where a slab or tile of columns begins.
 #pragma once
 
 /// Keys of a step, and tiles of 16 of them.

@@ -2,13 +2,14 @@
 // arithmetic are in `mla.h`.
 //
 // attention_split: grid (rows, heads / 16 rounded up, splits at most) on gfx950; on sm_90 any
-// number of workgroups, see `arch/attention_split_sm90.h`. A row's splits write their means to
+// number of workgroups: see `arch/attention_split_*.h`. A row's splits write their means to
 // `partials` f16 `[rows][max_splits][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads, of which each joins one split's sum to those before, and merges four columns.
-// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits twice their partials:
-// 16.1 KiB for 16 heads, 4.5 % of 320 keys in bf16 and 4.9 % of 512 in E4M3, written and then read.
-// Longer splits make a lone sequence wait for more tiles one after another: on an H100, 64
+// Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits their partials, written
+// and then read: 32.3 KiB for 16 heads, on gfx950 4.5 % of 640 keys in bf16 and 4.9 % of 1024 in
+// E4M3; on sm_90, with 320 keys, 9.0 % and 15.7 %.
+// Longer splits make a lone sequence wait for more steps one after another: on an H100, 64
 // sequences of 4096 keys took 11 % less time with 512 keys than with 256 (in f32), one took 58 %
 // more. Nor are a few splits folded by one workgroup into a mean that alone is written: as a
 // split's mean is rounded before others are added, the forms for many rows would have to hold what
@@ -18,35 +19,7 @@
 #include "mla.h"
 
 #if defined(__gfx950__)
-template <class Keys> __device__ inline void take_split(const AttentionArgs &args) {
-  begin();
-  __shared__ Shared<1> lds;
-  u32 row = block_x(), split = block_z();
-  if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(len, args.split), begin = split * length;
-  if (begin >= len) return;
-  Task<Keys, 1> task(args, lds, row, 1);
-  Softmax softmax;
-  sum(task, begin, begin + length < len ? begin + length : len, softmax);
-  if (length >= len) return task.finish(0, softmax.sum, task.columns[0]);
-  u64 at = ((u64)row * args.max_splits + split) * args.heads;
-  if (wave() == 0 && chunk_group() == 0)
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 head = task.first_head + chunk_row(c);
-      if (head < args.heads)
-        *(f32x2 *)(args.sums + 2 * (at + head)) = f32x2{softmax.max[c], softmax.sum[c]};
-    }
-  float factor[CHUNKS];
-  for (u32 c = 0; c < CHUNKS; ++c) factor[c] = 1.0f / softmax.sum[c];
-  task.each(task.columns[0], [&](u32 head, u32 column, u32 c, const float *v) {
-    HalfRun x;
-    for (u32 i = 0; i < RUN; ++i) x[i] = rounded(v[i] * factor[c]);
-    *(HalfRun *)(args.partials + (at + head) * LATENT + column) = x;
-  });
-}
-
-PACKED_KERNEL void attention_split(AttentionArgs args) { take_split<Bf16Keys>(args); }
-PACKED_KERNEL void attention_split_fp8(AttentionArgs args) { take_split<Fp8Keys>(args); }
+#include "arch/attention_split_gfx950.h"
 #else
 #include "arch/attention_split_sm90.h"
 #endif

@@ -17,14 +17,11 @@
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
-/// A kernel that is launched with exactly so many threads a workgroup. PACKED_KERNEL, for
-/// gfx950: of 256, with registers so few that three workgroups fit a compute unit.
+/// A kernel that is launched with exactly so many threads a workgroup.
 /// RESIDENT_KERNEL: of 256, and 256 workgroups fit the device at once.
 /// SHARING_KERNEL: with registers so few that 16 waves fit a compute unit, two workgroups of 8.
 /// FILLING_KERNEL: with registers so few on sm_90 that 16 waves fit.
 #if defined(__gfx950__)
-#define PACKED_KERNEL \
-  KERNEL(256) __attribute__((amdgpu_waves_per_eu(3)))
 #define KERNEL(threads) \
   extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(threads, threads)))
 #define RESIDENT_KERNEL KERNEL(256)

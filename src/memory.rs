@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use checkpoint::Checkpoint;
+use hip::Platform;
 use model::{CacheFormat, Limits};
 
 /// Sizes a user can set that decide how much memory is needed.
@@ -59,13 +60,17 @@ impl Plan {
     }
 
     /// For ranks on GPUs.
-    pub(crate) fn for_gpus(checkpoint: &Checkpoint, wishes: &Wishes) -> anyhow::Result<Plan> {
+    pub(crate) fn for_gpus(
+        checkpoint: &Checkpoint,
+        wishes: &Wishes,
+        platform: Platform,
+    ) -> anyhow::Result<Plan> {
         let (config, ranks) = (checkpoint.config(), wishes.ranks);
         let limits = wishes.limits();
         let needs = Needs {
             weights: hip::weight_bytes(checkpoint, ranks),
             workspace: limits.workspace_values(config, ranks) * size_of::<f32>()
-                + hip::scratch_bytes(config, &limits, ranks, wishes.max_num_seqs),
+                + hip::scratch_bytes(config, &limits, ranks, wishes.max_num_seqs, platform),
             token: hip::cache_bytes(config, wishes.cache),
         };
         Plan::new(checkpoint, wishes, &needs)

@@ -94,7 +94,7 @@ impl Place {
         };
         match self {
             Place::Cpu => Plan::for_cpu(checkpoint, &wishes),
-            Place::Gpus(_) => Plan::for_gpus(checkpoint, &wishes),
+            Place::Gpus(runtime) => Plan::for_gpus(checkpoint, &wishes, runtime.platform()),
         }
     }
 

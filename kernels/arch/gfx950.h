@@ -98,6 +98,9 @@ __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 /// The same, but arithmetic on vectors and scalars may move past this.
 __device__ inline void loads_in_order() { __builtin_amdgcn_sched_barrier(6); }
 
+/// What is computed of `x` after this is computed here, rather than kept in a register.
+__device__ inline void recompute(u32 &x) { asm volatile("" : "+v"(x)); }
+
 /// 2^x where that is at least 2^-126, else that or 0. (LLVM takes a function called `exp2` for the
 /// library's, which is exact there as well, and takes five instructions.)
 __device__ inline float power_of_two(float x) { return __builtin_amdgcn_exp2f(x); }
@@ -232,17 +235,21 @@ __device__ inline u32 operand_place(u32 tile, u32 i) { return 4 * tile + i; }
 typedef __attribute__((ext_vector_type(4))) short i16x4;
 typedef __attribute__((address_space(3))) i16x4 *LdsI16x4;
 
-/// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
-/// in LDS.
-__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
-  u32 row = lane() / 4, chunk = 2 * tile + lane() % 4 / 2;
-  const __bf16 *p = matrix + row * stride + swizzled(row, chunk) * 8 + lane() % 2 * 4;
+/// The operand of 16 columns over 32 rows, `stride` values apart, of a swizzled matrix in LDS. `p`
+/// is where the lane's four values of row `lane() / 4` begin, columns `lane() % 4 * 4 ..`.
+__device__ inline void load_transposed(const __bf16 *p, u32 stride, bf16x8 *out) {
   i16x4 x = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)p);
   i16x4 y = __builtin_amdgcn_ds_read_tr16_b64_v4i16((LdsI16x4)(p + 16 * stride));
   struct {
     i16x4 x, y;
   } both = {x, y};
   out[0] = __builtin_bit_cast(bf16x8, both);
+}
+
+/// The same of columns `16 * tile ..` of the matrix at `matrix`.
+__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
+  u32 row = lane() / 4, chunk = 2 * tile + lane() % 4 / 2;
+  load_transposed(matrix + row * stride + swizzled(row, chunk) * 8 + lane() % 2 * 4, stride, out);
 }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. The

@@ -61,6 +61,11 @@ impl Runtime {
         Ok(Arc::new(runtime))
     }
 
+    /// Its platform.
+    pub fn platform(&self) -> Platform {
+        self.platform
+    }
+
     /// Opens the collectives' library.
     pub(crate) fn collectives(&self) -> Result<Collectives, Error> {
         Collectives::open(self.platform, self.directory.as_deref())

@@ -19,6 +19,7 @@ use crate::sampler::Sampler;
 use crate::staging::Staging;
 use crate::steps::Steps;
 use crate::stream::{Graph, Stream};
+use crate::sys::Platform;
 use crate::weights::Dense;
 
 /// Bytes of pinned memory that are filled at once while weights are loaded: several experts.
@@ -227,8 +228,15 @@ pub fn cache_bytes(config: &Config, format: CacheFormat) -> usize {
     config.num_hidden_layers * kernels::rope_and_cache::entry_bytes(format, latent, rope)
 }
 
-/// Bytes that [`Gpu::new`] takes beside the model's weights, buffers and KV cache.
-pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seqs: usize) -> usize {
+/// Bytes that [`Gpu::new`] takes on a device of `platform`, beside the model's weights, buffers and
+/// KV cache.
+pub fn scratch_bytes(
+    config: &Config,
+    limits: &Limits,
+    ranks: usize,
+    max_num_seqs: usize,
+    platform: Platform,
+) -> usize {
     let rows = limits.max_num_batched_tokens;
     let heads = config.num_attention_heads / ranks;
     let per_head = config.qk_nope_head_dim + config.latent_dim() + config.kv_lora_rank;
@@ -236,7 +244,7 @@ pub fn scratch_bytes(config: &Config, limits: &Limits, ranks: usize, max_num_seq
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
     let peers = if ranks > 1 { Peers::bytes(ranks) } else { 0 };
     2 * rows * heads * per_head
-        + attention::Workspace::bytes(heads, limits.max_model_len, rows)
+        + attention::Workspace::bytes(heads, limits.max_model_len, rows, platform)
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
         + peers

@@ -16,16 +16,24 @@ const PROMPT_ROWS: usize = 64;
 /// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
-/// Splits of a row at most. (Kernels for CUDA make half as many.)
-const MAX_SPLITS: usize = 128;
 
-/// Keys in a split at most, unless there would be more than [`MAX_SPLITS`]: so many that a split's
-/// mean is less than a twentieth of their bytes. On CUDA, where codes take longer to become BF16
-/// than to arrive, as few in FP8.
+/// Splits of a row at most.
+const fn max_splits(platform: Platform) -> usize {
+    match platform {
+        Platform::Hip => 128,
+        Platform::Cuda => 64,
+    }
+}
+
+/// Keys in a split at most, unless there would be more than [`max_splits`]: so many that a split's
+/// mean, written and read again, is less than a twentieth of their bytes. On CUDA, where a
+/// workgroup takes half as many keys at once and codes take longer to become BF16 than to arrive,
+/// half as many, and no more in FP8.
 const fn split_keys(format: CacheFormat, platform: Platform) -> usize {
     match (format, platform) {
-        (CacheFormat::Fp8, Platform::Hip) => 512,
-        _ => 320,
+        (CacheFormat::Fp8, Platform::Hip) => 1024,
+        (_, Platform::Hip) => 640,
+        (_, Platform::Cuda) => 320,
     }
 }
 
@@ -59,15 +67,15 @@ pub struct Workspace {
     workgroups: Option<usize>,
 }
 
-/// Splits of a row of `len` keys at most, in any format.
-fn most_splits(len: usize) -> usize {
-    len.div_ceil(split_keys(CacheFormat::Bf16, Platform::Hip)).clamp(1, MAX_SPLITS)
+/// Splits of a row of up to `len` keys at most, in any format: BF16 has the shortest.
+fn most_splits(len: usize, platform: Platform) -> usize {
+    len.div_ceil(split_keys(CacheFormat::Bf16, platform)).clamp(1, max_splits(platform))
 }
 
 impl Workspace {
-    /// Bytes that [`Workspace::new`] takes.
-    pub fn bytes(heads: usize, max_len: usize, max_rows: usize) -> usize {
-        max_rows.min(DECODE_ROWS) * most_splits(max_len) * heads * (2 * LATENT + 8)
+    /// Bytes that [`Workspace::new`] takes on a device of `platform`.
+    pub fn bytes(heads: usize, max_len: usize, max_rows: usize, platform: Platform) -> usize {
+        max_rows.min(DECODE_ROWS) * most_splits(max_len, platform) * heads * (2 * LATENT + 8)
     }
 
     /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
@@ -81,7 +89,7 @@ impl Workspace {
         max_len: usize,
         max_rows: usize,
     ) -> Result<Workspace, Error> {
-        let max_splits = most_splits(max_len);
+        let max_splits = most_splits(max_len, device.platform());
         let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 2)?;
         let sums = device.allocate(parts * 2 * 4)?;
@@ -188,7 +196,7 @@ pub fn attention(
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
         let (grid, threads) = match workspace.workgroups {
-            None => ([x, head_tiles, splits as u32], 256),
+            None => ([x, head_tiles, splits as u32], 512),
             Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 384),
         };
         stream.launch(kernels.get(split), grid, threads, &args)?;

@@ -49,7 +49,7 @@ struct SharedRows {
   u64 filled[MOST_STAGES], used[MOST_STAGES];
 };
 extern __shared__ __attribute__((aligned(1024))) SharedRows shared_rows[];
-static_assert(sizeof(SharedRows) == 209920);
+static_assert(sizeof(SharedRows) == 209920 && sizeof(RowsArgs) == 384);
 
 /// Workgroups of the cluster.
 __device__ inline u32 cluster_size() { return __nvvm_read_ptx_sreg_cluster_nctaid_x(); }
@@ -231,7 +231,7 @@ template <u32 COLUMNS, typename Out> struct Multiplier : Rows {
     if (works) {
       add_segment(first_segment);
       if (count == 2) {
-        for (u32 i = 0; i < SUMS; ++i) total[i] = copied(sums[i]);
+        for (u32 i = 0; i < SUMS; ++i) total[i] = copied(sums[i]); // see there
         add_segment(first_segment + 1);
       }
     }

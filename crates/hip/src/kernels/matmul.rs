@@ -191,8 +191,8 @@ struct Cut {
 }
 
 impl Cut {
-    /// The best cut, or none where a form for few rows is better: a bound of few rows, or so few
-    /// workgroups that most of a GPU would have no work.
+    /// The best cut, or none where a form for few rows is better: those for 16 and 32, and that for
+    /// 64 where this would leave most of a GPU without work.
     fn of(tiles: usize, slabs: usize, batch: usize, bound: usize) -> Option<Cut> {
         let splits: &[usize] = if log_segments(slabs) == 3 { &[1, 4, 8] } else { &[1] };
         let mut best = None;
@@ -214,8 +214,8 @@ impl Cut {
             }
         }
         let (_, cut) = best?;
-        let enough = bound > 64 || bound > 32 && cut.workgroups * batch >= 32;
-        enough.then_some(cut)
+        let few = bound <= 64 && cut.split == 1 && cut.workgroups * batch < 32;
+        (bound > 32 && !few).then_some(cut)
     }
 }
 
@@ -229,6 +229,7 @@ struct RowsArgs {
     columns: u32,
     groups: u32,
 }
+const _: () = assert!(size_of::<RowsArgs>() == 384);
 
 /// Launches CUDA's `matmul_rows`.
 fn launch_cut(

@@ -15,8 +15,9 @@
 // x is read from the cache less often) in one segment; a tile's segments are waves of one
 // workgroup, which adds them up through LDS. Grid: (tiles * segments / 8 / tiles of a wave, blocks
 // of rows, batch).
-// matmul_rows: bound by matrix instructions. A workgroup computes 128 columns (sm_90: 192) of 128
-// rows, see `arch/matmul_rows_*.h`. Grid: (tiles / 8 or 12, rows / 128, batch).
+// matmul_rows: bound by matrix instructions. A workgroup computes 128 columns of 128 rows, see
+// `arch/matmul_rows_gfx950.h`. Grid: (tiles / 8, rows / 128, batch). sm_90's takes blocks of rows
+// and columns in turns, or shares one with others: see `arch/matmul_rows_sm90.h`.
 // All sizes of grids are rounded up. Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
 #include "device.h"
 
@@ -172,11 +173,11 @@ FEW_ROWS(KERNEL, 32, 1, 4)
 FEW_ROWS(KERNEL, 32, 2, 4)
 FEW_ROWS(KERNEL, 64, 1, 4)
 FEW_ROWS(KERNEL, 64, 2, 2)
-KERNEL(256) void matmul_rows(MatmulArgs args) {
+ROWS_KERNEL void matmul_rows(ROWS_ARGS args) {
   begin();
   many_rows<float>(args);
 }
-KERNEL(256) void matmul_rows_bf16(MatmulArgs args) {
+ROWS_KERNEL void matmul_rows_bf16(ROWS_ARGS args) {
   begin();
   many_rows<__bf16>(args);
 }

@@ -6,6 +6,8 @@
 constexpr u32 AHEAD_ONE = 8, AHEAD_TWO = 4;
 /// Tiles of each operand that a workgroup of the form for many rows takes, and its waves.
 constexpr u32 T = 8, STAGES = 3, ROWS_WAVES = 256 / WAVE;
+#define ROWS_KERNEL KERNEL(256)
+#define ROWS_ARGS MatmulArgs
 
 /// A slab of k in LDS: T tiles of each operand.
 struct Stage {

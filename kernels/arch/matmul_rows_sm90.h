@@ -1,148 +1,318 @@
-// matmul_rows for sm_90. A workgroup of two warpgroups multiplies 128 rows of x with 192 rows of
-// weights, each warpgroup 64 of x's with all of the weights'.
+// matmul_rows for sm_90. A workgroup computes blocks of 128 rows of x and 128, 144 or 192 rows of
+// weights, as its launch says: two warpgroups multiply, each 64 of the rows with all of the
+// weights'; a thread of a third one brings both to LDS, some pairs of slabs ahead, and goes on
+// with the next block meanwhile. Launches for up to 64 rows have one warpgroup multiply.
 //
-// Both are copied to LDS several slabs ahead: weights by bulk copies, in the order in which the
-// instructions want them; x for each wave by itself, which then loads it to operand registers.
+// Workgroups take the blocks in turns. Or clusters do, of as many as or half as many workgroups as
+// k has segments: each adds up its one or two of a block's segments, then, in order, some of the
+// segments' sums, which the others have left in its LDS. There are then as many clusters as
+// blocks. Grid: (workgroups, 1, batch).
 #pragma once
-#include "wgmma.h"
+#include "warpgroups.h"
 
 /// Slabs that the forms for 16 rows load ahead, of one tile or two: there are registers for few
 /// more, and the heads' products have but four slabs for a wave.
 constexpr u32 AHEAD_ONE = 4, AHEAD_TWO = 3;
-constexpr u32 X_ROWS = 128, COLUMNS = 192, STAGES = 6;
+constexpr u32 X_ROWS = 128, MULTIPLIERS = 256, LOADERS = 128;
+#define ROWS_KERNEL STAYING_KERNEL(MULTIPLIERS + LOADERS)
+#define ROWS_ARGS const __attribute__((grid_constant)) RowsArgs
 
-/// A slab in LDS. A row of x has its halves exchanged where bit 1 of the row is set, so that lanes
-/// that load parts of eight rows use different banks.
-struct Stage {
-  OperandRows weights[COLUMNS / 8];
-  u32x2 x[X_ROWS / 16][16][8];
+/// `CUtensorMap`: how a matrix in memory is cut into boxes that one instruction copies.
+struct alignas(64) TensorMap {
+  u64 words[16];
 };
-/// What `crates/hip/src/modules.rs` has a launch ask for.
-extern __shared__ Stage stages[];
-static_assert(STAGES * sizeof(Stage) == 122880);
-/// For each stage, where its weights arrive.
-__shared__ u64 arrived[STAGES];
 
-template <typename Out> struct ManyRows {
-  /// Slabs of operands in registers: one may be written while two batches of instructions use
-  /// others.
-  static constexpr u32 BUFFERS = 3;
-  const MatmulArgs &args;
-  const u8 *weights[2], *x[CHUNKS];
-  /// Tiles of weights that the wave copies: this and the eighth after it, if there are such.
-  u32 tile, arrivals = lds_address(arrived);
-  u32 store_at, load_at;
-  u32 operands[BUFFERS][2][4];
-  float sums[COLUMNS / 2], total[COLUMNS / 2];
-  u32 part = 1, end = segment_start(args, 1), parity = 0;
-  u32 add = 0;
+/// The parameter of matmul_rows.
+struct RowsArgs {
+  /// Of x, by column and row: boxes of 64 x `64 * groups`, with 128 bytes of a row together, in
+  /// which each 16 stand at their place ^ the row % 8.
+  TensorMap x;
+  /// Of weights, by 8 bytes of a block, tile, slab, batch: boxes of the blocks of `columns` rows.
+  TensorMap weights;
+  MatmulArgs args;
+  u32 columns;
+  /// Warpgroups that multiply.
+  u32 groups;
+};
 
-  __device__ ManyRows(const MatmulArgs &args, u32 rows) : args(args) {
-    tile = shuffle(wave(), 0); // which tells the assembler that it is the same for all lanes
-    for (u32 i = 0; i < 2; ++i)
-      weights[i] = (const u8 *)tile_weights(args, block_x() * (COLUMNS / 16) + tile + 8 * i);
-    for (u32 c = 0; c < CHUNKS; ++c) {
-      u32 row = block_y() * X_ROWS + wave() * 16 + chunk_row(c);
-      x[c] = (const u8 *)row_values(args, row, rows) + 16 * chunk_group();
-    }
-    u32 row = lane() / 4, group = lane() % 4, exchanged = row & 2;
-    store_at = row * 8 + (group ^ exchanged) * 2;
-    load_at = row * 8 + group + exchanged * 2;
+/// A pair of slabs in LDS: x's rows, then the weights' blocks, of the first slab and the second.
+constexpr u32 X_BYTES = X_ROWS * 128, STAGES_BYTES = 208896, MOST_STAGES = 6;
+__device__ constexpr u32 slab_bytes(u32 columns) { return columns * 64; }
+__device__ constexpr u32 stage_bytes(u32 columns) { return X_BYTES + 2 * slab_bytes(columns); }
+__device__ constexpr u32 stages_of(u32 columns) { return STAGES_BYTES / stage_bytes(columns); }
+static_assert(stages_of(128) == MOST_STAGES);
+
+/// What launches ask for.
+struct SharedRows {
+  alignas(1024) u8 stages[STAGES_BYTES];
+  /// For each stage, where copies arrive when they are there, and waves when they have used them.
+  u64 filled[MOST_STAGES], used[MOST_STAGES];
+};
+extern __shared__ __attribute__((aligned(1024))) SharedRows shared_rows[];
+static_assert(sizeof(SharedRows) == 209920 && sizeof(RowsArgs) == 384);
+
+/// Workgroups of the cluster.
+__device__ inline u32 cluster_size() { return __nvvm_read_ptx_sreg_cluster_nctaid_x(); }
+
+/// As `sync`, for all workgroups of the cluster.
+__device__ inline void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\t"
+               "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/// Stores to the place at this address in LDS of the cluster's workgroup `rank`.
+__device__ inline void store_in_cluster(u32 address, u32 rank, f32x4 x) {
+  asm volatile("{\n\t.reg .b32 there;\n\t"
+               "mapa.shared::cluster.u32 there, %0, %1;\n\t"
+               "st.shared::cluster.v4.f32 [there], {%2,%3,%4,%5};\n\t}" ::"r"(address),
+               "r"(rank), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
+}
+
+/// Starts copying the box of `map` that begins at column `x` of row `y` to LDS; it arrives on
+/// `word`.
+__device__ inline void copy_box(u32 to, const TensorMap &map, u32 x, u32 y, u32 word) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+               "l"(&map), "r"(x), "r"(y), "r"(word)
+               : "memory");
+}
+
+/// The same of the box that begins at (0, x, y, z).
+__device__ inline void copy_box(u32 to, const TensorMap &map, u32 x, u32 y, u32 z, u32 word) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+               "l"(&map), "r"(0), "r"(x), "r"(y), "r"(z), "r"(word)
+               : "memory");
+}
+
+/// What a workgroup does: its blocks, and the stages that they go through.
+struct Rows {
+  const RowsArgs &operands;
+  const MatmulArgs &args = operands.args;
+  const u32 rows, columns, split = cluster_size(), rank = block_x() % split;
+  /// Blocks of columns, and of the product.
+  const u32 width = (args.n + columns - 1) / columns;
+  const u32 blocks = (rows + X_ROWS - 1) / X_ROWS * width;
+  /// Segments of k that the workgroup adds up, from the first on.
+  const u32 count = (1 << args.log_segments) / split, first_segment = rank * count;
+  /// The stage in turn, and how often all were used before it, as one bit.
+  u32 stage = 0, parity = 0;
+
+  __device__ Rows(const RowsArgs &operands, u32 rows, u32 columns)
+      : operands(operands), rows(rows), columns(columns) {}
+
+  __device__ u32 first_block() const { return block_x() / split; }
+  __device__ u32 next(u32 block) const { return block + blocks_x() / split; }
+  __device__ u32 first_row(u32 block) const { return block / width * X_ROWS; }
+  __device__ u32 first_column(u32 block) const { return block % width * columns; }
+
+  __device__ u32 place() const {
+    return lds_address(shared_rows->stages) + stage * stage_bytes(columns);
+  }
+  __device__ u32 filled() const { return lds_address(&shared_rows->filled[stage]); }
+  __device__ static u32 used(u32 stage) { return lds_address(&shared_rows->used[stage]); }
+  __device__ void next_stage() {
+    if (++stage < stages_of(columns)) return;
+    stage = 0;
+    parity ^= 1;
   }
 
-  /// The LDS address of a stage's word of `arrived`.
-  __device__ u32 arrival(u32 stage) const { return arrivals + 8 * stage; }
-
-  /// Starts the copies of slab `k`, if there is one: waves take turns with the tiles of weights.
-  __device__ void copy(u32 k, u32 to) {
-    if (k < args.slabs) {
-      Stage &stage = stages[to];
-      for (u32 c = 0; c < CHUNKS; ++c)
-        copy_async(&stage.x[wave()][8 * c][store_at], x[c] + (u64)k * 64);
-      if (elected()) {
-        if (tile == 0) expect_bytes(arrival(to), sizeof(stage.weights));
-        for (u32 i = 0; i < 2; ++i)
-          if (tile + 8 * i < COLUMNS / 16)
-            copy_bulk(&stage.weights[2 * (tile + 8 * i)], weights[i] + (u64)k * 1024, 1024,
-                      arrival(to));
-      }
-    }
-    copies_started();
-  }
-
-  /// Loads x's operands of the slab in stage `from`.
-  __device__ void load(u32 (&to)[2][4], u32 from) const {
-    for (u32 c = 0; c < CHUNKS; ++c)
-      for (u32 half = 0; half < 2; ++half) {
-        u32x2 words = stages[from].x[wave()][8 * c][load_at ^ 4 * half];
-        for (u32 i = 0; i < 2; ++i) to[i][2 * half + c] = words[i];
-      }
-  }
-
-  /// Adds slab `k`, the `I`th of six.
-  template <u32 I> __device__ void add_slab(u32 k) {
-    constexpr u32 FREE = (I + STAGES - 2) % STAGES;
-    wait_for_bytes(arrival(I), parity);
-    u64 matrices = operand_matrices(stages[I].weights);
-    u32 (&a)[2][4] = operands[I % BUFFERS];
-    wgmma_begin();
-    for (u32 i = 0; i < 2; ++i)
-      wgmma(sums, a[i][0], a[i][1], a[i][2], a[i][3], matrices + (256 >> 4) * i, add || i > 0);
-    wgmma_end();
-    copy(k + STAGES - 2, FREE);
-    wgmma_wait<1>();
-    copies_done<STAGES - 4>();
-    sync_wave();
-    load(operands[(I + 2) % BUFFERS], (I + 2) % STAGES);
-    sync(); // nobody is left that reads the slab before
-    add = k + 1 < end;
-    if (add) return;
-    end = segment_start(args, ++part);
-    wgmma_wait(sums);
-    for (u32 i = 0; i < COLUMNS / 2; ++i) total[i] += sums[i];
-  }
-
-  __device__ void run(u32 rows) {
-    for (u32 i = 0; i < COLUMNS / 2; ++i) {
-      sums[i] = 0;
-      total[i] = -0.0f; // -0 + x is x for every x
-    }
-    if (thread() == 0) {
-      for (u32 i = 0; i < STAGES; ++i) expect_arrivals(arrival(i), 1);
-      operands_written();
-    }
-    sync();
-    for (u32 i = 0; i < STAGES - 2; ++i) copy(i, i);
-    copies_done<STAGES - 4>();
-    sync_wave();
-    for (u32 i = 0; i < 2; ++i) load(operands[i], i);
-    for (u32 k = 0; k < args.slabs; k += STAGES, parity ^= 1) {
-      add_slab<0>(k);
-      if (k + 1 < args.slabs) add_slab<1>(k + 1);
-      if (k + 2 < args.slabs) add_slab<2>(k + 2);
-      if (k + 3 < args.slabs) add_slab<3>(k + 3);
-      if (k + 4 < args.slabs) add_slab<4>(k + 4);
-      if (k + 5 < args.slabs) add_slab<5>(k + 5);
-    }
-    u32 first_row = block_y() * X_ROWS + wave() * 16, first_column = block_x() * COLUMNS;
-    bool pairs = (args.out_stride | args.out_batch) % 2 == 0;
-    for (u32 t = 0; t < COLUMNS / 8; ++t)
-      for (u32 i = 0; i < 4; i += 2) {
-        u32 row = first_row + acc_row(i), column = first_column + 8 * t + acc_col(i);
-        const float *two = total + 4 * t + i;
-        if (pairs && row < rows && column + 1 < args.n) {
-          typedef __attribute__((ext_vector_type(2))) Out Pair;
-          u64 at = (u64)row * args.out_stride + (u64)block_z() * args.out_batch + column;
-          *(Pair *)((Out *)args.out + at) = Pair{(Out)two[0], (Out)two[1]};
-        } else {
-          for (u32 j = 0; j < 2; ++j) put<Out>(args, rows, row, column + j, two[j]);
+  /// Brings all operands; one thread.
+  __device__ void load() {
+    for (u32 b = first_block(); b < blocks; b = next(b))
+      for (u32 s = first_segment; s < first_segment + count; ++s) {
+        u32 end = segment_start(args, s + 1);
+        for (u32 slab = segment_start(args, s); slab < end; slab += 2) {
+          u32 slabs = slab + 1 < end ? 2 : 1, x_bytes = operands.groups * (X_BYTES / 2);
+          wait_for_bytes(used(stage), parity ^ 1);
+          expect_bytes(filled(), x_bytes + slabs * slab_bytes(columns));
+          copy_box(place(), operands.x, block_z() * args.x_batch + slab * 32, first_row(b),
+                   filled());
+          for (u32 h = 0; h < slabs; ++h)
+            copy_box(place() + X_BYTES + h * slab_bytes(columns), operands.weights,
+                     first_column(b) / 16, slab + h, block_z(), filled());
+          next_stage();
         }
       }
   }
 };
 
-template <typename Out> __device__ inline void many_rows(const MatmulArgs &args) {
-  u32 rows = *args.rows;
-  if (block_y() * X_ROWS >= rows) return;
-  ManyRows<Out>(args, rows).run(rows);
+/// Multiplies.
+template <u32 COLUMNS, typename Out> struct Multiplier : Rows {
+  static constexpr u32 SUMS = COLUMNS / 2, STAGES = stages_of(COLUMNS);
+  /// The lane's row of each 8 of its wave's: the first half of a wave reads the even ones, which
+  /// are in different banks.
+  const u32 row = lane() / 4 % 4 * 2 + lane() / 16;
+  /// Where the lane finds its 8 bytes of each 32 of that row, in a stage.
+  const u32 from = (wave() * 16 + row) * 128 + (lane() % 4 / 2 ^ row) * 16 + lane() % 2 * 8;
+  u32 values[2][2][4];
+  float sums[SUMS], total[SUMS];
+
+  __device__ Multiplier(const RowsArgs &operands, u32 rows) : Rows(operands, rows, COLUMNS) {}
+
+  /// The wave is done with the stage before that in turn.
+  __device__ void release() const {
+    if (elected()) arrive_at(used(stage == 0 ? STAGES - 1 : stage - 1));
+  }
+
+  /// Loads x's operands of slab `h` of the stage in turn.
+  __device__ void load_operands(u32 h) {
+    for (u32 half = 0; half < 2; ++half)
+      for (u32 c = 0; c < 2; ++c) {
+        u32 x, y, at = place() + (from ^ (64 * h + 32 * half)) + 1024 * c;
+        asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(x), "=r"(y) : "r"(at) : "memory");
+        values[h][0][2 * half + c] = x;
+        values[h][1][2 * half + c] = y;
+      }
+  }
+
+  /// Adds the products of the first `SLABS` slabs of the stage in turn, which is then the next.
+  template <u32 SLABS> __device__ void add_slabs(bool first) {
+    wait_for_bytes(filled(), parity);
+    // In a cluster an address in LDS also says whose it is, which instructions do not want.
+    u64 weights = matrices_at((place() & 0x3ffff) + X_BYTES, 128, sizeof(OperandRows));
+    for (u32 h = 0; h < SLABS; ++h) {
+      load_operands(h);
+      wgmma_begin();
+      for (u32 i = 0; i < 2; ++i) {
+        u32(&x)[4] = values[h][i];
+        wgmma(sums, x[0], x[1], x[2], x[3], weights + (h * slab_bytes(COLUMNS) + i * 256) / 16,
+              !first || h + i > 0);
+      }
+      wgmma_end();
+      if (first && h == 0) continue;
+      wgmma_wait<1>();
+      if (h == 0) release();
+    }
+    next_stage();
+  }
+
+  /// Adds up segment `s`. Inlined even where the compiler would rather not: sums are registers.
+  __attribute__((always_inline)) __device__ void add_segment(u32 s) {
+    u32 slab = segment_start(args, s), end = segment_start(args, s + 1);
+    bool first = true;
+    for (; slab + 1 < end; slab += 2, first = false) add_slabs<2>(first);
+    if (slab < end) add_slabs<1>(first);
+    wgmma_wait(sums);
+    release();
+  }
+
+  /// Computes all blocks of a workgroup that has them alone.
+  __device__ void compute() {
+    for (u32 b = first_block(); b < blocks; b = next(b)) {
+      for (u32 i = 0; i < SUMS; ++i) total[i] = -0.0f; // -0 + x is x for every x
+      for (u32 s = 0; s < count; ++s) {
+        add_segment(s);
+        for (u32 i = 0; i < SUMS; ++i) total[i] += sums[i];
+      }
+      for (u32 i = 0; i < SUMS; i += 8) store(b, i, total + i);
+    }
+  }
+
+  /// Where in LDS the thread's four sums are, of a segment, of the `i`th that a workgroup has.
+  __device__ f32x4 *left(u32 segment, u32 i) const {
+    u32 all = ((SUMS / 8 + split - 1) / split) * 2;
+    return (f32x4 *)shared_rows->stages + (segment * all + i) * MULTIPLIERS + thread();
+  }
+
+  /// Leaves sums of a segment with the workgroups that add them up, eight by eight in turns.
+  __device__ void leave(const float (&sums)[SUMS], u32 segment) const {
+    for (u32 i = 0; i < SUMS / 4; ++i) {
+      const float *x = sums + 4 * i;
+      store_in_cluster(lds_address(left(segment, i / 2 / split * 2 + i % 2)), i / 2 % split,
+                       f32x4{x[0], x[1], x[2], x[3]});
+    }
+  }
+
+  /// Computes the workgroup's part of the one block of its cluster.
+  __device__ void compute_together(bool works) {
+    works = works && first_block() < blocks;
+    if (works) {
+      add_segment(first_segment);
+      if (count == 2) {
+        for (u32 i = 0; i < SUMS; ++i) total[i] = copied(sums[i]); // see there
+        add_segment(first_segment + 1);
+      }
+    }
+    sync_cluster(); // nobody is left that reads operands
+    if (works) {
+      if (count == 2) leave(total, first_segment);
+      leave(sums, first_segment + count - 1);
+    }
+    sync_cluster();
+    if (!works) return;
+    for (u32 i = rank, own = 0; i < SUMS / 8; i += split, own += 2) {
+      float eight[8];
+      for (u32 s = 0; s < 1u << args.log_segments; ++s)
+        for (u32 h = 0; h < 2; ++h) {
+          f32x4 x = *left(s, own + h);
+          for (u32 j = 0; j < 4; ++j) {
+            float &sum = eight[4 * h + j];
+            sum = s == 0 ? x[j] : sum + x[j];
+          }
+        }
+      store(first_block(), 8 * i, eight);
+    }
+  }
+
+  /// Stores sums `i ..` of the thread: of two tiles of 8 columns, for two rows two values each.
+  __device__ void store(u32 block, u32 i, const float *sums) const {
+    bool fours = (args.n | args.out_stride | args.out_batch) % 4 == 0, odd = lane() % 2;
+    for (u32 j = 0; j < 2; ++j) {
+      u32 at = first_row(block) + wave() * 16 + row + 8 * j, column = first_column(block) + 2 * i;
+      const float *low = sums + 2 * j, *high = low + 4;
+      if (!fours) {
+        for (u32 e = 0; e < 4; ++e) {
+          u32 exact = column + acc_col(e / 2 * 4 + e % 2);
+          put<Out>(args, rows, at, exact, e < 2 ? low[e] : high[e - 2]);
+        }
+        continue;
+      }
+      // Of neighbours the first takes four values of the first tile, the other of the second.
+      float x = shuffle_xor(odd ? low[0] : high[0], 1), y = shuffle_xor(odd ? low[1] : high[1], 1);
+      typedef __attribute__((ext_vector_type(4))) Out Four;
+      Four four = odd ? Four{(Out)x, (Out)y, (Out)high[0], (Out)high[1]}
+                      : Four{(Out)low[0], (Out)low[1], (Out)x, (Out)y};
+      column += (odd ? 8 : 0) + lane() % 4 / 2 * 4;
+      u64 to = (u64)at * args.out_stride + (u64)block_z() * args.out_batch + column;
+      if (at < rows && column < args.n) *(Four *)((Out *)args.out + to) = four;
+    }
+  }
+
+  __device__ void run(bool works) {
+    for (u32 i = 0; i < SUMS; ++i) sums[i] = 0;
+    if (split > 1)
+      compute_together(works);
+    else if (works)
+      compute();
+  }
+};
+
+template <typename Out> __device__ inline void many_rows(const RowsArgs &operands) {
+  u32 rows = *operands.args.rows, groups = operands.groups, columns = operands.columns;
+  if (thread() < MOST_STAGES) {
+    expect_arrivals(lds_address(&shared_rows->filled[thread()]), 1);
+    expect_arrivals(lds_address(&shared_rows->used[thread()]), 4 * groups);
+    operands_written();
+  }
+  sync();
+  if (wave() < MULTIPLIERS / WAVE) {
+    take_registers<240>();
+    bool works = wave() < 4 * groups;
+    if (columns == 128)
+      Multiplier<128, Out>(operands, rows).run(works);
+    else if (columns == 144)
+      Multiplier<144, Out>(operands, rows).run(works);
+    else
+      Multiplier<192, Out>(operands, rows).run(works);
+  } else {
+    give_registers<24>();
+    Rows all(operands, rows, columns);
+    if (wave() == MULTIPLIERS / WAVE && elected()) all.load();
+    sync_wave();
+    if (all.split == 1) return;
+    sync_cluster();
+    sync_cluster();
+  }
 }

@@ -60,8 +60,11 @@ __device__ inline float copied(float sum) {
 
 /// Where an operand is in LDS, as instructions name it: matrices of 8 x 16 bytes, so many bytes
 /// apart along k and across.
+__device__ inline u64 matrices_at(u32 first, u32 along_k, u32 across) {
+  return (u64)(first >> 4) | (u64)(along_k >> 4) << 16 | (u64)(across >> 4) << 32;
+}
 __device__ inline u64 matrices_at(const void *first, u32 along_k, u32 across) {
-  return (u64)(lds_address(first) >> 4) | (u64)(along_k >> 4) << 16 | (u64)(across >> 4) << 32;
+  return matrices_at(lds_address(first), along_k, across);
 }
 
 // Operands %0.. of an instruction, by tens, and what they are.
@@ -90,6 +93,12 @@ WGMMA(96, TEN() "," TEN(1) "," TEN(2) "," TEN(3) ",%40,%41,%42,%43,%44,%45,%46,%
       "%48,%49,%50,%51", "%52", "%53", F32(0), F16(32))
 WGMMA(112, TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) ",%50,%51,%52,%53,%54,%55",
       "%56,%57,%58,%59", "%60", "%61", F32(0), F16(32), F4(48), F4(52))
+WGMMA(128,
+      TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63",
+      "%64,%65,%66,%67", "%68", "%69", F32(0), F32(32))
+WGMMA(144,
+      TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) ",%70,%71",
+      "%72,%73,%74,%75", "%76", "%77", F32(0), F32(32), F4(64), F4(68))
 WGMMA(192,
       TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) "," TEN(7) ","
       TEN(8) ",%90,%91,%92,%93,%94,%95",

@@ -23,6 +23,7 @@ mod staging;
 mod steps;
 mod stream;
 mod sys;
+mod tensor_map;
 mod timing;
 mod warm_up;
 mod weights;

@@ -144,8 +144,8 @@ const LARGE: &[(&str, u32)] = &[
     ("matmul_mxfp4_mxfp4_64", MANY_ROWS),
     ("matmul_mxfp4_mxfp8_16", FEW_ROWS),
     ("matmul_mxfp4_mxfp8_64", MANY_ROWS),
-    ("matmul_rows", 122_880),
-    ("matmul_rows_bf16", 122_880),
+    ("matmul_rows", 209_920),
+    ("matmul_rows_bf16", 209_920),
 ];
 /// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
 const FEW_ROWS: u32 = 8 * 8192;

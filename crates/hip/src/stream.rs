@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use crate::device::{Device, Memory, Pinned};
-use crate::sys::{BEGINS_EARLY, Handle, LaunchConfig, Special};
+use crate::sys::{BEGINS_EARLY, Handle, LaunchAttribute, LaunchConfig, Special};
 use crate::{Error, Kernel};
 
 /// `hipStreamNonBlocking`, `CU_STREAM_NON_BLOCKING`.
@@ -81,6 +81,26 @@ impl Stream {
         threads: u32,
         args: &T,
     ) -> Result<(), Error> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_clusters(kernel, grid, 1, threads, args) }
+    }
+
+    /// As [`Stream::launch`]; on CUDA each `cluster` neighbours along x, of which there are a
+    /// multiple, run at once and reach one another's LDS.
+    ///
+    /// # Safety
+    /// [`Stream::launch`]'s.
+    ///
+    /// # Errors
+    /// [`Stream::launch`]'s.
+    pub(crate) unsafe fn launch_clusters<T: Copy>(
+        &self,
+        kernel: Kernel,
+        grid: [u32; 3],
+        cluster: u32,
+        threads: u32,
+        args: &T,
+    ) -> Result<(), Error> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -96,13 +116,14 @@ impl Stream {
                     launch(handle, x, y, z, threads, 1, 1, lds, stream, parameters, extra)
                 }
                 Special::Cuda { launch, .. } => {
+                    let attributes = [BEGINS_EARLY, LaunchAttribute::cluster(cluster)];
                     let config = LaunchConfig {
                         grid,
                         block: [threads, 1, 1],
                         lds,
                         stream,
-                        attributes: &BEGINS_EARLY,
-                        attribute_count: 1,
+                        attributes: attributes.as_ptr(),
+                        attribute_count: if cluster == 1 { 1 } else { 2 },
                     };
                     launch(&config, handle, parameters, extra)
                 }

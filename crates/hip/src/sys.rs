@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use libloading::Library;
 
 use crate::Error;
+use crate::tensor_map::TensorMap;
 
 /// An opaque object of the runtime.
 pub(crate) type Handle = *mut c_void;
@@ -189,6 +190,22 @@ pub(crate) enum Special {
         /// Of the current context to another's memory.
         enable_peer: unsafe extern "C" fn(Handle, c_uint) -> c_int,
         error_name: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+        /// Type, dimensions, address, elements, bytes, a box's sizes and steps; interleaving,
+        /// swizzling, lines of L2, what stands beyond.
+        encode_tiled: unsafe extern "C" fn(
+            *mut TensorMap,
+            c_int,
+            c_uint,
+            *mut c_void,
+            *const u64,
+            *const u64,
+            *const c_uint,
+            *const c_uint,
+            c_int,
+            c_int,
+            c_int,
+            c_int,
+        ) -> c_int,
         launch: unsafe extern "C" fn(
             *const LaunchConfig,
             Handle,
@@ -213,7 +230,7 @@ pub(crate) struct LaunchConfig {
 #[repr(C)]
 pub(crate) struct LaunchAttribute {
     id: c_uint,
-    /// Of 64 bytes, 8-byte aligned, of which this attribute uses 4.
+    /// Of 64 bytes, 8-byte aligned, of which attributes use the first.
     value: [u64; 8],
 }
 
@@ -221,6 +238,13 @@ pub(crate) struct LaunchAttribute {
 /// before the kernel before it in the stream has ended.
 pub(crate) const BEGINS_EARLY: LaunchAttribute =
     LaunchAttribute { id: 6, value: [1, 0, 0, 0, 0, 0, 0, 0] };
+
+impl LaunchAttribute {
+    /// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`: so many neighbours along x run at once.
+    pub(crate) fn cluster(workgroups: u32) -> LaunchAttribute {
+        LaunchAttribute { id: 4, value: [u64::from(workgroups) | 1 << 32, 1, 0, 0, 0, 0, 0, 0] }
+    }
+}
 
 impl Special {
     pub(crate) fn open(platform: Platform, driver: &Driver) -> Result<Special, Error> {
@@ -242,6 +266,7 @@ impl Special {
                     set_attribute: symbol(library, "cuFuncSetAttribute")?,
                     enable_peer: symbol(library, "cuCtxEnablePeerAccess")?,
                     error_name: symbol(library, "cuGetErrorName")?,
+                    encode_tiled: symbol(library, "cuTensorMapEncodeTiled")?,
                     launch: symbol(library, "cuLaunchKernelEx")?,
                 },
             })

@@ -5,6 +5,8 @@
 mod device;
 mod random;
 
+use std::ops::Range;
+
 use device::Gpu;
 use hip::kernels::Rows;
 use hip::kernels::matmul::{Output, View, Weights, matmul};
@@ -76,10 +78,10 @@ impl Case {
         }
     }
 
-    fn row(&self, row: usize) -> Case {
+    fn part(&self, rows: Range<usize>) -> Case {
         let width = self.batch * self.k;
-        let x = self.x[row * width..(row + 1) * width].to_vec();
-        Case { rows: 1, x, w: self.w.clone(), ..*self }
+        let x = self.x[rows.start * width..rows.end * width].to_vec();
+        Case { rows: rows.len(), x, w: self.w.clone(), ..*self }
     }
 }
 
@@ -114,7 +116,7 @@ fn products_are_right_and_the_same_bits_in_every_form() {
             assert_eq!(case.run(&gpu, 16, Output::F32), many);
         }
         let last = rows - 1;
-        let alone = case.row(last).run(&gpu, 1, Output::F32);
+        let alone = case.part(last..rows).run(&gpu, 1, Output::F32);
         assert_eq!(alone, many[last * n * batch..]);
         let rounded: Vec<u32> =
             many.iter().map(|v| u32::from(from_f32(f32::from_bits(*v))) << 16).collect();
@@ -123,6 +125,39 @@ fn products_are_right_and_the_same_bits_in_every_form() {
         if rows <= 16 {
             assert_eq!(case.run(&gpu, 16, Output::Bf16), rounded);
         }
+    }
+}
+
+/// Bounds so large that CUDA's form for many rows takes each of its cuts: blocks of 192 and 144
+/// columns by workgroups alone (of 128: `shapes`), then of 144 and 128 by clusters of 8 with a
+/// segment each, of 192, 144 and 128 by clusters of 4 with two.
+#[test]
+fn every_cut_has_the_same_bits() {
+    let gpu = device::gpu();
+    let mut random = Random::new(4);
+    for (rows, n, k, batch, bound) in [
+        (131, 160, 224, 1, 12800),
+        (130, 270, 96, 1, 7680),
+        (3, 161, 352, 5, 2600),
+        (70, 270, 2048, 1, 896),
+        (40, 129, 1056, 2, 40),
+        (65, 129, 1056, 2, 300),
+        (2, 383, 2048, 1, 1920),
+        (2, 288, 2048, 1, 1920),
+        (7, 768, 1312, 1, 640),
+    ] {
+        let case = Case::new(&mut random, rows, n, k, batch);
+        let many = case.run(&gpu, bound, Output::F32);
+        for part in [0..rows.min(32), rows - 1..rows] {
+            let few = case.part(part.clone());
+            let expected = few.run(&gpu, few.rows, Output::F32);
+            few.check(&expected);
+            let values = &many[part.start * n * batch..part.end * n * batch];
+            assert_eq!(values, expected, "{rows} x {n} x {k}");
+        }
+        let rounded: Vec<u32> =
+            many.iter().map(|v| u32::from(from_f32(f32::from_bits(*v))) << 16).collect();
+        assert_eq!(case.run(&gpu, bound, Output::Bf16), rounded, "{rows} x {n} x {k}");
     }
 }
 

@@ -1,8 +1,9 @@
 //! Matrix products in BF16.
 
 use super::{Rows, check_room, check_shape};
+use crate::tensor_map::{Element, TensorMap};
 use crate::weights::bytes_of;
-use crate::{Error, Kernels, Memory, Platform, Stream};
+use crate::{Error, Kernel, Kernels, Memory, Platform, Stream};
 
 /// Waves of a workgroup of the forms for few rows, and segments of k at most.
 const WAVES: usize = 8;
@@ -124,33 +125,6 @@ pub fn matmul(
     check_room("matmul", "out", out.memory, rows.bound * out.stride * size)?;
     let (tiles, slabs) = (n.div_ceil(16), k / 32);
     let log_segments = log_segments(slabs);
-    // Tiles that a workgroup of the forms for few rows takes when each wave takes one.
-    let together = WAVES >> log_segments;
-    let wide = tiles.div_ceil(together) * batch >= 2 * ENOUGH;
-    // Tiles that a workgroup of the form for many rows takes.
-    let many = if stream.device().platform() == Platform::Cuda { 12 } else { 8 };
-    // Whether that form would leave most of a GPU without work.
-    let idle = |bound: usize| tiles.div_ceil(many) * bound.div_ceil(128) * batch < 64;
-    let height = match rows.bound {
-        0..=16 => 16,
-        17..=32 => 32,
-        bound if bound <= 64 || bound <= SOME && idle(bound) => 64,
-        _ => 128,
-    };
-    let names = match (height, wide) {
-        (16, false) => ["matmul_16_1", "matmul_16_1_bf16"],
-        (16, true) => ["matmul_16_2", "matmul_16_2_bf16"],
-        (32, false) => ["matmul_32_1", "matmul_32_1_bf16"],
-        (32, true) => ["matmul_32_2", "matmul_32_2_bf16"],
-        (64, false) => ["matmul_64_1", "matmul_64_1_bf16"],
-        (64, true) => ["matmul_64_2", "matmul_64_2_bf16"],
-        _ => ["matmul_rows", "matmul_rows_bf16"],
-    };
-    let (width, threads) = match height {
-        128 => (many, 256),
-        _ => (together * if wide { 2 } else { 1 }, (WAVES * stream.device().wave()) as u32),
-    };
-    let grid = [tiles.div_ceil(width), rows.bound.div_ceil(height).max(1), batch];
     let args = Args {
         rows: rows.count,
         x: x.memory.ptr(),
@@ -164,11 +138,132 @@ pub fn matmul(
         slabs: slabs as u32,
         log_segments,
     };
-    // SAFETY: the parameter is the kernels', the buffers have room.
-    unsafe {
-        let kernel = kernels.get(names[usize::from(output == Output::Bf16)]);
-        stream.launch(kernel, grid.map(|size| size as u32), threads, &args)
+    let name = |names: [&'static str; 2]| names[usize::from(output == Output::Bf16)];
+    let many_rows = kernels.get(name(["matmul_rows", "matmul_rows_bf16"]));
+    let platform = stream.device().platform();
+    if let (Platform::Cuda, Some(cut)) = (platform, Cut::of(tiles, slabs, batch, rows.bound)) {
+        return launch_cut(stream, many_rows, cut, rows.bound, batch, args);
     }
+    // Tiles that a workgroup of the forms for few rows takes when each wave takes one.
+    let together = WAVES >> log_segments;
+    let wide = tiles.div_ceil(together) * batch >= 2 * ENOUGH;
+    // Whether HIP's form for many rows would leave most of a GPU without work.
+    let idle = |bound: usize| tiles.div_ceil(8) * bound.div_ceil(128) * batch < 64;
+    let height = match rows.bound {
+        0..=16 => 16,
+        17..=32 => 32,
+        bound if bound <= 64 || bound <= SOME && idle(bound) => 64,
+        _ => 128,
+    };
+    let kernel = match (height, wide) {
+        (16, false) => kernels.get(name(["matmul_16_1", "matmul_16_1_bf16"])),
+        (16, true) => kernels.get(name(["matmul_16_2", "matmul_16_2_bf16"])),
+        (32, false) => kernels.get(name(["matmul_32_1", "matmul_32_1_bf16"])),
+        (32, true) => kernels.get(name(["matmul_32_2", "matmul_32_2_bf16"])),
+        (64, false) => kernels.get(name(["matmul_64_1", "matmul_64_1_bf16"])),
+        (64, true) => kernels.get(name(["matmul_64_2", "matmul_64_2_bf16"])),
+        _ => many_rows,
+    };
+    let (width, threads) = match height {
+        128 => (8, 256),
+        _ => (together * if wide { 2 } else { 1 }, (WAVES * stream.device().wave()) as u32),
+    };
+    let grid = [tiles.div_ceil(width), rows.bound.div_ceil(height).max(1), batch];
+    // SAFETY: the parameter is the kernels', the buffers have room.
+    unsafe { stream.launch(kernel, grid.map(|size| size as u32), threads, &args) }
+}
+
+/// Rows of x of a block of CUDA's `matmul_rows`.
+const BLOCK_ROWS: usize = 128;
+/// Workgroups of it that an H200 holds at once: each alone, or in clusters.
+const AT_ONCE: usize = 132;
+const AT_ONCE_IN_CLUSTERS: usize = 120;
+
+/// How CUDA's `matmul_rows` cuts each product of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    /// Rows of weights of a block.
+    columns: usize,
+    /// Workgroups that compute a block together.
+    split: usize,
+    /// All workgroups.
+    workgroups: usize,
+}
+
+impl Cut {
+    /// The best cut, or none where a form for few rows is better: those for 16 and 32, and that for
+    /// 64 where this would leave most of a GPU without work.
+    fn of(tiles: usize, slabs: usize, batch: usize, bound: usize) -> Option<Cut> {
+        let splits: &[usize] = if log_segments(slabs) == 3 { &[1, 4, 8] } else { &[1] };
+        let mut best = None;
+        for columns in [128, 144, 192] {
+            let blocks = (16 * tiles).div_ceil(columns) * bound.div_ceil(BLOCK_ROWS);
+            for &split in splits {
+                let at_once = if split == 1 { AT_ONCE } else { AT_ONCE_IN_CLUSTERS };
+                let rounds = (blocks * batch * split).div_ceil(at_once);
+                // Fitted to times on an H200, in 2.3 ns: of pairs of slabs, and of a block's begin
+                // and end.
+                let pairs = slabs.div_ceil(2 * split) * (columns + 20);
+                let ends = 12 * columns + if split == 1 { 200 } else { 2200 };
+                let time = rounds * (pairs + ends);
+                let turns = if split == 1 { (AT_ONCE / batch).max(1) } else { usize::MAX };
+                let cut = Cut { columns, split, workgroups: (blocks * split).min(turns) };
+                if best.is_none_or(|(least, _)| time < least) {
+                    best = Some((time, cut));
+                }
+            }
+        }
+        let (_, cut) = best?;
+        let few = bound <= 64 && cut.split == 1 && cut.workgroups * batch < 32;
+        (bound > 32 && !few).then_some(cut)
+    }
+}
+
+/// The parameter of CUDA's `matmul_rows`: `RowsArgs` of `kernels/arch/matmul_rows_sm90.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RowsArgs {
+    x: TensorMap,
+    weights: TensorMap,
+    args: Args,
+    columns: u32,
+    groups: u32,
+}
+const _: () = assert!(size_of::<RowsArgs>() == 384);
+
+/// Launches CUDA's `matmul_rows`.
+fn launch_cut(
+    stream: &Stream,
+    kernel: Kernel,
+    cut: Cut,
+    bound: usize,
+    batch: usize,
+    args: Args,
+) -> Result<(), Error> {
+    let Args { x_stride, x_batch, n, slabs, .. } = args;
+    let [stride, between, n, slabs] = [x_stride, x_batch, n, slabs].map(|size| size as usize);
+    let (device, tiles) = (stream.device(), n.div_ceil(16));
+    let groups = if bound > 64 { 2 } else { 1 };
+    let x = TensorMap::new(
+        device,
+        Element::Bf16,
+        args.x,
+        [(batch - 1) * between + 32 * slabs, bound],
+        [2, 2 * stride],
+        [64, 64 * groups],
+    )?;
+    let weights = TensorMap::new(
+        device,
+        Element::Eight,
+        args.weights,
+        [128, tiles, slabs, batch],
+        [8, 1024 * slabs, 1024, 1024 * slabs * tiles],
+        [128, cut.columns as u32 / 16, 1, 1],
+    )?;
+    let args = RowsArgs { x, weights, args, columns: cut.columns as u32, groups };
+    let grid = [cut.workgroups as u32, 1, batch as u32];
+    // SAFETY: the parameter is the kernels'; the caller has seen that buffers have room.
+    unsafe { stream.launch_clusters(kernel, grid, cut.split as u32, 384, &args) }
 }
 
 #[cfg(test)]
@@ -195,5 +290,35 @@ mod tests {
                 assert_eq!(found, values[row * K + 8 * chunk..][..8], "row {row}, chunk {chunk}");
             }
         }
+    }
+
+    /// The best of the cuts that were timed on an H200, or within 4 % of it.
+    #[test]
+    fn products_are_cut_as_was_measured() {
+        let cuts = [
+            ([2112, 7168, 1], 64, (144, 8, 120)),
+            ([2112, 7168, 1], 256, (144, 4, 120)),
+            ([2112, 7168, 1], 1024, (144, 1, 120)),
+            ([2112, 7168, 1], 4096, (192, 1, 132)),
+            ([3072, 1536, 1], 64, (128, 4, 96)),
+            ([3072, 1536, 1], 256, (128, 1, 48)),
+            ([3072, 1536, 1], 1024, (192, 1, 128)),
+            ([7168, 2048, 1], 64, (128, 1, 56)),
+            ([7168, 2048, 1], 4096, (128, 1, 132)),
+            ([384, 7168, 1], 64, (128, 8, 24)),
+            ([384, 7168, 1], 1024, (128, 4, 96)),
+            ([1024, 7168, 1], 256, (192, 8, 96)),
+            ([1024, 7168, 1], 4096, (128, 1, 132)),
+            ([7168, 512, 1], 64, (128, 1, 56)),
+            ([512, 128, 16], 64, (128, 1, 4)),
+            ([512, 128, 16], 4096, (128, 1, 8)),
+        ];
+        for ([n, k, batch], bound, (columns, split, workgroups)) in cuts {
+            let cut = Cut::of(n / 16, k / 32, batch, bound);
+            assert_eq!(cut, Some(Cut { columns, split, workgroups }), "{n} x {k}, {bound} rows");
+        }
+        // w_uv, for whose 16 blocks the form for 64 rows is better.
+        assert_eq!(Cut::of(8, 16, 16, 64), None);
+        assert_eq!(Cut::of(132, 224, 1, 32), None);
     }
 }

@@ -164,13 +164,15 @@ KERNEL(THREADS) void sort_many(SortArgs args) {
   sync();
 
   // A thread adds up half the words of its expert and the neighbour's: another place than other
-  // lanes' each time, so of other banks; four words at once, which have less than 2^16 of each.
+  // lanes' each time, so of other banks; two words at once, which have less than 2^16 of each.
   u32 expert = thread(), even = 0, odd = 0;
   for (u32 i = 0; expert / 2 * 2 < args.experts && i < WAVE / 8; ++i) {
     u32x4 four = counts[expert / 2][expert % 2 * (WAVE / 8) + (expert / 2 + i) % (WAVE / 8)];
-    u32 sum = four[0] + four[1] + four[2] + four[3];
-    even += sum & 0xffff;
-    odd += sum >> 16;
+    u32 halves[2] = {four[0] + four[1], four[2] + four[3]};
+    for (u32 two : halves) {
+      even += two & 0xffff;
+      odd += two >> 16;
+    }
   }
   u32 pairs = expert % 2 ? odd : even;
   pairs += shuffle_xor(expert % 2 ? even : odd, 1);

@@ -9,8 +9,8 @@ use hip::kernels::Rows;
 use hip::kernels::sort::{Sorted, sort};
 use numbers::Random;
 
-/// Sorts and compares everything that is written. After the rows come `spare` ones that nothing
-/// was written to: there may be so many more.
+/// Sorts and compares everything that is written. After the rows come `spare` ones of no expert:
+/// there may be so many more.
 fn check(gpu: &Gpu, chosen: &[u32], top_k: usize, experts: usize, tiles: usize, spare: usize) {
     let rows = chosen.len() / top_k;
     let bound = rows + spare;
@@ -20,7 +20,9 @@ fn check(gpu: &Gpu, chosen: &[u32], top_k: usize, experts: usize, tiles: usize, 
     }
     let count = gpu.upload(&[rows as u32]);
     let rows = Rows { count: count.ptr(), bound };
-    let chosen_memory = gpu.upload_into(chosen, bound * top_k);
+    let mut with_spare = chosen.to_vec();
+    with_spare.resize(bound * top_k, 0xdead_beef);
+    let chosen_memory = gpu.upload(&with_spare);
     sort(&gpu.stream, &gpu.kernels, rows, &chosen_memory, top_k, experts, tiles, &out).unwrap();
 
     let mut pairs = vec![u32::MAX; out.pairs.bytes() / 4];
@@ -62,6 +64,7 @@ fn random(seed: u64, rows: usize, top_k: usize, experts: usize) -> Vec<u32> {
 #[test]
 fn sorts_few_pairs() {
     let gpu = device::gpu();
+    check(&gpu, &[], 8, 384, 1, 0);
     check(&gpu, &[], 8, 384, 1, 4);
     check(&gpu, &[383], 1, 384, 1, 0);
     check(&gpu, &random(1, 1, 8, 384), 8, 384, 1, 3);

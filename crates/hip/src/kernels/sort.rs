@@ -64,8 +64,7 @@ impl Sorted {
 /// Sorts `chosen`, u32 `[rows, top_k]` below `experts`, into groups of up to `group_tiles` tiles.
 ///
 /// # Errors
-/// No room for a row, buffers that are too small, more experts or pairs than the kernels know, a
-/// failed device.
+/// Buffers that are too small, more experts or pairs than the kernels know, a failed device.
 #[expect(clippy::too_many_arguments, reason = "sizes, and where to work")]
 pub fn sort(
     stream: &Stream,
@@ -80,11 +79,13 @@ pub fn sort(
     const NAME: &str = "sort";
     let pairs = rows.bound * top_k;
     check_shape(NAME, experts <= MAX_EXPERTS, "there must be at most 512 experts")?;
-    check_shape(NAME, pairs > 0, "there must be room for a row")?;
     check_shape(NAME, pairs <= MAX_PAIRS, "there must be at most 524,287 pairs of row and expert")?;
     check_room(NAME, "chosen", chosen, pairs * 4)?;
     check_room(NAME, "pairs", &out.pairs, slots(pairs, experts) * 4)?;
     check_room(NAME, "groups", &out.groups, groups(pairs, experts, group_tiles) * 16)?;
+    if pairs == 0 {
+        return stream.fill(&out.group_count, 0);
+    }
     let args = Args {
         chosen: chosen.ptr(),
         rows: rows.count,

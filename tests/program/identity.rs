@@ -194,7 +194,7 @@ fn on_gpus(
         all_reduce: AllReduce::OneShot,
         watchdog: Duration::from_secs(600),
     };
-    let runtime = Runtime::open(Platform::Hip, Some(&emulator())).unwrap();
+    let runtime = Runtime::open(Platform::Hip, Some(emulator())).unwrap();
     let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks).unwrap());
     Ranks::start(ranks, move |rank| {
         let device = Device::open(&runtime, rank).map_err(DeviceError::from)?;

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hip::kernels::matmul::{preshuffle, tile_bytes};
 use hip::{Device, Kernels, Memory, Platform, Runtime, Staging, Stream};
@@ -41,20 +41,27 @@ pub fn platform() -> Platform {
     }
 }
 
-/// The runtime: the emulator that was built with this test, laid out under the names of the real
-/// libraries.
-pub fn runtime() -> Arc<Runtime> {
-    if platform() == Platform::Cuda {
-        return Runtime::open(Platform::Cuda, None).unwrap();
-    }
+/// The emulator that was built with this test, laid out under the names of the real libraries.
+static EMULATOR: LazyLock<PathBuf> = LazyLock::new(|| {
     let built = std::env::current_exe().unwrap().with_file_name("libemulator.so");
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulator");
     std::fs::create_dir_all(&directory).unwrap();
     for name in ["libamdhip64.so.7", "librccl.so.1"] {
-        // Another test may have made it; both link to the same file.
-        let _ = std::os::unix::fs::symlink(&built, directory.join(name));
+        // At once in place of what is there: another test's, or of before the folder was moved.
+        let new = directory.join(format!("{name}-{}", std::process::id()));
+        std::os::unix::fs::symlink(&built, &new).unwrap();
+        std::fs::rename(&new, directory.join(name)).unwrap();
     }
-    Runtime::open(Platform::Hip, Some(&directory)).unwrap()
+    directory
+});
+
+/// The runtime: the emulator, or the platform's.
+pub fn runtime() -> Arc<Runtime> {
+    match platform() {
+        Platform::Hip => Runtime::open(Platform::Hip, Some(&EMULATOR)),
+        Platform::Cuda => Runtime::open(Platform::Cuda, None),
+    }
+    .unwrap()
 }
 
 /// A device with its kernels.

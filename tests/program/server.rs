@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,23 +19,12 @@ pub(crate) fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
-/// A directory with the emulator that was built beside this test, under the names of the libraries
-/// it stands for.
+#[path = "../../crates/hip/tests/device/emulator.rs"]
+mod emulator;
+
+/// See [`emulator::EMULATOR`].
 pub(crate) fn emulator() -> &'static Path {
-    static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
-        let built = std::env::current_exe().unwrap().with_file_name("libemulator.so");
-        assert!(built.exists(), "{} is not built", built.display());
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-        std::fs::create_dir_all(&directory).unwrap();
-        for name in ["libamdhip64.so.7", "librccl.so.1"] {
-            // At once in place of what is there: another test's, or of before the folder was moved.
-            let new = directory.join(format!("{name}-{}", std::process::id()));
-            std::os::unix::fs::symlink(&built, &new).unwrap();
-            std::fs::rename(&new, directory.join(name)).unwrap();
-        }
-        directory
-    });
-    &DIRECTORY
+    &emulator::EMULATOR
 }
 
 pub(crate) struct Server {

@@ -2,10 +2,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::{Arc, LazyLock};
+mod emulator;
 
+use std::process::Command;
+use std::sync::Arc;
+
+use emulator::EMULATOR;
 use hip::kernels::matmul::{preshuffle, tile_bytes};
 use hip::{Device, Kernels, Memory, Platform, Runtime, Staging, Stream};
 
@@ -40,20 +42,6 @@ pub fn platform() -> Platform {
         _ => Platform::Hip,
     }
 }
-
-/// The emulator that was built with this test, laid out under the names of the real libraries.
-static EMULATOR: LazyLock<PathBuf> = LazyLock::new(|| {
-    let built = std::env::current_exe().unwrap().with_file_name("libemulator.so");
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulator");
-    std::fs::create_dir_all(&directory).unwrap();
-    for name in ["libamdhip64.so.7", "librccl.so.1"] {
-        // At once in place of what is there: another test's, or of before the folder was moved.
-        let new = directory.join(format!("{name}-{}", std::process::id()));
-        std::os::unix::fs::symlink(&built, &new).unwrap();
-        std::fs::rename(&new, directory.join(name)).unwrap();
-    }
-    directory
-});
 
 /// The runtime: the emulator, or the platform's.
 pub fn runtime() -> Arc<Runtime> {

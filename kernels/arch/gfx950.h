@@ -256,7 +256,9 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
 /// compiler does not know of it and adds no waits: read LDS after `sync_copies`.
 __device__ inline void copy_to_lds(void *to, const void *from) {
   u32 base = __builtin_amdgcn_readfirstlane((u32)(u64)(__attribute__((address_space(3))) void *)to);
-  asm volatile("s_mov_b32 m0, %0\n\tglobal_load_lds_dwordx4 %1, off" ::"s"(base), "v"(from)
+  // The load would use M0's old value if it stood right behind the instruction that sets it.
+  asm volatile("s_mov_b32 m0, %0\n\ts_nop 0\n\tglobal_load_lds_dwordx4 %1, off" ::"s"(base),
+               "v"(from)
                : "memory"); // m0 may not be named; the compiler sets it before each own use
 }
 

@@ -49,6 +49,20 @@ __device__ inline void release_on_device() {
   __builtin_amdgcn_s_waitcnt(0);
 }
 
+/// What stands after this sees what was done before the values that `peek` has returned. So do
+/// other waves of the workgroup behind the next barrier: caches invalidate what this wave asks for
+/// before its own next load, but a barrier does not wait for them.
+__device__ inline void acquire() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "");
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
+/// The same of values that atomics of the device's scope have returned.
+__device__ inline void acquire_on_device() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);

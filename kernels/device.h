@@ -145,8 +145,3 @@ template <typename Word> __device__ inline void post(Word *word, Word value) {
 template <typename Word> __device__ inline Word peek(const Word *word) {
   return __scoped_atomic_load_n(word, __ATOMIC_RELAXED, __MEMORY_SCOPE_SYSTEM);
 }
-
-/// What stands after this sees what was done before the values that `peek` has returned.
-__device__ inline void acquire() {
-  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_SYSTEM);
-}

@@ -80,7 +80,7 @@ struct Team {
         return __scoped_atomic_load_n(&memory->arrived, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
       };
       while ((int)(arrived() - arrivals) < 0) pause();
-      __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE);
+      acquire_on_device();
     }
     sync();
   }

@@ -4,7 +4,8 @@
 //!
 //! The compiler is `MOONROCK_CLANG`, else the first of `clang-22`, `clang-21`, `clang-20`, ROCm's
 //! `amdclang++` and `clang` that is there and new enough. Without one the build succeeds with no
-//! kernels in it and a reason instead, which the backend repeats when it is asked for.
+//! kernels in it and a reason instead, which the backend repeats when it is asked for; likewise
+//! without those for a GPU that the compiler does not know (ROCm's knows AMD's alone).
 
 use std::env;
 use std::fs;
@@ -23,6 +24,8 @@ const COMMON: [&str; 6] = ["-std=c++17", "-O3", "-Wall", "-Werror", "-nogpuinc",
 
 struct Target {
     name: &'static str,
+    /// As `clang --print-targets` lists it.
+    architecture: &'static str,
     extension: &'static str,
     flags: &'static [&'static str],
 }
@@ -30,6 +33,7 @@ struct Target {
 const TARGETS: [Target; 2] = [
     Target {
         name: "gfx950",
+        architecture: "amdgcn",
         extension: "co",
         flags: &[
             "-x",
@@ -43,6 +47,7 @@ const TARGETS: [Target; 2] = [
     },
     Target {
         name: "sm_90",
+        architecture: "nvptx64",
         extension: "ptx",
         flags: &[
             "-x",
@@ -70,26 +75,23 @@ fn main() {
     fs::create_dir_all(&kept).unwrap_or_else(|e| panic!("{}: {e}", kept.display()));
     println!("cargo::rerun-if-changed={}", kernels.display());
     println!("cargo::rerun-if-env-changed=MOONROCK_CLANG");
+    let clang = compiler();
     let mut code = String::new();
-    match compiler() {
-        Ok(clang) => {
-            for target in &TARGETS {
-                let objects = compile_all(&clang, &kernels, target, &kept);
-                code += &format!("/// Code objects for {}.\n", target.name);
-                let name = target.name.to_uppercase();
-                code += &format!("pub(crate) const {name}: &[(&str, &[u8])] = &[\n{objects}];\n");
+    for target in &TARGETS {
+        let clang = clang.clone().and_then(|clang| match knows(&clang, target) {
+            true => Ok(clang),
+            false => Err(format!("{clang} does not compile for {}", target.architecture)),
+        });
+        let objects = match clang {
+            Ok(clang) => format!("Ok(&[\n{}])", compile_all(&clang, &kernels, target, &kept)),
+            Err(reason) => {
+                println!("cargo::warning=no kernels for {} in this build: {reason}", target.name);
+                format!("Err({reason:?})")
             }
-            code += "/// Why there are no kernels in this build.\n";
-            code += "pub(crate) const MISSING: Option<&str> = None;\n";
-        }
-        Err(reason) => {
-            println!("cargo::warning=no GPU kernels in this build: {reason}");
-            for target in &TARGETS {
-                let name = target.name.to_uppercase();
-                code += &format!("pub(crate) const {name}: &[(&str, &[u8])] = &[];\n");
-            }
-            code += &format!("pub(crate) const MISSING: Option<&str> = Some({reason:?});\n");
-        }
+        };
+        code += &format!("/// Code objects for {}, or why there are none.\n", target.name);
+        let name = target.name.to_uppercase();
+        code += &format!("pub(crate) const {name}: Objects = {objects};\n");
     }
     fs::write(out.join("objects.rs"), code).expect("OUT_DIR can be written");
 }
@@ -114,6 +116,14 @@ fn compiler() -> Result<String, String> {
         "clang {OLDEST_CLANG} or newer is needed at build time ({}); {found}",
         candidates.join(", ")
     ))
+}
+
+/// Whether the compiler was built with what makes code for the target.
+fn knows(clang: &str, target: &Target) -> bool {
+    let output = Command::new(clang).arg("--print-targets").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let listed = |line: &str| line.split_whitespace().next() == Some(target.architecture);
+    text.is_ok_and(|text| text.lines().any(listed))
 }
 
 fn version_text(clang: &str) -> Option<String> {

@@ -49,6 +49,20 @@ __device__ inline void release_on_device() {
   __builtin_amdgcn_s_waitcnt(0);
 }
 
+/// What stands after this sees what was done before the values that `peek` has returned. So do
+/// other waves of the workgroup behind the next barrier: caches invalidate what this wave asks for
+/// before its own next load, but a barrier does not wait for them.
+__device__ inline void acquire() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "");
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
+/// The same of values that atomics of the device's scope have returned.
+__device__ inline void acquire_on_device() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+  __builtin_amdgcn_s_waitcnt(0);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __builtin_amdgcn_ds_bpermute((lane() ^ mask) * 4, x);
@@ -256,7 +270,9 @@ __device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 til
 /// compiler does not know of it and adds no waits: read LDS after `sync_copies`.
 __device__ inline void copy_to_lds(void *to, const void *from) {
   u32 base = __builtin_amdgcn_readfirstlane((u32)(u64)(__attribute__((address_space(3))) void *)to);
-  asm volatile("s_mov_b32 m0, %0\n\tglobal_load_lds_dwordx4 %1, off" ::"s"(base), "v"(from)
+  // The load would use M0's old value if it stood right behind the instruction that sets it.
+  asm volatile("s_mov_b32 m0, %0\n\ts_nop 0\n\tglobal_load_lds_dwordx4 %1, off" ::"s"(base),
+               "v"(from)
                : "memory"); // m0 may not be named; the compiler sets it before each own use
 }
 

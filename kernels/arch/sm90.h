@@ -45,6 +45,16 @@ __device__ inline void release_on_device() {
   __scoped_atomic_thread_fence(__ATOMIC_RELEASE, __MEMORY_SCOPE_DEVICE);
 }
 
+/// What stands after this sees what was done before the values that `peek` has returned.
+__device__ inline void acquire() {
+  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_SYSTEM);
+}
+
+/// The same of values that atomics of the device's scope have returned.
+__device__ inline void acquire_on_device() {
+  __scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE);
+}
+
 /// The value of lane `lane() ^ mask`. All lanes of the wave take part.
 __device__ inline u32 shuffle_xor(u32 x, u32 mask) {
   return __nvvm_shfl_sync_bfly_i32(~0u, x, mask, 31);

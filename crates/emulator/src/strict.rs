@@ -1,7 +1,7 @@
 //! Checks around each instruction: pending results, undefined values, and how validity flows.
 
 use crate::env::{Env, FaultKind, register_name};
-use crate::inst::{Class, EXEC, Flow, Halves, Inst, MemKind, Operand, Simple, VCC};
+use crate::inst::{Class, EXEC, Flow, Halves, Inst, M0, MemKind, Operand, Simple, VCC};
 use crate::wave::Wave;
 
 /// Before an instruction: nothing it reads or overwrites may still be on its way, and values that
@@ -53,8 +53,20 @@ fn undefined_scalar(w: &Wave, o: Operand) -> Option<u32> {
     }
 }
 
+/// Whether the instruction before the current one sets M0 with the scalar ALU. (A branch to the
+/// current one would be an instruction between.)
+fn has_just_set_m0(env: &Env, w: &Wave) -> bool {
+    let before = (w.pc as usize).checked_sub(2).and_then(|k| env.kernel.code.insts.get(k));
+    before.is_some_and(|x| x.class == Class::Salu && x.dst == Operand::S { r: M0, n: 1 })
+}
+
 fn memory(env: &mut Env, w: &mut Wave, i: &Inst) {
     let exec = w.exec();
+    if i.mem().is_some_and(|m| m.kind == MemKind::LoadLds) && has_just_set_m0(env, w) {
+        let what = "a direct-to-LDS load may use M0's old value: an instruction, s_nop 0 if no \
+                    other, must stand between it and the one that sets M0";
+        env.fault(w, i, FaultKind::MissingWait, None, None, what);
+    }
     let store = i.mem().is_some_and(|m| !matches!(m.kind, MemKind::Load { .. }));
     if let Some((lane, r)) = invalid_lane(w, i.src[0], exec) {
         undefined(env, w, i, Some(lane), &register_name(r), "an address");

@@ -82,6 +82,7 @@ fn cases() -> Vec<Case> {
             "before the s_waitcnt that covers `ds_read_b32",
         ),
         case("lds_dma", (1, 256), vec![Filled(256), Raw(1024)], MissingWait, "direct-to-LDS"),
+        case("m0_at_once", (1, 256), vec![Filled(256), Raw(1024)], MissingWait, "M0's old value"),
         case("divergent_barrier", (1, 256), vec![Raw(1024)], BarrierDivergence, "has ended"),
         case("store_late", (1, 256), vec![Filled(256), Raw(1024)], LdsRace, "without a barrier"),
         case(

@@ -7,22 +7,25 @@ use crate::Error;
 use crate::device::Device;
 use crate::sys::{CUDA_DYNAMIC_SHARED, Handle, Platform, Special};
 
+/// Files of `kernels/` and what they became, or why there are none.
+type Objects = Result<&'static [(&'static str, &'static [u8])], &'static str>;
+
 mod objects {
+    use super::Objects;
     include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 }
 
 /// The code objects of this build by file of `kernels/`: gfx950 ELF, or PTX for sm_90.
 ///
 /// # Errors
-/// A build without kernels; says why.
+/// A build without kernels for the platform; says why.
 pub fn code_objects(platform: Platform) -> Result<&'static [(&'static str, &'static [u8])], Error> {
-    match objects::MISSING {
-        Some(reason) => Err(Error::Unfit(format!("this build has no GPU kernels: {reason}"))),
-        None => Ok(match platform {
-            Platform::Hip => objects::GFX950,
-            Platform::Cuda => objects::SM_90,
-        }),
-    }
+    let (objects, target) = match platform {
+        Platform::Hip => (objects::GFX950, "gfx950"),
+        Platform::Cuda => (objects::SM_90, "sm_90"),
+    };
+    objects
+        .map_err(|reason| Error::Unfit(format!("this build has no kernels for {target}: {reason}")))
 }
 
 /// A kernel of a loaded module.
@@ -37,7 +40,8 @@ pub struct Kernel {
 /// Every kernel of this build, on one device.
 pub struct Kernels {
     device: Device,
-    modules: Vec<Handle>,
+    /// Each with the code object that it was made of: HIP makes no copy of it.
+    modules: Vec<(Handle, Vec<u8>)>,
     functions: HashMap<&'static str, (Handle, u32)>,
 }
 
@@ -181,10 +185,10 @@ impl Kernels {
         let mut module = std::ptr::null_mut();
         // PTX is text that ends with a zero.
         let image = [image, &[0]].concat();
-        // SAFETY: a whole code object, which the runtime copies.
+        // SAFETY: a whole code object, which stays where it is as long as the module.
         let code = unsafe { (driver.module_load)(&mut module, image.as_ptr().cast()) };
         self.device.check(&format!("loading the kernels of {file}"), code)?;
-        self.modules.push(module);
+        self.modules.push((module, image));
         for name in names {
             let mut function = std::ptr::null_mut();
             let text = CString::new(*name).map_err(|e| Error::Unfit(e.to_string()))?;
@@ -225,7 +229,7 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        for &module in &self.modules {
+        for &(module, _) in &self.modules {
             // SAFETY: unloaded once; the stream that used it has been synchronised by its drop or
             // its results were awaited.
             unsafe { (self.device.runtime.driver.module_unload)(module) };

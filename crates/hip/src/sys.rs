@@ -167,6 +167,8 @@ pub(crate) enum Special {
         /// `hipGetDevicePropertiesR0600`: a struct of 1,472 bytes (HIP 6 and 7).
         properties: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
         error_name: unsafe extern "C" fn(c_int) -> *const c_char,
+        /// The calling thread's last error, which it forgets.
+        last_error: unsafe extern "C" fn() -> c_int,
         launch: unsafe extern "C" fn(
             Handle,
             c_uint,
@@ -258,6 +260,7 @@ impl Special {
                     allocate_with: symbol(library, "hipExtMallocWithFlags")?,
                     properties: symbol(library, "hipGetDevicePropertiesR0600")?,
                     error_name: symbol(library, "hipGetErrorName")?,
+                    last_error: symbol(library, "hipGetLastError")?,
                     launch: symbol(library, "hipModuleLaunchKernel")?,
                 },
                 Platform::Cuda => Special::Cuda {

@@ -25,7 +25,7 @@ struct Rank {
     index: usize,
     gpu: Gpu,
     peers: Peers,
-    _group: Communicator,
+    group: Communicator,
 }
 
 /// What `body` returns on each of `ranks` devices, each with a thread of its own; nothing on a
@@ -45,7 +45,7 @@ fn on_ranks<T: Send>(ranks: usize, body: impl Fn(Rank) -> T + Sync) -> Vec<T> {
         let gpu = device::gpu_of(&runtime, index);
         let group = meeting.join(index, &gpu.device).unwrap();
         let peers = group.meet(&gpu.stream).unwrap();
-        body(Rank { index, gpu, peers, _group: group })
+        body(Rank { index, gpu, peers, group })
     };
     std::thread::scope(|scope| {
         let start = &start;
@@ -373,5 +373,19 @@ fn a_recorded_sum_is_right_in_every_replay() {
         let Some(first) = found.first() else { continue };
         assert!(found.iter().all(|bits| bits == first), "the {ranks} ranks differ");
         assert!(*first == layers_in_steps(&device::gpu(), ranks, replays), "{ranks} ranks");
+    }
+}
+
+/// As RCCL may have opened it before, whose calls fail where an error was left behind.
+#[test]
+fn ranks_gather_where_the_way_to_peers_was_open_before() {
+    for _ in 0..2 {
+        let found = on_ranks(2, |rank| {
+            let own = rank.gpu.upload(&[rank.index as f32 + 1.0]);
+            let all = rank.gpu.upload(&[0f32; 2]);
+            rank.group.all_gather(&rank.gpu.stream, &own, &all, 1).unwrap();
+            rank.gpu.download::<f32>(&all)
+        });
+        assert!(found.iter().all(|all| all == &[1.0, 2.0]));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::runtime::collective::{self, Call, Comm, Group, Kind, type_size};
 use crate::runtime::error::Error;
 use crate::runtime::stream::{Stream, Work, enqueue};
-use crate::runtime::{Object, current_device, runtime, set_device};
+use crate::runtime::{Object, current_device, last_error, runtime, set_device};
 
 const SUCCESS: i32 = 0;
 const UNHANDLED: i32 = 1;
@@ -96,6 +96,10 @@ struct Ask {
 
 fn collect(a: &Ask, h: u64, stream: u64) -> Outcome {
     let c = comm(h)?;
+    // Some of RCCL's ways ask for the thread's last error after a launch, and get any that is left.
+    if let error @ 1.. = last_error(true) {
+        return fail(UNHANDLED, format!("HIP error {error} was left behind by a call before this"));
+    }
     let Some(size) = type_size(a.ty) else { return fail(INVALID, format!("type {}", a.ty)) };
     if !(0..=4).contains(&a.op) {
         return fail(INVALID, format!("operation {}", a.op));

@@ -105,9 +105,9 @@ pub(crate) fn set_device(d: i32) -> HipResult<()> {
     Ok(())
 }
 
-/// Remembers an error for `hipGetLastError`.
+/// Remembers an error for `hipGetLastError`, as HIP 7 does: until it is asked for.
 pub(crate) fn note_error(code: i32) {
-    if code != 0 {
+    if code != 0 && code != error::NOT_READY {
         LAST.set(code);
     }
 }

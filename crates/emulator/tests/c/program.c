@@ -284,9 +284,10 @@ static void all_reduce(void) {
   float v[2] = {1, 2}, out;
   OK(ncclCommInitAll(comms, 2, NULL));
   for (int d = 0; d < 2; ++d) {
-    OK(hipSetDevice(d));
-    OK(hipMalloc(&x[d], 4)); OK(hipMemcpy(x[d], &v[d], 4, 1));
+    OK(hipSetDevice(d)); OK(hipMalloc(&x[d], 4)); OK(hipMemcpy(x[d], &v[d], 4, 1));
   }
+  IS(400, hipStreamSynchronize((hipStream_t)v)); // an error that the next call takes for its own
+  IS(1, ncclAllReduce(x[0], x[0], 1, 7, 0, comms[0], NULL));
   OK(ncclGroupStart());
   for (int d = 0; d < 2; ++d) OK(ncclAllReduce(x[d], x[d], 1, 7, 0, comms[d], NULL));
   OK(ncclGroupEnd());

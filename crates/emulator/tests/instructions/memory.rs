@@ -128,7 +128,7 @@ fn loads() -> Vec<Case> {
             _ => "ds_read_b128 v[16:19], v20 offset:256",
         };
         let text = format!(
-            "v_lshrrev_b32 v20, 4, v0\n{shift}\ns_movk_i32 m0, 0x100\n\
+            "v_lshrrev_b32 v20, 4, v0\n{shift}\ns_movk_i32 m0, 0x100\ns_nop 0\n\
              global_load_lds_{op} v0, s[4:5]\ns_waitcnt vmcnt(0)\n{back}"
         );
         let model: fn(&Wave, &Wave, &Wave) -> Wave = match words {

@@ -104,6 +104,16 @@ KERNEL void lds_dma(const u32 *in, u32 *out) {
   asm volatile("ds_read_b32 %0, %1\n\ts_waitcnt lgkmcnt(0)" : "=v"(x) : "v"(at) : "memory");
   out[TID] = x;
 }
+KERNEL void m0_at_once(const u32 *in, u32 *out) {
+  // Nobody but the author minds M0 in inline assembly.
+  __shared__ u32 s[256];
+  u32 to = __builtin_amdgcn_readfirstlane((u32)(u64)(lptr)(s + TID / 64 * 64));
+  asm volatile("s_mov_b32 m0, %0\n\t" IF_BROKEN("", "s_nop 0\n\t")
+               "global_load_lds_dword %1, off\n\ts_waitcnt vmcnt(0)"
+               : : "s"(to), "v"(in + TID) : "memory");
+  sync();
+  out[TID] = s[TID];
+}
 KERNEL void divergent_barrier(u32 *out) {
   if (IF_BROKEN(TID < 64, TID < 256)) __builtin_amdgcn_s_barrier();
   out[TID] = TID;

@@ -15,9 +15,9 @@
 #include "wgmma.h"
 
 constexpr u32 MIXERS = 256, WEIGHERS = 128;
-/// Barriers: `WEIGHED + tile` of all threads, when weights are there, `MIXED + half` of those that
-/// mix half of the columns, when they have, and STORED of those who weigh, when queries are in LDS.
-constexpr u32 WEIGHED = 1, MIXED = 3, STORED = 5;
+/// Barriers: `MIXED + half` of the threads that mix half of the columns, when they have, and STORED
+/// of those who weigh, when queries are in LDS.
+constexpr u32 MIXED = 1, STORED = 3;
 /// Slabs of queries that stay in registers, all but the last part's, and those in LDS.
 constexpr u32 FIRST_SLABS = (PARTS - 1) * SLABS, LAST_SLABS = ENTRY / 32 - FIRST_SLABS;
 /// Places of keys: with one more than there are, neither copies of an entry nor transposed reads
@@ -39,7 +39,9 @@ struct SharedByWarpgroups {
   float joins[2][3][64];
   /// Sums of all weights.
   float sums[64];
-  Copies copies[2];
+  /// Threads that mix are done with a tile's place, and keys are there; those who weigh, and
+  /// weights are there.
+  u64 copied[2], weighed[2];
 };
 static_assert(sizeof(SharedByWarpgroups) == 230016, "what launches ask for");
 
@@ -102,7 +104,7 @@ struct Copier {
                        2 * LATENT + 64 * half + 8 * piece;
       copy_8_to_lds(rope + 16 * key, from);
     }
-    group.lds.copies[tile].count();
+    count_with_copies(group.lds.copied[tile]);
   }
 };
 
@@ -133,7 +135,7 @@ __device__ inline void weigh_all(const Group &group) {
   u32 end = group.len - (group.rows - 1 - group.own()), split_end = group.split;
   Softmax softmax, total;
   for (u32 first = 0, tile = 0, phase = 0; first < group.len; first += TILE) {
-    lds.copies[tile].wait(phase);
+    wait_for(lds.copied[tile], phase);
     operands_written();
     u64 keys = matrices_at(&lds.keys[tile], 16 * PLACES, 128);
     float sum[16], chain[16];
@@ -191,7 +193,7 @@ __device__ inline void weigh_all(const Group &group) {
       for (u32 c = 0; c < CHUNKS; ++c)
         lds.sums[Group::place(c)] = group.single() ? softmax.sum[c] : total.sum[c];
     operands_written();
-    arrive(WEIGHED + tile, MIXERS + WEIGHERS);
+    count(lds.weighed[tile]);
     phase ^= tile;
     tile ^= 1;
   }
@@ -230,8 +232,9 @@ __device__ inline void mix_all(const Group &group) {
   float columns[128];
   for (u32 i = 0; i < 128; ++i) columns[i] = 0;
   for (u32 n = 0; n < 32; ++n) lds.totals[n][thread()] = f32x4{0, 0, 0, 0};
-  for (u32 first = 0, tile = 0; first < group.len; first += TILE, tile ^= 1) {
-    await(WEIGHED + tile, MIXERS + WEIGHERS);
+  for (u32 first = 0, tile = 0, phase = 0; first < group.len;
+       first += TILE, phase ^= tile, tile ^= 1) {
+    wait_for(lds.weighed[tile], phase);
     operands_written();
     float factor[CHUNKS];
     for (u32 c = 0; c < CHUNKS; ++c) factor[c] = lds.factors[tile][Group::place(c)];
@@ -290,7 +293,10 @@ KERNEL(MIXERS + WEIGHERS) void attention_rows(AttentionArgs args) {
   // The last first: they see the most keys.
   u32 index = *args.groups - 1 - block_x(), first_row = args.group_rows[index];
   Group group(args, lds, first_row, args.group_rows[index + 1] - first_row);
-  if (thread() < 2) lds.copies[thread()].prepare(2 * MIXERS);
+  if (thread() < 2) {
+    expect_arrivals(lds_address(&lds.copied[thread()]), 2 * MIXERS);
+    expect_arrivals(lds_address(&lds.weighed[thread()]), WEIGHERS);
+  }
   sync();
   if (wave() < MIXERS / WAVE) {
     give_registers<160>();

@@ -50,9 +50,6 @@ template <class Keys> struct Rings {
 /// Key `row` of eight keys of an operand.
 __device__ inline u32 key_of(u32 row) { return row % 2 * 4 + row / 2 % 2 * 2 + row / 4; }
 
-/// Arrives on what `expect_arrivals` made.
-__device__ inline void count(const u64 &word) { arrive_at(lds_address(&word)); }
-
 /// For `copy_bulk` of data that the L2 cache should drop before other.
 __device__ inline u64 used_once() {
   u64 policy;
@@ -64,12 +61,6 @@ __device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word
                "[%0], [%1], %2, [%3], %4;" ::"r"(lds_address(to)),
                "l"(from), "r"(bytes), "r"(word), "l"(policy)
                : "memory");
-}
-
-/// Waits for the phase of that parity to end, with the whole warp.
-__device__ inline void wait_for(const u64 &word, u32 parity) {
-  wait_for_bytes(lds_address(&word), parity);
-  sync_wave(); // lanes may see it at different times
 }
 
 /// A place in a ring of N, and how often the ring has been gone round, modulo 2.

@@ -15,11 +15,7 @@ template <u32 N> __device__ inline void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 
-/// Barrier `barrier` (1..15) of `threads`, of which some arrive and go on, others await all. What
-/// was written to LDS before is seen after.
-__device__ inline void arrive(u32 barrier, u32 threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
+/// All of `threads` wait at barrier `barrier` (1..15); what they wrote to LDS before is seen after.
 __device__ inline void await(u32 barrier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
@@ -33,35 +29,21 @@ __device__ inline void copy_8_to_lds(u32 to, const void *from) {
 __device__ inline void arrive_at(u32 word) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
 }
+__device__ inline void count(const u64 &word) { arrive_at(lds_address(&word)); }
 
-/// Threads that are there, and those whose copies have been made, in LDS.
-struct Copies {
-  u64 word;
+/// Waits for the phase of that parity to end, with the whole warp.
+__device__ inline void wait_for(const u64 &word, u32 parity) {
+  wait_for_bytes(lds_address(&word), parity);
+  sync_wave(); // lanes may see it at different times
+}
 
-  /// One thread calls this before all others' calls.
-  __device__ void prepare(u32 threads) { expect_arrivals(lds_address(&word), threads); }
-
-  /// Counts the thread: now, so that what it has read may be written again, and once more when what
-  /// it has started to copy is there.
-  __device__ void count() {
-    arrive_at(lds_address(&word));
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
-                 : "memory");
-  }
-
-  /// Waits until all have been counted: for the first time with `phase` 0, then 1, 0 and so on.
-  __device__ void wait(u32 phase) {
-    u32 done;
-    do asm volatile("{\n\t.reg .pred done;\n\t"
-                    "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
-                    "selp.u32 %0, 1, 0, done;\n\t}"
-                    : "=r"(done)
-                    : "r"(lds_address(&word)), "r"(phase)
-                    : "memory");
-    while (!done);
-    sync_wave();
-  }
-};
+/// Counts the thread twice on what `expect_arrivals` has made: now, so that what it has read may be
+/// written again, and once more when what it has started to copy is there.
+__device__ inline void count_with_copies(const u64 &word) {
+  count(word);
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
+               : "memory");
+}
 
 /// Stores four matrices of 8 x 8 values of 16 bits; lane `l` says where row `l % 8` of matrix
 /// `l / 8` begins.

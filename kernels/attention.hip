@@ -1,8 +1,10 @@
 // attention: absorbed MLA over the paged cache, causal, for few rows. Shapes, formulas and order of
 // arithmetic are in `mla.h`.
 //
-// attention_split: grid (rows, heads / 16 rounded up, splits at most) on gfx950; on sm_90 any
-// number of workgroups: see `arch/attention_split_*.h`. A row's splits write their means to
+// attention_split: any number of workgroups, on gfx950 for each of heads / 16 rounded up (y); they
+// stay and take splits one after another: see `arch/attention_split_*.h`. Graphs fix the grid, and
+// a workgroup for each split that the longest rows might have took its LDS and its turn also where
+// there was none: of 64 rows of 4096 keys all but 448 of 8192. A row's splits write their means to
 // `partials` f16 `[rows][max_splits][heads][512]` and `sums` f32 `[..][2]` (reference, sum of
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads, of which each joins one split's sum to those before, and merges four columns.

@@ -63,6 +63,11 @@ struct AttentionArgs {
   u32 max_splits;
   u32 split;
   float scale;
+  /// On gfx950, for `attention_split`: how many workgroups there are along x, the number of splits
+  /// of all rows, and of each split its row times 2^16 plus its number in the row.
+  u32 workgroups;
+  const u32 *split_count;
+  const u32 *splits;
 };
 
 /// A wave's part of keys in bf16, as it is loaded.

@@ -1,5 +1,6 @@
-// attention_split for gfx950. A workgroup of eight waves sums a split of a row, 64 keys (two tiles)
-// a step: four waves would take as long for 32, and a lone sequence would wait twice as long for
+// attention_split for gfx950. A workgroup of eight waves sums splits of rows, one after another of
+// a list that the host makes, which knows how long rows are; each by itself, 64 keys (two tiles) a
+// step: four waves would take as long for 32, and a lone sequence would wait twice as long for
 // splits that are so long that their means are few bytes beside their keys. The waves share the
 // scores (16 keys and a part of the 576 values each) and the columns of the result; each weighs
 // both tiles, one after the other, the second while it mixes the first.
@@ -50,20 +51,25 @@ template <class Keys> struct Split {
   Acc columns[OWN_TILES];
   Softmax softmax;
 
-  __device__ Split(const AttentionArgs &args, SplitShared &lds, u32 row, u32 begin, u32 end)
-      : args(args), lds(lds), end(end), own_wave(wave()), key_tile(own_wave % KEY_TILES),
-        part(own_wave / KEY_TILES % PARTS), table(args.tables + args.table_starts[row]) {
-    u32 key = 16 * key_tile + chunk_row(0), first = lane() / 4;
-    write_at = PITCH * key + 16 * swizzled(key, chunk_group());
-    read_at = PITCH * first + 16 * swizzled(first, 2 * OWN_TILES * own_wave + lane() % 4 / 2) +
-              lane() % 2 * 8;
+  __device__ Split(const AttentionArgs &args, SplitShared &lds, u32 own_wave, u32 row, u32 begin,
+                   u32 end)
+      : args(args), lds(lds), end(end), own_wave(own_wave), key_tile(own_wave % KEY_TILES),
+        part(own_wave / KEY_TILES % PARTS),
+        table(args.tables + load_scalar(args.table_starts + row)) {
+    u32 own = lane();
+    recompute(own); // else what is made of it stays in registers from one split to the next
+    u32 key = 16 * key_tile + own % 16, first = own / 4;
+    write_at = PITCH * key + 16 * swizzled(key, own / 16);
+    read_at = PITCH * first + 16 * swizzled(first, 2 * OWN_TILES * own_wave + own % 4 / 2) +
+              own % 2 * 8;
     for (u32 t = 0; t < OWN_TILES; ++t) columns[t] = Acc{};
     look_up(begin);
     load();
     look_up(begin + STEP);
-    u32 head = own_head() < args.heads ? own_head() : args.heads - 1;
-    const __bf16 *q = args.queries + ((u64)row * args.heads + head) * ENTRY +
-                      32 * SLABS * part + 8 * chunk_group();
+    u32 head = 16 * block_y() + own % 16, last = args.heads - 1;
+    head = head < last ? head : last;
+    const __bf16 *q = args.queries + (u64)row * args.heads * ENTRY +
+                      (head * ENTRY + 32 * SLABS * part + own / 16 * 8);
     for (u32 s = LDS_SLABS; s < SLABS; ++s) query[s - LDS_SLABS] = *(const bf16x8 *)(q + 32 * s);
     if (key_tile == 0)
       for (u32 s = 0; s < LDS_SLABS; ++s)
@@ -71,12 +77,10 @@ template <class Keys> struct Split {
     sync();
   }
 
-  __device__ u32 own_head() { return 16 * block_y() + chunk_row(0); }
-
   /// Finds the keys from `first` on; the last key again for those beyond it.
   __device__ void look_up(u32 first) {
-    u32 key = first + 16 * key_tile + chunk_row(0);
-    key = key < end ? key : end - 1;
+    u32 key = first + 16 * key_tile + chunk_row(0), last = end - 1;
+    key = key < last ? key : last;
     u32 index = key / args.block_size;
     block = table[index];
     place = key - index * args.block_size;
@@ -177,21 +181,22 @@ template <class Keys> struct Split {
 
   /// Calls `f(head, column, values)` for the lane's runs of results that there are.
   template <typename F> __device__ void each(F f) {
-    if (own_head() < args.heads)
+    u32 own = lane();
+    recompute(own);
+    u32 head = 16 * block_y() + own % 16;
+    if (head < args.heads)
       for (u32 t = 0; t < OWN_TILES; ++t)
-        f(own_head(), 16 * (OWN_TILES * own_wave + t) + other_row(0), columns[t].v);
+        f(head, 16 * (OWN_TILES * own_wave + t) + own / 16 * 4, columns[t].v);
   }
 };
 
-template <class Keys> __device__ inline void take_split(const AttentionArgs &args) {
-  begin();
-  __shared__ SplitShared lds;
-  u32 row = block_x(), number = block_z();
-  if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(len, args.split);
+/// Sums split `number` of a row: its result if there is no other, else its part of a merge.
+template <class Keys>
+__device__ inline void take_split(const AttentionArgs &args, SplitShared &lds,
+                                  u32 own_wave, u32 row, u32 number) {
+  u32 len = load_scalar(args.positions + row) + 1, length = split_length(len, args.split);
   u32 begin = number * length;
-  if (begin >= len) return;
-  Split<Keys> split(args, lds, row, begin, begin + length < len ? begin + length : len);
+  Split<Keys> split(args, lds, own_wave, row, begin, begin + length < len ? begin + length : len);
   split.sum(begin);
   float max = split.softmax.max[0], sum = split.softmax.sum[0], factor = 1.0f / sum;
   if (length >= len)
@@ -209,9 +214,21 @@ template <class Keys> __device__ inline void take_split(const AttentionArgs &arg
   });
 }
 
+/// Takes every `args.workgroups`-th split of the list. Between two, all waves have met at the end
+/// of the first one's last step, so that LDS is free.
+template <class Keys> __device__ inline void take_splits(const AttentionArgs &args) {
+  begin();
+  __shared__ SplitShared lds;
+  u32 own_wave = wave(), count = *args.split_count;
+  for (u32 i = block_x(); i < count; i += args.workgroups) {
+    u32 split = load_scalar(args.splits + i);
+    take_split<Keys>(args, lds, own_wave, split >> 16, split & 0xffff);
+  }
+}
+
 SHARING_KERNEL(SPLIT_WAVES *WAVE) void attention_split(AttentionArgs args) {
-  take_split<Bf16Keys>(args);
+  take_splits<Bf16Keys>(args);
 }
 SHARING_KERNEL(SPLIT_WAVES *WAVE) void attention_split_fp8(AttentionArgs args) {
-  take_split<Fp8Keys>(args);
+  take_splits<Fp8Keys>(args);
 }

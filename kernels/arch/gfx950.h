@@ -106,6 +106,12 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
 
+/// A word that is the same for all lanes, and that this launch does not write: as a scalar also
+/// where stores stand before it.
+__device__ inline u32 load_scalar(const u32 *p) {
+  return *(const __attribute__((address_space(4))) u32 *)(u64)p;
+}
+
 /// Loads that stand before this are under way before what stands after it begins.
 __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 

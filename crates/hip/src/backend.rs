@@ -87,10 +87,10 @@ impl Backend for Gpu {
     fn begin(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
         let bucket = self.bucket(batch);
         let bound = bucket.unwrap_or(batch.tokens.len());
-        let block_size = self.cache()?.shape.block_size;
+        let (block_size, format) = (self.cache()?.shape.block_size, self.options.cache);
         let recorded = bucket.is_some_and(|size| !self.graphs.contains_key(&size));
         let slot = self.begin_step(batch, recorded)?;
-        self.input.send(&self.stream, slot, batch, bound, block_size)?;
+        self.input.send(&self.stream, slot, batch, bound, block_size, format)?;
         self.mode = match bucket {
             None => Mode::Run,
             Some(size) => match self.graphs.get(&size) {
@@ -259,6 +259,8 @@ impl Backend for Gpu {
             tables: self.input.tables(),
             groups: self.input.groups(),
             group_rows: self.input.group_rows(),
+            split_count: self.input.split_count(),
+            splits: self.input.splits(),
         };
         let buffers = attention::Buffers {
             queries: &own.queries,

@@ -161,6 +161,7 @@ impl Gpu {
         let heads = config.num_attention_heads / ranks;
         let bf16 = |width: usize| device.allocate(2 * rows * heads * width);
         let blocks = options.max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
+        let splits = attention::most_listed(limits.max_model_len, rows, device.platform());
         let stream = Stream::new(device)?;
         let attention = Attention {
             nope: bf16(config.qk_nope_head_dim)?,
@@ -175,7 +176,7 @@ impl Gpu {
         Ok(Gpu {
             options,
             ranks,
-            input: Input::new(device, rows, blocks)?,
+            input: Input::new(device, rows, blocks, splits)?,
             mode: Mode::Run,
             buckets: decode_buckets(limits, options.max_num_seqs),
             graphs: HashMap::new(),
@@ -241,6 +242,7 @@ pub fn scratch_bytes(
     let heads = config.num_attention_heads / ranks;
     let per_head = config.qk_nope_head_dim + config.latent_dim() + config.kv_lora_rank;
     let blocks = max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
+    let splits = attention::most_listed(limits.max_model_len, rows, platform);
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
     let peers = if ranks > 1 { Peers::bytes(ranks) } else { 0 };
     2 * rows * heads * per_head
@@ -248,7 +250,7 @@ pub fn scratch_bytes(
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
         + peers
-        + 4 * (gathered + blocks + 8 * rows + 64)
+        + 4 * (gathered + splits + blocks + 8 * rows + 64)
 }
 
 /// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.

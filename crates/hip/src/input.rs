@@ -1,19 +1,21 @@
 //! A batch's numbers in device memory, where the kernels read them: one copy a step.
 
-use model::{Batch, DeviceError, Limits};
+use model::{Batch, CacheFormat, DeviceError, Limits};
 
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
-use crate::kernels::attention::GROUP;
+use crate::kernels::attention::{GROUP, splits, spreads};
 use crate::kernels::embed::NONE;
 use crate::steps::UNDER_WAY;
 use crate::stream::Stream;
 
-/// Where the numbers stand, in words from the start: counts (rows, groups of rows, then the outputs
-/// of each round of logits), token, position, start in `tables`, KV slot of every row, row of every
-/// output, first row of every group and the end of the last, which output of the batch before each
-/// row's token is, then the sequences' block tables one after another. Every list has room for
-/// `bound` rows, so that a graph recorded for so many finds them whatever the batch.
+/// Where the numbers stand, in words from the start: counts (rows, groups of rows, splits that
+/// attention takes rows' keys in, then the outputs of each round of logits), token, position, start
+/// in `tables`, KV slot of every row, row of every output, first row of every group and the end of
+/// the last, which output of the batch before each row's token is; then the splits, and behind the
+/// last of them the sequences' block tables one after another. Every list before those has room for
+/// `bound` rows, so that a graph recorded for so many finds them whatever the batch; what follows
+/// is found from where the splits begin, which is also where `tables` does.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
@@ -27,7 +29,7 @@ impl Layout {
         Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1), groups: bound }
     }
 
-    /// Start of list `index`, the tables last; 16-byte aligned.
+    /// Start of list `index`, the splits last; 16-byte aligned.
     fn list(&self, index: usize) -> usize {
         let counts = (OUTPUT_COUNTS + self.rounds).next_multiple_of(4);
         counts + index * (self.bound + 1).next_multiple_of(4)
@@ -37,7 +39,8 @@ impl Layout {
 /// Where counts stand.
 const ROW_COUNT: usize = 0;
 const GROUP_COUNT: usize = 1;
-const OUTPUT_COUNTS: usize = 2;
+const SPLIT_COUNT: usize = 2;
+const OUTPUT_COUNTS: usize = 3;
 /// Lists.
 const TOKENS: usize = 0;
 const POSITIONS: usize = 1;
@@ -46,7 +49,7 @@ const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
 const GROUPS: usize = 5;
 const CARRIED: usize = 6;
-const TABLES: usize = 7;
+const SPLITS: usize = 7;
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
@@ -56,16 +59,22 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Room for batches of `rows` rows with `blocks` entries in all block tables together.
-    pub(crate) fn new(device: &Device, rows: usize, blocks: usize) -> Result<Input, DeviceError> {
+    /// Room for batches of `rows` rows with `blocks` entries in all block tables together, and so
+    /// many splits.
+    pub(crate) fn new(
+        device: &Device,
+        rows: usize,
+        blocks: usize,
+        splits: usize,
+    ) -> Result<Input, DeviceError> {
         let layout = Layout::new(rows);
-        let bytes = 4 * (layout.list(TABLES) + blocks);
+        let bytes = 4 * (layout.list(SPLITS) + splits + blocks);
         let staged = [device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?];
         Ok(Input { staged, memory: device.allocate(bytes)?, layout })
     }
 
-    /// Queues the copy of a batch whose lists are laid out for `bound` rows. The batch that had
-    /// this slot before must have ended.
+    /// Queues the copy of a batch whose lists are laid out for `bound` rows, over a cache of
+    /// `format` in blocks of `block_size`. The batch that had this slot before must have ended.
     pub(crate) fn send(
         &mut self,
         stream: &Stream,
@@ -73,11 +82,28 @@ impl Input {
         batch: &Batch,
         bound: usize,
         block_size: usize,
+        format: CacheFormat,
     ) -> Result<(), DeviceError> {
         self.layout = Layout::new(bound);
         let rows = batch.tokens.len();
         let tables: usize = batch.spans.iter().map(|span| span.blocks.len()).sum();
-        let words = self.layout.list(TABLES) + tables;
+        let (mut positions, mut groups) = (Vec::with_capacity(rows), Vec::new());
+        for span in &batch.spans {
+            for i in 0..span.rows {
+                if i == 0 || (span.position + i).is_multiple_of(GROUP) {
+                    groups.push(span.row + i);
+                }
+                positions.push((span.position + i) as u32);
+            }
+        }
+        // A decode graph is recorded for as many groups as rows.
+        let decodes = groups.len() == rows;
+        self.layout.groups = if decodes { bound } else { groups.len() };
+        let splits = match spreads(bound, decodes) {
+            true => splits(&positions, format, stream.device().platform()),
+            false => Vec::new(),
+        };
+        let words = self.layout.list(SPLITS) + splits.len() + tables;
         if rows > bound || 4 * words > self.memory.bytes() {
             return Err(DeviceError(format!(
                 "a batch of {rows} rows and {tables} blocks is larger than what was planned for"
@@ -99,14 +125,14 @@ impl Input {
         for carried in &batch.carried {
             put(self.layout.list(CARRIED) + carried.row, carried.output);
         }
-        let (mut start, mut groups) = (0, 0);
+        put(SPLIT_COUNT, splits.len());
+        for (i, &split) in splits.iter().enumerate() {
+            put(self.layout.list(SPLITS) + i, split as usize);
+        }
+        let mut start = splits.len();
         for span in &batch.spans {
             for i in 0..span.rows {
                 let (row, position) = (span.row + i, span.position + i);
-                if i == 0 || position.is_multiple_of(GROUP) {
-                    put(self.layout.list(GROUPS) + groups, row);
-                    groups += 1;
-                }
                 let block = span.blocks.get(position / block_size).ok_or_else(|| {
                     DeviceError(format!("position {position} of row {row} has no KV block"))
                 })?;
@@ -116,14 +142,14 @@ impl Input {
                 put(self.layout.list(SLOTS) + row, slot);
             }
             for (i, &block) in span.blocks.iter().enumerate() {
-                put(self.layout.list(TABLES) + start + i, block as usize);
+                put(self.layout.list(SPLITS) + start + i, block as usize);
             }
             start += span.blocks.len();
         }
-        put(GROUP_COUNT, groups);
-        put(self.layout.list(GROUPS) + groups, rows);
-        // A decode graph is recorded for as many groups as rows.
-        self.layout.groups = if groups == rows { bound } else { groups };
+        put(GROUP_COUNT, groups.len());
+        for (i, &row) in groups.iter().chain(&[rows]).enumerate() {
+            put(self.layout.list(GROUPS) + i, row);
+        }
         for (i, output) in batch.outputs.iter().enumerate() {
             put(self.layout.list(OUTPUTS) + i, output.row);
         }
@@ -187,8 +213,18 @@ impl Input {
         self.at(self.layout.list(OUTPUTS) + round * Limits::LOGIT_ROWS)
     }
 
-    /// All block tables.
+    /// What [`Input::starts`] count from.
     pub(crate) fn tables(&self) -> u64 {
-        self.at(self.layout.list(TABLES))
+        self.splits()
+    }
+
+    /// How many splits attention takes rows' keys in.
+    pub(crate) fn split_count(&self) -> u64 {
+        self.at(SPLIT_COUNT)
+    }
+
+    /// The splits.
+    pub(crate) fn splits(&self) -> u64 {
+        self.at(self.layout.list(SPLITS))
     }
 }

@@ -8,7 +8,7 @@ mod random;
 use device::Gpu;
 use hip::Platform;
 use hip::kernels::Rows;
-use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention};
+use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention, splits};
 use model::CacheFormat;
 use mx::bf16::to_f32;
 use random::Random;
@@ -97,6 +97,9 @@ impl Case {
         let tables = gpu.upload(&self.tables);
         let groups = gpu.upload(&[self.groups.len() as u32 - 1]);
         let group_rows = gpu.upload(&self.groups);
+        let list = splits(&self.positions, format, device::platform());
+        let split_count = gpu.upload(&[list.len() as u32]);
+        let splits = gpu.upload(&list);
         let queries = gpu.upload_into(&self.queries, bound * self.heads * ENTRY);
         // The layer's part begins somewhere.
         let mut cache = vec![0; 128];
@@ -109,6 +112,8 @@ impl Case {
             tables: tables.ptr(),
             groups: Rows { count: groups.ptr(), bound: self.groups.len() },
             group_rows: group_rows.ptr(),
+            split_count: split_count.ptr(),
+            splits: splits.ptr(),
         };
         let (queries, cache) = (&queries, &cache);
         let buffers = Buffers { queries, cache, format, cache_offset: 128, out: &out };
@@ -198,6 +203,22 @@ impl Case {
             for head in 0..self.heads {
                 self.check(format, out, row, head);
             }
+        }
+    }
+
+    /// `count` heads from `first` on.
+    fn of_heads(&self, first: usize, count: usize) -> Case {
+        let rows = self.queries.chunks(self.heads * ENTRY);
+        let own = rows.flat_map(|row| &row[first * ENTRY..(first + count) * ENTRY]);
+        Case {
+            heads: count,
+            queries: own.copied().collect(),
+            positions: self.positions.clone(),
+            starts: self.starts.clone(),
+            tables: self.tables.clone(),
+            groups: self.groups.clone(),
+            cache: self.cache.clone(),
+            ..*self
         }
     }
 
@@ -313,6 +334,38 @@ fn many_rows_of_many_heads() {
     assert!(case.run(&gpu, 65) == split);
 }
 
+/// More splits than workgroups, so that on gfx950 each takes several: of other rows, of another
+/// length, after longer and shorter ones. Of few heads there are workgroups for all.
+#[test]
+fn workgroups_take_several_splits() {
+    let gpu = device::gpu();
+    let mut random = Random::new(9);
+    let rows: Vec<[u32; 1]> = (0..24)
+        .map(|row| match row {
+            3 => [split_keys(CacheFormat::Bf16) as u32 + 5],
+            20 => [split_keys(CacheFormat::Fp8) as u32 + 5],
+            _ => [row * 29 % 64],
+        })
+        .collect();
+    let sequences: Vec<&[u32]> = rows.iter().map(|row| &row[..]).collect();
+    let mut case = Case::new(&mut random, 1040, 16, &sequences, 0.3);
+    let entries = case.fill_from_fp8(&mut random);
+    let bf16: Vec<u8> = case.cache.iter().flat_map(|code| code.to_ne_bytes()).collect();
+    let few = case.of_heads(1008, 32);
+    for (format, entries) in [(CacheFormat::Bf16, bf16), (CacheFormat::Fp8, entries)] {
+        let found = case.run_on(&gpu, 25, format, &entries);
+        let expected = few.run_on(&gpu, 25, format, &entries);
+        for row in 0..rows.len() {
+            for head in [0, 519, 1039] {
+                case.check(format, &found, row, head);
+            }
+            let width = 32 * LATENT;
+            let own = &found[(row * 1040 + 1008) * LATENT..][..width];
+            assert!(own == &expected[row * width..][..width], "row {row}: other bits");
+        }
+    }
+}
+
 /// A last split of one key; as many splits as there may be, and so many keys that they are longer.
 #[test]
 fn long_sequences() {
@@ -361,4 +414,5 @@ fn extreme_scores() {
 fn in_every_schedule() {
     device::in_every_schedule("rows_are_right_and_the_same_bits_in_every_form");
     device::in_every_schedule("fp8_entries_are_their_values");
+    device::in_every_schedule("workgroups_take_several_splits");
 }

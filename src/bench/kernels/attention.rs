@@ -1,7 +1,7 @@
 //! Absorbed MLA over the paged cache: decode, one row for each sequence, and chunks of a prompt.
 
 use hip::kernels::Rows;
-use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention};
+use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention, splits};
 use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Error, Memory};
 use model::CacheFormat;
@@ -36,8 +36,9 @@ struct Attention {
     queries: Operand,
     caches: Vec<Operand>,
     tables: Vec<u32>,
-    /// On the device: counts, positions, starts of tables, tables, first rows of groups.
-    numbers: [Memory; 5],
+    /// On the device: count of groups, positions, starts of tables, tables, first rows of groups,
+    /// count of splits, splits.
+    numbers: [Memory; 7],
     groups: usize,
     out: Memory,
 }
@@ -79,6 +80,7 @@ impl Attention {
         let mut groups: Vec<u32> = (0..total).filter(first).map(|i| i as u32).collect();
         let group_count = groups.len();
         groups.push(total as u32);
+        let splits = splits(&positions, format, gpu.device.platform());
         Ok(Attention {
             s,
             batch,
@@ -92,6 +94,8 @@ impl Attention {
                 gpu.numbers(&starts)?,
                 gpu.numbers(&tables)?,
                 gpu.numbers(&groups)?,
+                gpu.numbers(&[splits.len() as u32])?,
+                gpu.numbers(&splits)?,
             ],
             tables,
             groups: group_count,
@@ -191,7 +195,7 @@ impl Work for Attention {
     }
 
     fn launch(&self, gpu: &Gpu, set: usize) -> Result<(), Error> {
-        let [groups, positions, starts, tables, group_rows] =
+        let [groups, positions, starts, tables, group_rows, split_count, splits] =
             self.numbers.each_ref().map(Memory::ptr);
         let places = Places {
             positions,
@@ -199,6 +203,8 @@ impl Work for Attention {
             tables,
             groups: Rows { count: groups, bound: self.groups },
             group_rows,
+            split_count,
+            splits,
         };
         let buffers = Buffers {
             queries: &self.queries.memory,

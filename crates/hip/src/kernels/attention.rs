@@ -17,6 +17,13 @@ const PROMPT_ROWS: usize = 64;
 /// tile of keys and no split ends between them.
 pub const GROUP: usize = 4;
 
+/// Of `attention_split` on gfx950, over all tiles of heads: two workgroups are at once on each of
+/// 256 compute units, and as many wait, to take their part of the splits where others have ended
+/// early. Those that find nothing to do are few beside what runs, or run beside it.
+const WORKGROUPS: usize = 2 * 2 * 256;
+/// Keys that the kernels take at once; splits are multiples of it.
+const TILE: usize = 32;
+
 /// Splits of a row at most.
 const fn max_splits(platform: Platform) -> usize {
     match platform {
@@ -35,6 +42,55 @@ const fn split_keys(format: CacheFormat, platform: Platform) -> usize {
         (_, Platform::Hip) => 640,
         (_, Platform::Cuda) => 320,
     }
+}
+
+/// Keys in a split of a row that sees `len`, all but the last: `split_length` of kernels/mla.h.
+fn split_length(len: usize, format: CacheFormat, platform: Platform) -> usize {
+    let splits = len.div_ceil(split_keys(format, platform)).min(max_splits(platform));
+    len.div_ceil(splits * TILE) * TILE
+}
+
+/// The splits of rows at `positions`, as [`Places::splits`] has them: first those that begin rows,
+/// then the second ones, and so on, so that workgroups at work together are on many rows, those of
+/// one sequence on the same keys; of rows of one length the shorter ones, the last, end it. Empty
+/// on CUDA, whose workgroups find their splits themselves.
+///
+/// # Panics
+/// At 2^16 rows and more.
+pub fn splits(positions: &[u32], format: CacheFormat, platform: Platform) -> Vec<u32> {
+    let mut list = Vec::new();
+    if platform == Platform::Cuda {
+        return list;
+    }
+    assert!(positions.len() < 1 << 16, "a row's number has 16 bits");
+    let count = |&position: &u32| {
+        let len = position as usize + 1;
+        len.div_ceil(split_length(len, format, platform)) as u32
+    };
+    let mut left: Vec<(u32, u32)> = (0..).zip(positions.iter().map(count)).collect();
+    for number in 0.. {
+        left.retain(|&(_, splits)| number < splits);
+        if left.is_empty() {
+            break;
+        }
+        list.extend(left.iter().map(|&(row, _)| row << 16 | number));
+    }
+    list
+}
+
+/// Splits of so many rows that [`attention`] takes by its form for few, and of sequences of up to
+/// `max_len` tokens, at most; 0 on CUDA, as [`splits`] has none.
+pub(crate) fn most_listed(max_len: usize, max_rows: usize, platform: Platform) -> usize {
+    match platform {
+        Platform::Hip => max_rows.min(DECODE_ROWS) * most_splits(max_len, platform),
+        Platform::Cuda => 0,
+    }
+}
+
+/// Whether keys of up to `rows` rows are spread over workgroups; `decodes`: no two rows are of one
+/// sequence.
+pub(crate) fn spreads(rows: usize, decodes: bool) -> bool {
+    rows <= if decodes { DECODE_ROWS } else { PROMPT_ROWS }
 }
 
 #[repr(C)]
@@ -56,6 +112,9 @@ struct Args {
     max_splits: u32,
     split: u32,
     scale: f32,
+    workgroups: u32,
+    split_count: u64,
+    splits: u64,
 }
 
 /// Room for the sums of splits.
@@ -115,6 +174,11 @@ pub struct Places {
     /// A u32 for each group: its first row; then the number of rows. The rows of a group are at
     /// neighbouring positions of one sequence, see [`GROUP`].
     pub group_rows: u64,
+    /// A u32: how many splits the rows have that are taken by the form for few. Unused on CUDA,
+    /// like the list.
+    pub split_count: u64,
+    /// A u32 for each: its row times 2^16, plus its number among the row's. See [`splits`].
+    pub splits: u64,
 }
 
 /// The buffers of [`attention`].
@@ -159,6 +223,11 @@ pub fn attention(
     check_room(NAME, "queries", queries, rows.bound * heads * (LATENT + ROPE) * 2)?;
     check_room(NAME, "out", out, rows.bound * heads * LATENT * 2)?;
     let splits = workspace.max_splits;
+    let head_tiles = heads.div_ceil(16);
+    let workgroups = match workspace.workgroups {
+        None => (rows.bound * splits).min((WORKGROUPS / head_tiles.max(1)).max(1)),
+        Some(all) => (rows.bound * head_tiles * splits).min(all),
+    } as u32;
     let args = Args {
         rows: rows.count,
         positions: places.positions,
@@ -176,11 +245,12 @@ pub fn attention(
         max_splits: splits as u32,
         split: split_keys(format, stream.device().platform()) as u32,
         scale: scale * std::f32::consts::LOG2_E,
+        workgroups,
+        split_count: places.split_count,
+        splits: places.splits,
     };
-    let head_tiles = heads.div_ceil(16) as u32;
-    let decodes = places.groups.bound == rows.bound;
-    if rows.bound > if decodes { DECODE_ROWS } else { PROMPT_ROWS } {
-        let grid = [places.groups.bound as u32, head_tiles, 1];
+    if !spreads(rows.bound, places.groups.bound == rows.bound) {
+        let grid = [places.groups.bound as u32, head_tiles as u32, 1];
         // sm_90 has a form of its own for BF16.
         let threads = match (stream.device().platform(), many) {
             (Platform::Cuda, "attention_rows") => 384,
@@ -196,13 +266,53 @@ pub fn attention(
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
         let (grid, threads) = match workspace.workgroups {
-            None => ([x, head_tiles, splits as u32], 512),
-            Some(all) => ([(rows.bound * heads.div_ceil(16) * splits).min(all) as u32, 1, 1], 384),
+            None => ([workgroups, head_tiles as u32, 1], 512),
+            Some(_) => ([workgroups, 1, 1], 384),
         };
         stream.launch(kernels.get(split), grid, threads, &args)?;
         if splits > 1 {
             stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `split_length` of kernels/mla.h says of itself.
+    #[test]
+    fn splits_are_few_and_of_one_length() {
+        for platform in [Platform::Hip, Platform::Cuda] {
+            for format in [CacheFormat::Native, CacheFormat::Bf16, CacheFormat::Fp8] {
+                let (keys, most) = (split_keys(format, platform), max_splits(platform));
+                for len in 1..=150_000 {
+                    let length = split_length(len, format, platform);
+                    let fewest = len.div_ceil(keys).min(most);
+                    assert!(length.is_multiple_of(TILE) && len.div_ceil(length) <= fewest);
+                    assert!(
+                        (length - TILE) * fewest < len,
+                        "{len}: {length} is longer than need be"
+                    );
+                    assert!(length <= keys || len > most * keys);
+                    assert!(len.div_ceil(length) <= most_splits(len, platform));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_split_is_listed_once() {
+        let list = |positions: &[u32]| splits(positions, CacheFormat::Bf16, Platform::Hip);
+        let entries = |pairs: &[(u32, u32)]| -> Vec<u32> {
+            pairs.iter().map(|&(row, number)| row * 65_536 + number).collect()
+        };
+        assert!(list(&[]).is_empty());
+        let expected = [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (3, 2)];
+        assert_eq!(list(&[639, 640, 0, 1919]), entries(&expected));
+        assert_eq!(list(&[1 << 20]).len(), 128);
+        assert_eq!(list(&[131_071; 256]).len(), most_listed(131_072, 8192, Platform::Hip));
+        assert!(splits(&[1000], CacheFormat::Bf16, Platform::Cuda).is_empty());
     }
 }

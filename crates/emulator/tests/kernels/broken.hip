@@ -107,10 +107,10 @@ KERNEL void lds_dma(const u32 *in, u32 *out) {
 KERNEL void m0_at_once(const u32 *in, u32 *out) {
   // Nobody but the author minds M0 in inline assembly.
   __shared__ u32 s[256];
-  u32 to = __builtin_amdgcn_readfirstlane((u32)(u64)(lptr)(s + TID / 64 * 64));
-  asm volatile("s_mov_b32 m0, %0\n\t" IF_BROKEN("", "s_nop 0\n\t")
-               "global_load_lds_dword %1, off\n\ts_waitcnt vmcnt(0)"
-               : : "s"(to), "v"(in + TID) : "memory");
+  u32 to = (u32)(u64)(lptr)(s + TID / 64 * 64);
+  asm volatile("v_readfirstlane_b32 s20, %0\n\ts_mov_b32 m0, s20\n\t"
+               IF_BROKEN("", "s_nop 0\n\t") "global_load_lds_dword %1, off\n\ts_waitcnt vmcnt(0)"
+               : : "v"(to), "v"(in + TID) : "s20", "memory");
   sync();
   out[TID] = s[TID];
 }

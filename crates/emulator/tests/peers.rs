@@ -266,9 +266,9 @@ const BROKEN: [(&str, &str, &str, &str); 8] = [
     ),
     (
         "an acquire from the device alone",
-        "device.h",
-        "__scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_SYSTEM)",
-        "__scoped_atomic_thread_fence(__ATOMIC_ACQUIRE, __MEMORY_SCOPE_DEVICE)",
+        "arch/gfx950.h",
+        "__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, \"\");",
+        "__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, \"agent\");",
     ),
     (
         "no wait for the write-back",

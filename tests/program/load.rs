@@ -19,13 +19,15 @@ pub(crate) async fn stream(server: &Server, i: usize, max_tokens: usize) -> (usi
     let answer = server.client.post(url).json(&body(i, max_tokens)).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     let mut bytes = answer.bytes_stream();
-    let (mut text, mut pause) = (String::new(), Duration::ZERO);
+    // A part may end within a character.
+    let (mut text, mut pause) = (Vec::new(), Duration::ZERO);
     let mut last = std::time::Instant::now();
     while let Some(part) = bytes.next().await {
-        text += std::str::from_utf8(&part.unwrap()).unwrap();
+        text.extend(part.unwrap());
         pause = pause.max(last.elapsed());
         last = std::time::Instant::now();
     }
+    let text = String::from_utf8(text).unwrap();
     let events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
     assert_eq!(events.last(), Some(&"[DONE]"));
     let usage: Value = serde_json::from_str(events[events.len() - 2]).unwrap();

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use model::uniform;
 use serde_json::{Value, json};
 
@@ -98,11 +97,7 @@ fn random_request(random: &mut Random, form: Form) -> (&'static str, Value, usiz
 async fn ask(client: &reqwest::Client, url: &str, body: &Value, max_tokens: usize) -> u64 {
     let answer = client.post(url).json(body).send().await.unwrap();
     let status = answer.status();
-    let mut bytes = answer.bytes_stream();
-    let mut text = String::new();
-    while let Some(part) = bytes.next().await {
-        text += std::str::from_utf8(&part.unwrap()).unwrap();
-    }
+    let text = answer.text().await.unwrap();
     assert_eq!(status, 200, "{body}: {text}");
     let usage = if body["stream"] == true {
         let events: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("data: ")).collect();

@@ -18,6 +18,7 @@ pub mod kernels;
 mod modules;
 mod moe;
 mod peers;
+mod recording;
 mod sampler;
 mod staging;
 mod steps;

@@ -94,11 +94,11 @@ hip! {
         Ok(())
     }
     fn hipDeviceSynchronize() {
-        capture::forbid_unsafe("hipDeviceSynchronize")?;
+        capture::forbid_blocking("hipDeviceSynchronize", error::CAPTURE_UNSUPPORTED)?;
         runtime().synchronize(current_device())
     }
     fn hipDeviceReset() {
-        capture::forbid_unsafe("hipDeviceReset")?;
+        capture::forbid_blocking("hipDeviceReset", error::CAPTURE_UNSUPPORTED)?;
         // Allocations and modules stay; pending work is waited for.
         runtime().synchronize(current_device())
     }

@@ -43,5 +43,5 @@ pub use sampler::{Round, Sampler};
 pub use staging::Staging;
 pub use stream::{Event, Graph, Stream};
 pub use sys::Platform;
-pub use warm_up::warm_up_batches;
+pub use warm_up::warm_up;
 pub use weights::{Dense, LatentProjection, weight_bytes};

@@ -131,7 +131,9 @@ impl Place {
                     },
                     watchdog: Duration::from_secs(args.watchdog_timeout),
                 };
-                let emulated = hip::Device::open(&runtime, 0)?.is_emulated()?;
+                let compare = runtime.platform() == Platform::Hip
+                    && args.all_reduce != AllReduce::Rccl
+                    && !hip::Device::open(&runtime, 0)?.is_emulated()?;
                 let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks)).transpose()?;
                 let mut loaded = Ranks::start(ranks, move |rank| {
                     let device =
@@ -146,7 +148,7 @@ impl Place {
                     let backend = Gpu::new(&device, group, config, &limits, options)?;
                     Model::load(backend, &checkpoint, rank, ranks, &limits, &read)
                 })?;
-                warm_up(&mut loaded, &limits, args, emulated)?;
+                warm_up(&mut loaded, &limits, args, compare)?;
                 loaded
             }
         };
@@ -155,16 +157,15 @@ impl Place {
     }
 }
 
-/// Runs every kind of step once: collectives get ready, and decode graphs are recorded and compared
-/// with what they record (not on the emulator, which would take long).
+/// Runs every kind of step once: collectives get ready, and decode graphs are recorded and, if wanted,
+/// compared with what they record.
 fn warm_up(
     ranks: &mut Ranks,
     limits: &Limits,
     args: &ServeArgs,
-    emulated: bool,
+    compare: bool,
 ) -> anyhow::Result<()> {
     let bar = progress_bar(0, "graphs {bar:40} {pos}/{len}");
-    let compare = !emulated && args.all_reduce != AllReduce::Rccl;
     hip::warm_up(ranks, limits, args.max_num_seqs, !args.enforce_eager, compare, |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);

@@ -131,6 +131,9 @@ impl Place {
                     },
                     watchdog: Duration::from_secs(args.watchdog_timeout),
                 };
+                let compare = runtime.platform() == Platform::Hip
+                    && args.all_reduce != AllReduce::Rccl
+                    && !hip::Device::open(&runtime, 0)?.is_emulated()?;
                 let meeting = (ranks > 1).then(|| Meeting::new(&runtime, ranks)).transpose()?;
                 let mut loaded = Ranks::start(ranks, move |rank| {
                     let device =
@@ -145,7 +148,7 @@ impl Place {
                     let backend = Gpu::new(&device, group, config, &limits, options)?;
                     Model::load(backend, &checkpoint, rank, ranks, &limits, &read)
                 })?;
-                warm_up(&mut loaded, &limits, args)?;
+                warm_up(&mut loaded, &limits, args, compare)?;
                 loaded
             }
         };
@@ -154,14 +157,19 @@ impl Place {
     }
 }
 
-/// Runs every kind of step once: collectives get ready, and decode graphs are recorded.
-fn warm_up(ranks: &mut Ranks, limits: &Limits, args: &ServeArgs) -> anyhow::Result<()> {
-    let batches = hip::warm_up_batches(limits, args.max_num_seqs, !args.enforce_eager);
-    let bar = progress_bar(batches.len(), "graphs {bar:40} {pos}/{len}");
-    for batch in batches {
-        ranks.run(batch)?;
-        bar.inc(1);
-    }
+/// Runs every kind of step once: collectives get ready, and decode graphs are recorded and, if wanted,
+/// compared with what they record.
+fn warm_up(
+    ranks: &mut Ranks,
+    limits: &Limits,
+    args: &ServeArgs,
+    compare: bool,
+) -> anyhow::Result<()> {
+    let bar = progress_bar(0, "graphs {bar:40} {pos}/{len}");
+    hip::warm_up(ranks, limits, args.max_num_seqs, !args.enforce_eager, compare, |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
     bar.finish_and_clear();
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::Error;
 use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special};
 
-/// The oldest HIP whose stream capture holds: that of ROCm 7.2.
-const OLDEST_HIP: c_int = 70_200_000;
+/// The oldest HIP whose stream capture holds: that of ROCm 7.2.1. In those before, a thread that asks
+/// for an event spoils what others record.
+const OLDEST_HIP: c_int = 70_253_211;
 /// The only GPU whose instructions the HIP kernels use.
 const HIP_TARGET: &str = "gfx950";
 /// `hipDeviceMallocUncached`.
@@ -49,9 +50,10 @@ impl Runtime {
             let code = unsafe { (runtime.driver.version)(&mut version) };
             runtime.check("asking for the runtime's version", code)?;
             if version < OLDEST_HIP {
-                let dotted = |v: c_int| format!("{}.{}", v / 10_000_000, v / 100_000 % 100);
+                let dotted =
+                    |v: c_int| format!("{}.{}.{}", v / 10_000_000, v / 100_000 % 100, v % 100_000);
                 return Err(Error::Unfit(format!(
-                    "the HIP runtime is {}; {} or newer is needed (ROCm 7.2.2): stream capture \
+                    "the HIP runtime is {}; {} or newer is needed (ROCm 7.2.1): stream capture \
                      breaks in older ones",
                     dotted(version),
                     dotted(OLDEST_HIP)

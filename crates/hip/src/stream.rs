@@ -1,8 +1,10 @@
 //! A stream of work on a device, events, and graphs recorded from it.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
 use crate::device::{Device, Memory, Pinned};
+use crate::recording::{Launching, Recording};
 use crate::sys::{BEGINS_EARLY, Handle, LaunchAttribute, LaunchConfig, Special};
 use crate::{Error, Kernel};
 
@@ -18,6 +20,8 @@ const NOT_READY: c_int = 600;
 pub struct Stream {
     device: Device,
     handle: Handle,
+    /// While its work is recorded.
+    recording: Cell<Option<Recording>>,
 }
 
 impl Stream {
@@ -30,7 +34,7 @@ impl Stream {
         // SAFETY: `handle` outlives the call.
         let code = unsafe { (device.runtime.driver.stream_create)(&mut handle, NON_BLOCKING) };
         device.check("making a stream", code)?;
-        Ok(Stream { device: device.clone(), handle })
+        Ok(Stream { device: device.clone(), handle, recording: Cell::new(None) })
     }
 
     /// The stream's device.
@@ -245,15 +249,20 @@ impl Stream {
         self.device.check("filling memory", code)
     }
 
-    /// Begins to record work instead of running it, until [`Stream::end_capture`].
+    /// Begins to record work instead of running it, until [`Stream::end_capture`]. Other threads'
+    /// streams may record meanwhile; who would launch a graph waits until none does, so this thread
+    /// must not.
     ///
     /// # Errors
     /// A stream that records already.
     pub fn begin_capture(&self) -> Result<(), Error> {
         let driver = &self.device.runtime.driver;
+        let recording = Recording::begin();
         // SAFETY: the stream is alive.
         let code = unsafe { (driver.begin_capture)(self.handle, CAPTURE_THREAD_LOCAL) };
-        self.device.check("beginning to record a graph", code)
+        self.device.check("beginning to record a graph", code)?;
+        self.recording.set(Some(recording));
+        Ok(())
     }
 
     /// The work recorded since [`Stream::begin_capture`], ready to be run again and again.
@@ -265,7 +274,9 @@ impl Stream {
         let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: `graph` outlives the call.
         let code = unsafe { (driver.end_capture)(self.handle, &mut graph) };
+        drop(self.recording.take());
         self.device.check("recording a graph", code)?;
+        let _launching = Launching::begin();
         // SAFETY: the graph was just made; it is destroyed once, the instance stays.
         let (code, destroyed) = unsafe {
             ((driver.graph_instantiate)(&mut exec, graph, 0), (driver.graph_destroy)(graph))
@@ -283,6 +294,7 @@ impl Stream {
     /// # Errors
     /// The runtime's failure.
     pub unsafe fn run(&self, graph: &Graph) -> Result<(), Error> {
+        let _launching = Launching::begin();
         // SAFETY: the graph is alive; the caller vouches for its memory.
         let code = unsafe { (self.device.runtime.driver.graph_launch)(graph.exec, self.handle) };
         self.device.check("running a graph", code)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use checkpoint::{Activations, Checkpoint};
 use cpu::{Cpu, Group};
-use hip::{AllReduce, Device, Gpu, Meeting, Options, Runtime};
+use hip::{AllReduce, Device, Gpu, Meeting, Options, Runtime, warm_up};
 use model::{
     Batch, CacheFormat, Carried, DeviceError, Draw, Limits, Model, OutputRow, Ranks, RowOutput,
     SamplingParams, Span, TokenCounts, Want,
@@ -379,6 +379,17 @@ fn results_are_taken_while_a_graph_is_recorded() {
     for (batch, found) in steps.iter().zip(&results) {
         let expected = one_by_one.run(Batch::clone(batch)).unwrap();
         assert_eq!(bits(&expected), bits(std::slice::from_ref(found)));
+    }
+}
+
+/// Each graph is recorded and then replayed with other tokens, whose bits it must give.
+#[test]
+fn graphs_are_compared_when_a_server_starts() {
+    for ranks in [1, 2].into_iter().filter(|&ranks| there_are(ranks)) {
+        let mut group = on_gpus(TINY, ranks, OPTIONS);
+        let mut told = Vec::new();
+        warm_up(&mut group, &LIMITS, 4, true, true, |n, of| told.push((n, of))).unwrap();
+        assert_eq!(told, [(1, 3), (2, 3), (3, 3)], "{ranks} ranks");
     }
 }
 

@@ -4,6 +4,9 @@
 
 mod device;
 
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
 use hip::{Device, Platform, Runtime};
 
 #[test]
@@ -34,4 +37,38 @@ fn too_much_memory_is_refused_with_figures() {
     let gpu = device::gpu();
     let error = gpu.device.allocate(1 << 50).err().unwrap().to_string();
     assert!(error.contains("1125899906842624") && error.contains("free"), "{error}");
+}
+
+/// HIP spoils what others record when a graph is launched, also on another device.
+#[test]
+fn graphs_wait_for_those_who_record() {
+    let (there, is_there) = channel();
+    let (begin, begun) = channel();
+    let other = std::thread::spawn(move || {
+        let gpu = device::gpu();
+        let memory = gpu.upload(&[0u32; 16]);
+        gpu.stream.begin_capture().unwrap();
+        gpu.stream.fill(&memory, 7).unwrap();
+        let graph = gpu.stream.end_capture().unwrap();
+        there.send(()).unwrap();
+        begun.recv().unwrap();
+        there.send(()).unwrap();
+        // SAFETY: its memory is still there.
+        unsafe { gpu.stream.run(&graph).unwrap() };
+        assert_eq!(gpu.download::<u32>(&memory), [7; 16]);
+    });
+    is_there.recv().unwrap();
+    let runtime = device::runtime();
+    let gpu = device::gpu_of(&runtime, runtime.devices().unwrap() - 1);
+    let memory = gpu.upload(&[0u32; 16]);
+    gpu.stream.begin_capture().unwrap();
+    begin.send(()).unwrap();
+    is_there.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(200)); // the other is at its launch
+    gpu.stream.fill(&memory, 5).unwrap();
+    let graph = gpu.stream.end_capture().unwrap();
+    other.join().unwrap();
+    // SAFETY: its memory is still there.
+    unsafe { gpu.stream.run(&graph).unwrap() };
+    assert_eq!(gpu.download::<u32>(&memory), [5; 16]);
 }

@@ -6,8 +6,8 @@ use super::{hip, put, put_text};
 use crate::runtime::error::{self, Error, HipResult};
 use crate::runtime::{capture, current_device, kernels, runtime, set_device};
 
-/// The version these functions follow: HIP 7.2.
-const VERSION: i32 = 7 * 10_000_000 + 2 * 100_000 + 26_015;
+/// The version these functions follow: that of ROCm 7.2.1.
+const VERSION: i32 = 7 * 10_000_000 + 2 * 100_000 + 53_211;
 const NAME: &str = "AMD Instinct MI355X (emulated)";
 const ARCH: &str = "gfx950:sramecc+:xnack-";
 /// Size of `hipDeviceProp_tR0600`.
@@ -94,11 +94,11 @@ hip! {
         Ok(())
     }
     fn hipDeviceSynchronize() {
-        capture::forbid_unsafe("hipDeviceSynchronize")?;
+        capture::forbid_blocking("hipDeviceSynchronize", error::CAPTURE_UNSUPPORTED)?;
         runtime().synchronize(current_device())
     }
     fn hipDeviceReset() {
-        capture::forbid_unsafe("hipDeviceReset")?;
+        capture::forbid_blocking("hipDeviceReset", error::CAPTURE_UNSUPPORTED)?;
         // Allocations and modules stay; pending work is waited for.
         runtime().synchronize(current_device())
     }

@@ -95,6 +95,9 @@ hip! {
         let (e, s) = (executable(e)?, runtime().stream(stream)?);
         runtime().check(s.device)?;
         capture::forbid_sync(&s)?;
+        if capture::spoil_all() {
+            eprintln!("emulator: hipGraphLaunch has spoilt the captures that are open");
+        }
         let nodes = Arc::clone(&lock(&e.nodes));
         s.submit(Op::Graph(nodes));
         Ok(())

@@ -113,7 +113,7 @@ fn copy(
 }
 
 fn copy_and_wait(dst: u64, src: u64, n: usize, kind: i32) -> HipResult<()> {
-    capture::forbid_unsafe("a blocking copy")?;
+    capture::forbid_blocking("a blocking copy", error::CAPTURE_IMPLICIT)?;
     let s = runtime().null_stream(current_device());
     copy((dst, src), (n, 1), [n, n], kind, &s)?;
     s.synchronize();
@@ -264,7 +264,7 @@ hip! {
         copy((dst, src), (width, height), [dpitch, spitch], kind, &runtime().stream(stream)?)
     }
     fn hipMemset(dst: u64, value: i32, n: usize) {
-        capture::forbid_unsafe("hipMemset")?;
+        capture::forbid_blocking("hipMemset", error::CAPTURE_IMPLICIT)?;
         let s = runtime().null_stream(current_device());
         fill(dst, &[value as u8], n, &s)?;
         s.synchronize();

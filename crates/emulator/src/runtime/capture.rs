@@ -246,8 +246,25 @@ pub(crate) fn forbid_sync(s: &Arc<Stream>) -> HipResult<()> {
     Ok(())
 }
 
-/// Calls that may synchronise the device (allocation, blocking copies, device-wide waits) are not
-/// allowed while a capture of a mode that covers this thread is open.
+/// Calls that wait for a device on their own are not allowed while any capture is open, of any mode,
+/// thread and device; neither does HIP (7.2 to 7.14) look at those.
+pub(crate) fn forbid_blocking(call: &str, code: i32) -> HipResult<()> {
+    match spoil_all() {
+        false => Ok(()),
+        true => Err(Error::new(code, &format!("{call} while a stream is capturing"))),
+    }
+}
+
+/// Spoils every open capture, as the launch of a graph does on HIP (7.2 to 7.14; its own tests call
+/// it ROCM-1945); whether there was one.
+pub(crate) fn spoil_all() -> bool {
+    let captures = lock(&runtime().captures);
+    captures.iter().for_each(|c| c.invalid.store(true, Ordering::Release));
+    !captures.is_empty()
+}
+
+/// Calls that may synchronise the device (allocation, loading of code) are not allowed while a
+/// capture of a mode that covers this thread is open.
 pub(crate) fn forbid_unsafe(call: &str) -> HipResult<()> {
     let me = std::thread::current().id();
     let mode = THREAD_MODE.get();

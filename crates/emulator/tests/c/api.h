@@ -64,6 +64,7 @@ typedef struct { char internal[128]; } ncclUniqueId;
   F(hip, hipError_t, hipHostFree, (void *))                                                    \
   F(hip, hipError_t, hipMemcpy, (void *, const void *, size_t, int))                           \
   F(hip, hipError_t, hipMemcpyAsync, (void *, const void *, size_t, int, hipStream_t))         \
+  F(hip, hipError_t, hipMemset, (void *, int, size_t))                                         \
   F(hip, hipError_t, hipMemsetAsync, (void *, int, size_t, hipStream_t))                       \
   F(hip, hipError_t, hipStreamCreateWithFlags, (hipStream_t *, unsigned))                      \
   F(hip, hipError_t, hipStreamDestroy, (hipStream_t))                                          \

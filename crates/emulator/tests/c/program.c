@@ -87,16 +87,18 @@ static void graph(void) {
   for (int i = 0; i < N; ++i) CHECK(out[i] == 100.0f);
   OK(hipMemcpy(out, y, BYTES, 2));
   for (int i = 0; i < N; ++i) CHECK(out[i] == 5050.0f);
-  OK(hipGraphExecDestroy(exec)); OK(hipGraphDestroy(g));
-  IS(400, hipGraphDestroy(g));
+  hipGraph_t spoilt;
+  OK(hipStreamBeginCapture(t, 1)); OK(hipGraphLaunch(exec, s));
+  IS(901, hipStreamEndCapture(t, &spoilt));
+  OK(hipGraphExecDestroy(exec)); OK(hipGraphDestroy(g)); IS(400, hipGraphDestroy(g));
 
   // Wrong use while capturing.
-  OK(hipStreamBeginCapture(s, 0));
   void *p;
-  IS(900, hipMalloc(&p, 16));
+  OK(hipStreamBeginCapture(s, 0)); IS(900, hipMalloc(&p, 16));
   IS(901, hipStreamEndCapture(s, &g));
-  OK(hipStreamBeginCapture(s, 1));
-  IS(900, hipStreamSynchronize(s));
+  OK(hipStreamBeginCapture(s, 2)); IS(906, hipMemset(x, 0, 4));
+  IS(901, hipStreamEndCapture(s, &g));
+  OK(hipStreamBeginCapture(s, 1)); IS(900, hipStreamSynchronize(s));
   IS(901, hipStreamEndCapture(s, &g));
   OK(hipStreamBeginCapture(s, 1));
   add(x, one, x, s);
@@ -105,12 +107,10 @@ static void graph(void) {
   add(x, y, y, t);
   IS(904, hipStreamEndCapture(s, &g));
   OK(hipEventRecord(join, t));
-  OK(hipStreamBeginCapture(s, 1));
-  IS(905, hipStreamWaitEvent(s, join, 0));
+  OK(hipStreamBeginCapture(s, 1)); IS(905, hipStreamWaitEvent(s, join, 0));
   IS(901, hipStreamEndCapture(s, &g));
   hipStream_t blocking;
-  OK(hipStreamCreateWithFlags(&blocking, 0));
-  OK(hipStreamBeginCapture(blocking, 2));
+  OK(hipStreamCreateWithFlags(&blocking, 0)); OK(hipStreamBeginCapture(blocking, 2));
   IS(906, hipMemsetAsync(x, 0, 4, NULL));
   IS(901, hipStreamEndCapture(blocking, &g));
   puts("graph");

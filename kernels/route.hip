@@ -1,13 +1,13 @@
 // The router: scores to experts and weights; and the activation of the shared experts, whose gate
 // and up stand behind the logits: one launch, as neither waits for the other.
 //
-// x [rows, experts + 2 * width] f32: logits, then gate, then up. bias [experts] f32, experts <= 512,
-// top_k <= 32. With s = 1 / (1 + e^-logit), the top_k largest s + bias are chosen, the lower index
-// among equals; their weights are s, over their sum (in descending order of choice) + 1e-20 if
+// x [rows, experts + 2 * width] f32: logits, gate, up. bias [experts] f32. experts <= 512, top_k <=
+// 32. With s = 1 / (1 + e^-logit), the top_k largest s + bias are chosen, the lower index among
+// equals; their weights are s, over their sum (in descending order of choice) + 1e-20 if
 // `normalize`, times `scale`. chosen [rows, top_k] u32 and weights [rows, top_k] f32, ascending by
-// index. hidden [rows, width] bf16 as `swiglu` has it; if there is a width, it and `experts` are
-// multiples of 4. One wave routes a row. Moves 4 * experts + 10 * width bytes a row; bound by
-// latency.
+// index. hidden [rows, width] bf16, as `swiglu` rounds it; if there is a width, it and `experts`
+// are multiples of 4.
+// One wave routes a row. Moves 4 * experts + 10 * width bytes a row; bound by latency.
 #include "swiglu.h"
 
 struct RouteArgs {

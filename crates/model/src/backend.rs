@@ -243,8 +243,8 @@ pub trait Backend: Sized + 'static {
 
     /// Of rows `[logits | g | u]`, with a logit for each value of `bias`: scores `s =
     /// sigmoid(logits)`; the `top_k` largest of `s + bias` (lower index first among equals), with
-    /// weights from `s` as [`RouterShape`] says; and `hidden = silu(g) * u`, without columns where the
-    /// logits stand alone. The number of logits is a multiple of 4 where they do not.
+    /// weights from `s` as [`RouterShape`] says; and `hidden = silu(g) * u`, without columns where
+    /// the logits stand alone. The number of logits is a multiple of 4 where they do not.
     ///
     /// # Errors
     /// A failed device.

@@ -46,8 +46,8 @@ pub struct Hidden<'a> {
     pub width: usize,
 }
 
-/// Chooses `shape.top_k` of `experts` for every row, and activates what stands behind its logits, as
-/// [`model::Backend::route`] says. `x` is f32 `[rows, experts + 2 * hidden.width]`, `bias` f32
+/// Chooses `shape.top_k` of `experts` for every row, and activates what stands behind its logits,
+/// as [`model::Backend::route`] says. `x` is f32 `[rows, experts + 2 * hidden.width]`, `bias` f32
 /// `[experts]`.
 ///
 /// # Errors

@@ -69,9 +69,13 @@ template <> struct Instructions<Bf16Rows> {
 constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
 
-constexpr bool SUMS_ACROSS = false, ROWS_ALONE = false;
+constexpr bool ROWS_ALONE = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
 __device__ inline u32 sum_col(u32 i) { return acc_col(i); }
+/// The value of the lane that has sums of the same rows in the columns beside this one's.
+__device__ inline u32 beside(u32 x) {
+  return __builtin_amdgcn_update_dpp(0, x, 0xb1, 15, 15, true); // quad_perm:[1,0,3,2]
+}
 
 /// The weights of one quad, as far as it has slabs.
 struct Quad {

@@ -12,10 +12,11 @@ constexpr u32 WAVE_MEMORY = STAGES * STAGE_CHUNKS * 4;
 /// Launches ask for it, see `crates/hip/src/modules.rs`.
 #define FEW_MEMORY(name, floats) extern __shared__ __attribute__((aligned(128))) float name[]
 
-/// Sums are across: the matrix's rows were the instructions' first.
-constexpr bool SUMS_ACROSS = true;
+/// The matrix's rows were the instructions' first.
 __device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
 __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
+/// The value of the lane that has sums of the same rows in the columns beside this one's.
+__device__ inline u32 beside(u32 x) { return shuffle_xor(x, 4); }
 
 /// Whether sums of rows that there are not are left out.
 constexpr bool ROWS_ALONE = true;

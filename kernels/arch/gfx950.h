@@ -208,8 +208,6 @@ __device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, con
   for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
 }
 
-typedef __attribute__((ext_vector_type(2))) __bf16 bf16x2;
-
 /// 8 FP4 values times the scale in byte `STEP` of `scale`.
 template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 codes, u32 scale) {
   float s = __builtin_bit_cast(float, (scale >> 8 * STEP & 0xff) << 23);

@@ -144,7 +144,7 @@ pub(crate) struct Moe {
     sorted: Sorted,
     /// The experts' hidden rows, by slot.
     hidden: (Memory, Memory),
-    /// f32 `[rows, top_k, hidden]`: each expert's part of a row.
+    /// BF16 `[rows, top_k, hidden]`: each expert's part of a row.
     parts: Memory,
 }
 
@@ -161,7 +161,7 @@ fn moe_bytes(
     (
         activated_bytes(form, rows, widest),
         activated_bytes(form, slots(pairs, config.n_routed_experts), width),
-        pairs * config.hidden_size * 4,
+        pairs * config.hidden_size * 2,
     )
 }
 

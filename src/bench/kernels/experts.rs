@@ -67,7 +67,7 @@ pub(super) struct Experts {
     pub(super) routings: Vec<Routing>,
     pub(super) input: Rows,
     pub(super) hidden: Rows,
-    /// f32 by pair.
+    /// BF16 by pair.
     pub(super) parts: Memory,
     /// f32 by row, added to.
     pub(super) out: Operand,
@@ -113,7 +113,7 @@ impl Experts {
             bias: Operand::f32s(gpu, random, s.experts, 2e-4)?,
             routings,
             hidden: Rows::new(gpu, form, slots(pairs, s.experts), s.width)?,
-            parts: gpu.empty(4 * pairs * s.hidden)?,
+            parts: gpu.empty(2 * pairs * s.hidden)?,
             out: Operand::f32s(gpu, random, tokens * s.hidden, 1.0)?,
         };
         batch.prepare(gpu)?;
@@ -194,8 +194,8 @@ impl Work for Experts {
             Stage::Route => logits + 8 * pairs,
             Stage::Sort => 4 * pairs + lists,
             Stage::GateUp => gate_up + input + lists + hidden,
-            Stage::Down => down + hidden + lists + 4 * pairs * s.hidden,
-            Stage::Combine => 4 * pairs * s.hidden + 4 * pairs + 2 * row,
+            Stage::Down => down + hidden + lists + 2 * pairs * s.hidden,
+            Stage::Combine => 2 * pairs * s.hidden + 4 * pairs + 2 * row,
             Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + logits + 2 * row,
         };
         let product = 2 * pairs * s.hidden * s.width;

@@ -5,7 +5,7 @@ use checkpoint::Activations;
 use hip::kernels::sort::Sorted;
 use mx::{BLOCK, bf16};
 
-use super::check::{Exact, close, same, sample, words_written};
+use super::check::{Exact, close, halves_written, same, sample};
 use super::experts::{Experts, Stage};
 use super::gpu::{Bytes, Gpu};
 use super::quantized::{HostRows, product};
@@ -206,12 +206,12 @@ fn check_block(
 fn check_down(gpu: &Gpu, batch: &Experts, chosen: &[u32], slots: &[usize]) -> anyhow::Result<()> {
     let (hidden, parts) = (batch.hidden.download(gpu)?, gpu.download(&batch.parts)?);
     let width = batch.s.hidden;
-    words_written("y", &parts)?;
+    halves_written("y", &parts)?;
     for pair in sample(slots.len(), 28, batch.tokens) {
         let h = hidden.row(slots[pair]);
         for column in sample(width, 6, pair) {
             let exact = product(&h, &batch.weights.down.row(chosen[pair] as usize, column));
-            close("y", &[pair, column], parts.f32(pair * width + column), exact)?;
+            close("y", &[pair, column], parts.bf16(pair * width + column), exact.to_bf16())?;
         }
     }
     Ok(())
@@ -225,7 +225,7 @@ fn check_combine(gpu: &Gpu, batch: &Experts, factors: &Bytes) -> anyhow::Result<
         for column in 0..width {
             let mut expected = batch.out.f32(row * width + column);
             for pair in row * top_k..(row + 1) * top_k {
-                expected = factors.f32(pair).mul_add(parts.f32(pair * width + column), expected);
+                expected = factors.f32(pair).mul_add(parts.bf16(pair * width + column), expected);
             }
             same("out", &[row, column], out.f32(row * width + column), expected)?;
         }

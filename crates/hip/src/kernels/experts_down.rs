@@ -35,10 +35,11 @@ fn name(form: Activations, tiles: RowTiles) -> &'static str {
 
 /// `y[pair] = h[slot] d^T` with the pair and the expert of each slot of `sorted`, which has groups
 /// of `tiles`. `h` is by slot; `weights` has each of `experts` experts' `[hidden, width]`; `y` is
-/// f32 `[rows * top_k, hidden]`.
+/// BF16 `[rows * top_k, hidden]`, rounded to nearest, half to even.
 ///
 /// # Errors
-/// Buffers that are too small, shapes that do not fit one another, a failed device.
+/// Buffers that are too small, shapes that do not fit one another, an odd hidden size, a failed
+/// device.
 #[expect(clippy::too_many_arguments, reason = "what the formula has, and where to work")]
 pub fn experts_down(
     stream: &Stream,
@@ -54,10 +55,11 @@ pub fn experts_down(
 ) -> Result<(), Error> {
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
+    check_shape(name, weights.rows.is_multiple_of(2), "the hidden size must be even")?;
     let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(stream.device().platform()));
     h.check_room(name, slots(pairs, experts))?;
     weights.check_room(name, experts)?;
-    check_room(name, "y", y, pairs * weights.rows * 4)?;
+    check_room(name, "y", y, pairs * weights.rows * 2)?;
     check_room(name, "pairs", &sorted.pairs, slots(pairs, experts) * 4)?;
     let args = Args {
         h: h.codes.ptr(),
@@ -93,7 +95,7 @@ struct CombineArgs {
     hidden: u32,
 }
 
-/// `out[r] += sum_k weights[r, k] * y[r, k]`, k ascending. `y` is f32 `[rows, top_k, hidden]`,
+/// `out[r] += sum_k weights[r, k] * y[r, k]`, k ascending. `y` is BF16 `[rows, top_k, hidden]`,
 /// `weights` f32 `[rows, top_k]`, `out` f32 `[rows, hidden]`.
 ///
 /// # Errors
@@ -111,7 +113,7 @@ pub fn experts_combine(
 ) -> Result<(), Error> {
     const NAME: &str = "experts_combine";
     check_shape(NAME, hidden.is_multiple_of(4), "the hidden size must be a multiple of 4")?;
-    check_room(NAME, "y", y, rows.bound * top_k * hidden * 4)?;
+    check_room(NAME, "y", y, rows.bound * top_k * hidden * 2)?;
     check_room(NAME, "weights", weights, rows.bound * top_k * 4)?;
     check_room(NAME, "out", out, rows.bound * hidden * 4)?;
     let args = CombineArgs {

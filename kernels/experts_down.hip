@@ -5,9 +5,13 @@
 // y [pairs, hidden] BF16, by pair: one chain of additions over all of k, in ascending order, and
 // then rounded to nearest, half to even.
 //
+// experts_down_*_1, for very few rows: nothing is sorted, slots are pairs, and a workgroup takes a
+// row, 32 columns (on sm_90 64) and all choices, one of its 8 waves each. It adds them itself, with
+// the bits of experts_down and experts_combine; y stays in LDS.
+//
 // experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of its 4 waves 64
 // columns of y. experts_down_*_64, for groups of up to 64 (on sm_90 96): 256 columns, see
-// `rows64.h`; the same bits. Must move the weights and scales once for each group (width * 17/32
+// `rows64.h`; all have the same bits. Must move the weights and scales once for each group (width * 17/32
 // bytes a column), the rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16
 // rows (of BF16 four).
 #include "rows64.h"
@@ -61,7 +65,67 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   store(args, acc, pair, rows, 0, [&](u32 t) { return block * TILES + t; });
 }
 
+struct ExpertsDownRowArgs {
+  const u8 *h;
+  const u32 *h_scales;
+  const u32x4 *weights;
+  const u32 *weight_scales;
+  const u32 *chosen;
+  const float *factors;
+  float *out;
+  const u32 *rows;
+  u32 top_k;
+  u32 hidden;
+  u32 width;
+};
+
+/// Choices of a row at most: waves of a workgroup that takes one.
+constexpr u32 CHOICES = 8;
+
+/// out[r] += sum over k, ascending, of factors[r, k] * y[r * top_k + k], as `experts_combine`.
+/// Grid: (hidden / (16 * ROW_TILES) rounded up, bound on rows).
+template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &args) {
+  begin();
+  constexpr u32 COLUMNS = 16 * ROW_TILES;
+  FEW_MEMORY(memory, CHOICES * WAVE_MEMORY);
+  __shared__ float y[CHOICES][COLUMNS], factors[CHOICES];
+  u32 row = block_y(), pair = row * args.top_k + at_most(wave(), args.top_k - 1);
+  u32 expert = load_scalar(args.chosen + pair); // beyond the rows anything
+  u32 rows = load_scalar(args.rows);
+  loaded(expert);
+  if (row >= rows) return;
+  // Under way while the wave multiplies.
+  float factor = args.factors[pair];
+  u32 column = block_x() * COLUMNS + thread();
+  bool adds = thread() < COLUMNS && column < args.hidden;
+  float *out = args.out + (u64)row * args.hidden + column, sum = adds ? *out : 0;
+  if (wave() < args.top_k) {
+    u64 tile = (u64)expert * ((args.hidden + 63) / 64 * TILES) + block_x() * ROW_TILES;
+    Weights weights(args.weights, args.weight_scales, tile, args.width);
+    auto slot = [=](u32) { return pair; };
+    auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, slot); });
+    Acc acc[ROW_TILES] = {};
+    multiply<Rows, true>(memory + wave() * WAVE_MEMORY, acc, 1, h, weights, 0,
+                   Weights::quads(args.width));
+    for (u32 t = 0; t < ROW_TILES; ++t)
+      for (u32 i = 0; i < ACCUMULATORS; ++i)
+        if (sum_row(i) == 0) y[wave()][t * 16 + sum_col(i)] = (float)(__bf16)acc[t].v[i];
+    if (lane() == 0) factors[wave()] = factor;
+  }
+  sync();
+  if (!adds) return;
+  for (u32 k = 0; k < CHOICES; ++k) {
+    u32 choice = at_most(k, args.top_k - 1);
+    float more = __builtin_fmaf(factors[choice], y[choice][thread()], sum);
+    sum = k < args.top_k ? more : sum;
+  }
+  *out = sum;
+}
+
 #define EXPERTS_DOWN(form, Rows)                                                                \
+  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) {         \
+    one_row<Rows>(args);                                                                        \
+  }                                                                                             \
   FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \

@@ -18,6 +18,9 @@ __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
 /// The value of the lane that has sums of the same rows in the columns beside this one's.
 __device__ inline u32 beside(u32 x) { return shuffle_xor(x, 4); }
 
+/// Tiles of the matrix for a wave that has a single row.
+constexpr u32 ROW_TILES = TILES;
+
 /// Whether sums of rows that there are not are left out.
 constexpr bool ROWS_ALONE = true;
 
@@ -164,7 +167,7 @@ template <class Rows, u32 EIGHTS> struct FewRows {
 /// What is called for what `find()` gives: `multiply` starts copies before.
 template <class Find> __device__ inline Find soon(Find find) { return find; }
 
-template <class Rows, class TileOf>
+template <class Rows, bool = false, class TileOf>
 __device__ inline void multiply(float *memory, Acc (&acc)[TILES], u32 rows, TileOf tile,
                                 const Weights &weights, u32 begin, u32 end) {
   u32 slab = 4 * begin, last = at_most(4 * end, weights.slabs);

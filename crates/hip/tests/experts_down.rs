@@ -1,5 +1,5 @@
 //! `experts_down` and `experts_combine` against the formulas in f64, and their forms against one
-//! another.
+//! another; `experts_down_of_rows` against both of them.
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod device;
@@ -10,8 +10,9 @@ use checkpoint::{Activations, Matrix};
 use device::Gpu;
 use experts::Case;
 use hip::kernels::Rows;
-use hip::kernels::experts_down::{experts_combine, experts_down};
+use hip::kernels::experts_down::{experts_combine, experts_down, experts_down_of_rows};
 use hip::kernels::mxfp4::{RowOrder, RowTiles};
+use hip::kernels::route::Choice;
 use hip::kernels::sort::slots;
 use numbers::{FORMS, Operand, Random, activated, dot, upload_matrices, values, weights};
 
@@ -129,7 +130,67 @@ fn weighted_sums_are_exactly_fused_multiply_adds_in_order() {
     combine(&gpu, 2, 17, 260);
 }
 
+/// The sums of rows whose pairs are not sorted: of each number of rows below the bound, and of the
+/// bound. `out` of rows that there are not stays, and what they chose was never written.
+fn check_rows(gpu: &Gpu, case: &Case, form: Activations, hidden: usize, width: usize) {
+    let mut random = Random((hidden + case.top_k) as u64);
+    let h = Operand::random(&mut random, form, case.chosen.len(), width);
+    let matrices: Vec<Matrix> = (0..case.experts).map(|_| random.matrix(hidden, width)).collect();
+    let factors: Vec<f32> = case.chosen.iter().map(|_| random.value()).collect();
+    let out: Vec<f32> = (0..case.rows() * hidden).map(|_| random.value()).collect();
+    let y = run(gpu, case, &h, &matrices, RowTiles::Few);
+    let w_memory = upload_matrices(gpu, &matrices, RowOrder::Plain);
+    let (bound, top_k) = (case.rows(), case.top_k);
+    for rows in 0..=bound {
+        let pairs: Vec<usize> = (0..rows * top_k).collect();
+        let h_memory = (
+            gpu.upload_into(&h.pick(&pairs).codes, h.codes.len()),
+            gpu.upload_into(&h.pick(&pairs).scales, h.scales.len()),
+        );
+        let chosen = gpu.upload_into(&case.chosen[..pairs.len()], case.chosen.len());
+        let weights_memory = gpu.upload_into(&factors[..pairs.len()], factors.len());
+        let (count, sums) = (gpu.upload(&[rows as u32]), gpu.upload(&out));
+        experts_down_of_rows(
+            &gpu.stream,
+            &gpu.kernels,
+            Rows { count: count.ptr(), bound },
+            Choice { experts: &chosen, weights: &weights_memory },
+            top_k,
+            activated(form, width, &h_memory),
+            case.experts,
+            weights(hidden, width, &w_memory),
+            &sums,
+        )
+        .unwrap();
+        let found: Vec<f32> = gpu.download(&sums);
+        for (i, (&before, &found)) in out.iter().zip(&found).enumerate() {
+            let (row, column) = (i / hidden, i % hidden);
+            let mut expected = before;
+            for pair in (row * top_k..(row + 1) * top_k).filter(|_| row < rows) {
+                let y = mx::bf16::to_f32(y[pair * hidden + column]);
+                expected = factors[pair].mul_add(y, expected);
+            }
+            assert_eq!(found.to_bits(), expected.to_bits(), "row {row} of {rows}, {column}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_sorted_have_the_same_sums() {
+    let gpu = device::gpu();
+    for form in FORMS {
+        for top_k in 1..=8 {
+            // Rows share experts.
+            let case = Case::random(top_k as u64, 1 + top_k % 4, top_k, top_k + 1);
+            let (hidden, width) = [(32, 32), (288, 96), (96, 1184), (544, 512)][top_k / 2 % 4];
+            check_rows(&gpu, &case, form, hidden, width);
+        }
+        check_rows(&gpu, &Case::random(9, 1, 8, 11), form, 1312, 512);
+    }
+}
+
 #[test]
 fn in_every_schedule() {
     device::in_every_schedule("is_the_product");
+    device::in_every_schedule("rows_that_are_not_sorted_have_the_same_sums");
 }

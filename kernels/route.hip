@@ -1,22 +1,29 @@
-// The router: scores to experts and weights.
+// The router: scores to experts and weights; and the activation of the shared experts, whose gate
+// and up stand behind the logits: one launch, as neither waits for the other.
 //
-// logits [rows, experts] f32, bias [experts] f32, experts <= 512, top_k <= 32. With
-// s = 1 / (1 + e^-logit), the top_k largest s + bias are chosen, the lower index among equals;
-// their weights are s, over their sum (in descending order of choice) + 1e-20 if `normalize`, times
-// `scale`. chosen [rows, top_k] u32 and weights [rows, top_k] f32, ascending by index.
-// One wave a row. Moves 4 * experts bytes a row; bound by latency.
-#include "device.h"
+// x [rows, experts + 2 * width] f32: logits, gate, up. bias [experts] f32. experts <= 512, top_k <=
+// 32. With s = 1 / (1 + e^-logit), the top_k largest s + bias are chosen, the lower index among
+// equals; their weights are s, over their sum (in descending order of choice) + 1e-20 if
+// `normalize`, times `scale`. chosen [rows, top_k] u32 and weights [rows, top_k] f32, ascending by
+// index. hidden [rows, width] bf16, as `swiglu` rounds it; if there is a width, it and `experts`
+// are multiples of 4.
+// One wave routes a row. Moves 4 * experts + 10 * width bytes a row; bound by latency.
+#include "swiglu.h"
 
 struct RouteArgs {
-  const float *logits;
+  const u32 *rows;
+  const float *x;
   const float *bias;
   u32 *chosen;
   float *weights;
-  const u32 *rows;
+  __bf16 *hidden;
   u32 experts;
   u32 top_k;
   u32 normalize;
   float scale;
+  u32 width;
+  /// Workgroups that route.
+  u32 routing;
 };
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
@@ -45,13 +52,9 @@ template <u32 COUNT> __device__ inline u32 first_of_largest(const u32 (&keys)[CO
   return place[0];
 }
 
-/// Grid: bound on rows over (256 / WAVE), rounded up.
-KERNEL(256) void route(RouteArgs args) {
-  begin();
+/// Routes a row; all lanes of a wave.
+__device__ inline void route_row(const RouteArgs &args, u32 row, const float *logits) {
   constexpr u32 EACH = 512 / WAVE;
-  u32 row = block_x() * (256 / WAVE) + wave();
-  if (row >= *args.rows) return;
-  const float *logits = args.logits + (u64)row * args.experts;
   // In the scores' order; 0 where there is no expert, or it has been chosen.
   u32 keys[EACH];
   float logit[EACH], bias[EACH];
@@ -86,4 +89,25 @@ KERNEL(256) void route(RouteArgs args) {
     args.chosen[at] = mine;
     args.weights[at] = (args.normalize ? score / (sum + 1e-20f) : score) * args.scale;
   }
+}
+
+/// Grid: `routing` (bound on rows over (256 / WAVE), rounded up), then, if there is a width, bound
+/// on rows; width / 1024, rounded up, at least 1.
+KERNEL(256) void route(RouteArgs args) {
+  begin();
+  bool routes = block_x() < args.routing;
+  u32 row = routes ? block_x() * (256 / WAVE) + wave() : block_x() - args.routing;
+  if (row >= *args.rows) return;
+  const float *logits = args.x + (u64)row * (args.experts + 2 * args.width);
+  if (routes) {
+    if (block_y() == 0) route_row(args, row, logits);
+    return;
+  }
+  u32 unit = 4 * (256 * block_y() + thread());
+  if (unit >= args.width) return;
+  const float *from = logits + args.experts + unit;
+  f32x4 gate = *(const f32x4 *)from, up = *(const f32x4 *)(from + args.width);
+  bf16x4 y;
+  for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)gated(gate[j], up[j]);
+  *(bf16x4 *)(args.hidden + (u64)row * args.width + unit) = y;
 }

@@ -2,7 +2,7 @@
 //
 // gate_up: f32 `[rows, 2 * width]`. out: bf16 `[rows, width]`, rounded to nearest even. `width` is
 // a multiple of 4. Grid: (width / 1024 rounded up, rows). Must move 10 bytes a value.
-#include "device.h"
+#include "swiglu.h"
 
 struct SwigluArgs {
   const u32 *rows;
@@ -18,6 +18,6 @@ KERNEL(256) void swiglu(SwigluArgs args) {
   const float *from = args.gate_up + (u64)row * 2 * args.width + i;
   f32x4 gate = *(const f32x4 *)from, up = *(const f32x4 *)(from + args.width);
   bf16x4 y;
-  for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)(gate[j] / (1.0f + exp(-gate[j])) * up[j]);
+  for (u32 j = 0; j < 4; ++j) y[j] = (__bf16)gated(gate[j], up[j]);
   *(bf16x4 *)(args.out + (u64)row * args.width + i) = y;
 }

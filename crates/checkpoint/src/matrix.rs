@@ -69,12 +69,13 @@ impl Matrix {
         }
     }
 
-    /// Appends another matrix's rows; `None` if widths or formats differ.
-    pub fn stack(mut self, other: Matrix) -> Option<Matrix> {
+    /// Appends another matrix's rows; does nothing and returns false if widths or formats differ.
+    #[must_use]
+    pub fn stack(&mut self, other: &Matrix) -> bool {
         if self.cols != other.cols {
-            return None;
+            return false;
         }
-        match (&mut self.data, other.data) {
+        match (&mut self.data, &other.data) {
             (Encoded::Bf16(a), Encoded::Bf16(b)) => a.extend(b),
             (Encoded::F32(a), Encoded::F32(b)) => a.extend(b),
             (
@@ -91,9 +92,9 @@ impl Matrix {
                 packed.extend(more);
                 scales.extend(more_scales);
             }
-            _ => return None,
+            _ => return false,
         }
         self.rows += other.rows;
-        Some(self)
+        true
     }
 }

@@ -240,10 +240,7 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&mut self, gate_up: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
-        out.resize(gate_up.rows, gate_up.width / 2);
-        let rows = gate_up.values.par_chunks(gate_up.width);
-        rows.zip(out.values.par_chunks_mut(gate_up.width / 2))
-            .for_each(|(gate_up, out)| experts::swiglu(gate_up, out));
+        gated(gate_up, 0, out);
         Ok(())
     }
 
@@ -255,11 +252,13 @@ impl Backend for Cpu {
 
     fn route(
         &mut self,
-        logits: &Buffer,
+        x: &Buffer,
         bias: &Vec<f32>,
         routing: &mut Routing,
+        hidden: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        routing.route(&logits.values, bias);
+        routing.route(&x.values, x.width, bias);
+        gated(x, bias.len(), hidden);
         Ok(())
     }
 
@@ -314,6 +313,16 @@ impl Backend for Cpu {
 
     fn results(&mut self, _wait: bool) -> Result<Option<Vec<RowOutput>>, DeviceError> {
         Ok(self.ended.pop_front())
+    }
+}
+
+/// `out = silu(g) * u` for rows `[.. | g | u]`, of which the first `skip` values are others.
+fn gated(x: &Buffer, skip: usize, out: &mut Buffer) {
+    let width = (x.width - skip) / 2;
+    out.resize(x.rows, width);
+    if width > 0 {
+        let rows = x.values.par_chunks(x.width).zip(out.values.par_chunks_mut(width));
+        rows.for_each(|(x, out)| experts::swiglu(&x[skip..], out));
     }
 }
 

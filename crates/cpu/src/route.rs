@@ -13,10 +13,10 @@ impl Routing {
         Routing { shape, chosen: Vec::with_capacity(rows * shape.top_k) }
     }
 
-    /// Routes rows of `bias.len()` logits.
-    pub(crate) fn route(&mut self, logits: &[f32], bias: &[f32]) {
+    /// Routes rows of `width` values, of which the first `bias.len()` are logits.
+    pub(crate) fn route(&mut self, rows: &[f32], width: usize, bias: &[f32]) {
         self.chosen.clear();
-        for row in logits.chunks_exact(bias.len()) {
+        for row in rows.chunks_exact(width).map(|row| &row[..bias.len()]) {
             let first = self.chosen.len();
             let scores: Vec<f32> = row.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect();
             let mut order: Vec<usize> = (0..bias.len()).collect();
@@ -44,11 +44,14 @@ mod tests {
         let mut routing = Routing::new(1, shape);
         // Scores 0.5, 0.5, 0.880797, 0.5: the bias lifts expert 3; 0 beats 1 by its index.
         let bias = [0.0, 0.0, -1.0, 0.1];
-        routing.route(&[0.0, 0.0, 2.0, 0.0], &bias);
+        routing.route(&[0.0, 0.0, 2.0, 0.0], 4, &bias);
         assert_eq!(routing.chosen, [(0, 1.0), (3, 1.0)]);
+        // What stands behind the logits, however large, is not looked at.
+        routing.route(&[0.0, 0.0, 2.0, 0.0, 9.0, 9.0, 0.0, 0.0, 2.0, 0.0, 9.0, 9.0], 6, &bias);
+        assert_eq!(routing.chosen, [(0, 1.0), (3, 1.0), (0, 1.0), (3, 1.0)]);
         let shape = RouterShape { normalize: false, ..shape };
         let mut routing = Routing::new(1, shape);
-        routing.route(&[0.0, 0.0, 2.0, 0.0], &[0.0; 4]);
+        routing.route(&[0.0, 0.0, 2.0, 0.0], 4, &[0.0; 4]);
         assert_eq!(routing.chosen, [(0, 1.0), (2, 2.0 / (1.0 + (-2f32).exp()))]);
     }
 }

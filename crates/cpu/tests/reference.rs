@@ -11,6 +11,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod apart;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +31,11 @@ fn data() -> PathBuf {
 }
 
 fn ranks(format: &str, count: usize, activations: Activations) -> Ranks {
-    let checkpoint = Arc::new(Checkpoint::open(&data().join(format)).unwrap());
+    ranks_of(&data().join(format), count, activations)
+}
+
+fn ranks_of(checkpoint: &Path, count: usize, activations: Activations) -> Ranks {
+    let checkpoint = Arc::new(Checkpoint::open(checkpoint).unwrap());
     let limits = Limits {
         max_model_len: 1024,
         max_num_batched_tokens: 1024,
@@ -118,6 +124,20 @@ fn log_probabilities_agree_with_the_reference_on_1_2_and_4_ranks() {
                 check(&prompt, &results);
             }
         }
+    }
+}
+
+/// Routers that are multiplied together with the shared experts, and routers that are not.
+#[test]
+fn stacked_and_separate_routers_have_the_same_bits() {
+    let apart = apart::with_routers_in_f32(&data().join("mxfp4"));
+    let ids = &prompts("mxfp4")[3].ids;
+    for count in [1, 2, 4] {
+        let run = |path: &Path| {
+            let mut ranks = ranks_of(path, count, Activations::Mxfp4);
+            ranks.run(batch(&[(ids, 0, ids.len(), 3)])).unwrap()
+        };
+        assert!(run(apart.path()) == run(&data().join("mxfp4")), "{count} ranks");
     }
 }
 

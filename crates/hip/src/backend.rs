@@ -12,6 +12,7 @@ use crate::kernels::embed::Tokens;
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
 use crate::kernels::rope_and_cache::entry_bytes;
+use crate::kernels::route::Hidden;
 use crate::kernels::{self, all_reduce, attention, rope_and_cache};
 use crate::moe::{Experts, Quantized, Routing};
 use crate::weights::{Dense, LatentProjection, upload};
@@ -313,23 +314,21 @@ impl Backend for Gpu {
 
     fn route(
         &mut self,
-        logits: &Buffer,
+        x: &Buffer,
         bias: &Memory,
         routing: &mut Routing,
+        hidden: &mut Buffer,
     ) -> Result<(), DeviceError> {
+        let experts = bias.bytes() / 4;
+        (hidden.rows, hidden.width) = (x.rows, (x.width - experts) / 2);
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        kernels::route::route(
-            &self.stream,
-            &self.kernels,
-            logits.rows,
-            &logits.memory,
-            bias,
-            logits.width,
-            routing.shape,
-            routing.choice(),
-        )?;
+        let (Gpu { stream, kernels, .. }, rows, shape) = (self, x.rows, routing.shape);
+        let (choice, hidden) =
+            (routing.choice(), Hidden { memory: &hidden.memory, width: hidden.width });
+        let x = &x.memory;
+        kernels::route::route(stream, kernels, rows, x, bias, experts, shape, choice, hidden)?;
         Ok(())
     }
 

@@ -161,6 +161,28 @@ fn every_cut_has_the_same_bits() {
     }
 }
 
+/// A column depends on its own row of weights alone, whatever stands before or behind it: shapes of
+/// the router's and the shared experts', with fewer columns of x.
+#[test]
+fn stacked_matrices_have_the_same_bits() {
+    let gpu = device::gpu();
+    let mut random = Random::new(5);
+    for (rows, upper, lower, k) in [(1, 384, 1024, 1056), (41, 24, 256, 384), (130, 16, 64, 256)] {
+        let both = Case::new(&mut random, rows, upper + lower, k, 1);
+        let (w_upper, w_lower) = both.w.split_at(upper * k);
+        let part = |n, w: &[u16]| Case { rows, n, k, batch: 1, x: both.x.clone(), w: w.to_vec() };
+        let [upper, lower] = [part(upper, w_upper), part(lower, w_lower)];
+        for bound in [rows, 257] {
+            let run = |case: &Case| case.run(&gpu, bound, Output::F32);
+            let (upper_out, lower_out) = (run(&upper), run(&lower));
+            let rows_apart = upper_out.chunks(upper.n).zip(lower_out.chunks(lower.n));
+            for ((upper, lower), row) in rows_apart.zip(run(&both).chunks(both.n)) {
+                assert_eq!([upper, lower].concat(), row);
+            }
+        }
+    }
+}
+
 #[test]
 fn no_rows_are_no_work() {
     let gpu = device::gpu();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../cpu/tests/apart/mod.rs"]
+mod apart;
 mod device;
 mod rounded;
 
@@ -496,6 +498,25 @@ fn outputs_of_several_rounds_are_drawn_and_carried() {
     assert!(bits(&gpus.wait().unwrap()) == bits(&expected));
     let after = known.run(next.resolved(&drawn).unwrap()).unwrap();
     assert_eq!(bits(&gpus.wait().unwrap()), bits(&after));
+}
+
+/// Routers that are multiplied together with the shared experts, and routers that are not: a
+/// prompt's rows, then one decoded in a graph.
+#[test]
+fn stacked_and_separate_routers_have_the_same_bits() {
+    let (ids, apart) = (ids(21, 6, 1024), apart::with_routers_in_f32(&data(TINY)));
+    for ranks in [1, 2, 4].into_iter().filter(|&ranks| there_are(ranks)) {
+        let found = [apart.path(), &data(TINY)].map(|checkpoint| {
+            let mut gpus = on_gpus(checkpoint.to_str().unwrap(), ranks, OPTIONS);
+            let mut results = bits(&gpus.run(batch(&[(&ids, 0, 20, 3)])).unwrap());
+            // Recorded, then replayed.
+            for _ in 0..2 {
+                results.extend(bits(&gpus.run(batch(&[(&ids, 20, 21, 3)])).unwrap()));
+            }
+            results
+        });
+        assert!(found[0] == found[1], "{ranks} ranks");
+    }
 }
 
 /// The one-shot sum, and the sum of moved parts: a prompt's rows, then one decoded in a graph.

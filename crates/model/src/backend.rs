@@ -241,16 +241,19 @@ pub trait Backend: Sized + 'static {
     /// A failed device.
     fn clear(&mut self, like: &Self::Buffer, out: &mut Self::Buffer) -> Result<(), DeviceError>;
 
-    /// Scores `s = sigmoid(logits)`; the `top_k` largest of `s + bias` (lower index first among
-    /// equals), with weights from `s` as [`RouterShape`] says.
+    /// Of rows `[logits | g | u]`, with a logit for each value of `bias`: scores `s =
+    /// sigmoid(logits)`; the `top_k` largest of `s + bias` (lower index first among equals), with
+    /// weights from `s` as [`RouterShape`] says; and `hidden = silu(g) * u`, without columns where
+    /// the logits stand alone. The number of logits is a multiple of 4 where they do not.
     ///
     /// # Errors
     /// A failed device.
     fn route(
         &mut self,
-        logits: &Self::Buffer,
+        x: &Self::Buffer,
         bias: &Self::Vector,
         routing: &mut Self::Routing,
+        hidden: &mut Self::Buffer,
     ) -> Result<(), DeviceError>;
 
     /// `out[r] += sum_k w_k down_k(swiglu(gate_up_k(x[r])))`, experts in ascending order of index.

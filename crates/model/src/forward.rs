@@ -6,7 +6,7 @@ use std::sync::Arc;
 use checkpoint::{Checkpoint, Config, LATENT_NORM_EPS};
 
 use crate::limits::Widths;
-use crate::weights::{Ffn, Layer, Loader, Mlp, Source, Weights};
+use crate::weights::{Ffn, Layer, Loader, Mlp, Shared, Source, Weights};
 use crate::{
     Backend, Batch, DeviceError, HeadShape, Limits, LoadError, RouterShape, RowOutput, rope,
 };
@@ -30,8 +30,8 @@ struct Workspace<B: Backend> {
     q_a_normed: B::Buffer,
     q: B::Buffer,
     attention: B::Buffer,
-    router: B::Buffer,
     routing: B::Routing,
+    /// `[gate | up]`; in a layer with experts the router's logits, and perhaps these behind them.
     gate_up: B::Buffer,
     swiglu: B::Buffer,
     selected: B::Buffer,
@@ -61,9 +61,8 @@ impl<B: Backend> Workspace<B> {
             q_a_normed: backend.buffer(rows, widths.q_latent)?,
             q: backend.buffer(rows, widths.q)?,
             attention: backend.buffer(rows, widths.attention)?,
-            router: backend.buffer(rows, widths.router)?,
             routing: backend.routing(rows, routing)?,
-            gate_up: backend.buffer(rows, 2 * widths.ffn)?,
+            gate_up: backend.buffer(rows, widths.gate_up)?,
             swiglu: backend.buffer(rows, widths.ffn)?,
             selected: backend.buffer(Limits::LOGIT_ROWS, widths.hidden)?,
             logits_part: backend.buffer(Limits::LOGIT_ROWS, config.vocab_size / ranks)?,
@@ -207,12 +206,13 @@ fn attention<B: Backend>(
 fn ffn<B: Backend>(b: &mut B, ffn: &Ffn<B>, work: &mut Workspace<B>) -> Result<(), DeviceError> {
     match ffn {
         Ffn::Dense(dense) => mlp(b, dense, work)?,
-        Ffn::Moe { gate, bias, shared, experts } => {
-            b.matmul(&work.normed, gate, &mut work.router)?;
-            b.route(&work.router, bias, &mut work.routing)?;
+        Ffn::Moe { router, bias, shared, experts } => {
+            b.matmul(&work.normed, router, &mut work.gate_up)?;
+            b.route(&work.gate_up, bias, &mut work.routing, &mut work.swiglu)?;
             match shared {
-                Some(shared) => mlp(b, shared, work)?,
-                None => b.clear(&work.normed, &mut work.delta)?,
+                Shared::None => b.clear(&work.normed, &mut work.delta)?,
+                Shared::Stacked { down } => b.matmul(&work.swiglu, down, &mut work.delta)?,
+                Shared::Apart(shared) => mlp(b, shared, work)?,
             }
             b.experts(&work.normed, &work.routing, experts, &mut work.delta)?;
         }

@@ -40,8 +40,8 @@ impl Limits {
             + widths.q
             + widths.kv_a
             + widths.attention
-            + widths.router
-            + 3 * widths.ffn;
+            + widths.gate_up
+            + widths.ffn;
         let logits = config.vocab_size + config.vocab_size / ranks + widths.hidden;
         rows * per_row + Limits::LOGIT_ROWS * logits
     }
@@ -55,23 +55,25 @@ pub(crate) struct Widths {
     pub(crate) q: usize,
     pub(crate) kv_a: usize,
     pub(crate) attention: usize,
-    pub(crate) router: usize,
-    /// The wider of the dense and the shared experts' FFN; a gate/up buffer takes twice this.
+    /// A dense layer's gate and up, or the router's logits with the shared experts' behind them.
+    pub(crate) gate_up: usize,
+    /// The wider of the dense and the shared experts' FFN.
     pub(crate) ffn: usize,
 }
 
 impl Widths {
     pub(crate) fn new(config: &Config, ranks: usize) -> Widths {
         let heads = config.num_attention_heads / ranks;
-        let shared = config.moe_intermediate_size * config.n_shared_experts;
+        let dense = config.intermediate_size / ranks;
+        let shared = config.moe_intermediate_size * config.n_shared_experts / ranks;
         Widths {
             hidden: config.hidden_size,
             q_latent: config.q_lora_rank,
             q: heads * config.qk_head_dim(),
             kv_a: config.latent_dim(),
             attention: heads * config.v_head_dim,
-            router: config.n_routed_experts,
-            ffn: config.intermediate_size.max(shared) / ranks,
+            gate_up: (2 * dense).max(config.n_routed_experts + 2 * shared),
+            ffn: dense.max(shared),
         }
     }
 }

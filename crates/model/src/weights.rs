@@ -47,7 +47,17 @@ pub(crate) struct Mlp<B: Backend> {
 
 pub(crate) enum Ffn<B: Backend> {
     Dense(Mlp<B>),
-    Moe { gate: B::Matrix, bias: B::Vector, shared: Option<Mlp<B>>, experts: B::Experts },
+    Moe { router: B::Matrix, bias: B::Vector, shared: Shared<B>, experts: B::Experts },
+}
+
+/// A layer's shared experts, as one MLP.
+pub(crate) enum Shared<B: Backend> {
+    None,
+    /// The rows of gate and up stand behind the router's: one product of the same input.
+    Stacked {
+        down: B::Matrix,
+    },
+    Apart(Mlp<B>),
 }
 
 /// Experts that are read together, from as many places of the files at once. Three such groups are
@@ -73,12 +83,13 @@ impl Source<'_> {
 
     /// The rows of two matrices of a module, one's after the other's.
     fn stacked(&self, module: &str, [first, second]: [&str; 2]) -> Result<Matrix, LoadError> {
-        let matrix = self.matrix(&format!("{module}.{first}"))?;
-        matrix.stack(self.matrix(&format!("{module}.{second}"))?).ok_or_else(|| {
-            let problem = format!("{first} and {second} are stored in different formats");
-            let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
-            CheckpointError::Tensor { path, tensor, problem }.into()
-        })
+        let mut matrix = self.matrix(&format!("{module}.{first}"))?;
+        if matrix.stack(&self.matrix(&format!("{module}.{second}"))?) {
+            return Ok(matrix);
+        }
+        let problem = format!("{first} and {second} are stored in different formats");
+        let (path, tensor) = (self.checkpoint.dir().to_owned(), module.to_owned());
+        Err(CheckpointError::Tensor { path, tensor, problem }.into())
     }
 
     /// `[gate | up]`, and down.
@@ -135,12 +146,20 @@ impl<B: Backend> Loader<'_, B> {
             return Ok(Ffn::Dense(self.mlp(&at(""))?));
         }
         let experts = self.experts(config.n_routed_experts, &at(".experts"))?;
+        let mut router = self.source.matrix(&at(".gate"))?;
         let shared = match config.n_shared_experts {
-            0 => None,
-            _ => Some(self.mlp(&at(".shared_experts"))?),
+            0 => Shared::None,
+            _ => {
+                let (gate_up, down) = self.source.expert(&at(".shared_experts"))?;
+                let down = self.backend.matrix(down)?;
+                match stack_behind(&mut router, &gate_up) {
+                    true => Shared::Stacked { down },
+                    false => Shared::Apart(Mlp { gate_up: self.backend.matrix(gate_up)?, down }),
+                }
+            }
         };
         Ok(Ffn::Moe {
-            gate: self.matrix(&at(".gate"))?,
+            router: self.backend.matrix(router)?,
             bias: self.vector(&at(".gate.e_score_correction_bias"))?,
             shared,
             experts,
@@ -185,5 +204,40 @@ impl<B: Backend> Loader<'_, B> {
     fn vector(&mut self, name: &str) -> Result<B::Vector, LoadError> {
         let values = self.source.checkpoint.vector(name)?;
         Ok(self.backend.vector(values)?)
+    }
+}
+
+/// Appends the shared experts' rows to the router's, if formats are the same and the rows' values
+/// then stand as [`Backend::route`] wants them. Returns whether it did.
+fn stack_behind(router: &mut Matrix, gate_up: &Matrix) -> bool {
+    router.rows.is_multiple_of(4) && router.stack(gate_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::Encoded;
+
+    use super::*;
+
+    fn bf16(rows: usize, from: u16) -> Matrix {
+        Matrix { rows, cols: 2, data: Encoded::Bf16((from..).take(2 * rows).collect()) }
+    }
+
+    #[test]
+    fn rows_of_one_format_stand_behind_the_routers() {
+        let mut router = bf16(4, 0);
+        assert!(stack_behind(&mut router, &bf16(6, 8)));
+        assert_eq!(router, bf16(10, 0));
+    }
+
+    #[test]
+    fn others_stay_apart() {
+        let gate_up = bf16(6, 8);
+        let of_another_format = Matrix { rows: 4, cols: 2, data: Encoded::F32(vec![1.0; 8]) };
+        for router in [of_another_format, bf16(6, 0)] {
+            let mut kept = router.clone();
+            assert!(!stack_behind(&mut kept, &gate_up));
+            assert_eq!(kept, router);
+        }
     }
 }

@@ -49,6 +49,18 @@ pub(super) fn dot(terms: impl Iterator<Item = f64>) -> Exact {
     Exact { value: sum, bound: roundings * ULP * (greatest - least + largest_slab) }
 }
 
+/// `silu(g) u` in bf16.
+///
+/// Bound: e^-g is good to 3 * 2^-23 + |g| * 2^-24 (its argument's product rounds once, the
+/// instruction by an ulp or two), division and product round once each. Below the smallest normal
+/// number only the absolute error counts.
+pub(super) fn gated(g: f32, u: f32) -> Exact {
+    let (g, u) = (f64::from(g), f64::from(u));
+    let value = g / (1.0 + (-g).exp()) * u;
+    let error = (10.0 + g.abs()) * 2f64.powi(-24) * value.abs();
+    Exact { value, bound: error + f64::from(f32::MIN_POSITIVE) }.to_bf16()
+}
+
 /// Says that `found` at `place` of `name` is not within the bound.
 pub(super) fn close(name: &str, place: &[usize], found: f32, exact: Exact) -> anyhow::Result<()> {
     let Exact { value, bound } = exact;

@@ -10,7 +10,7 @@ use hip::kernels::experts_down::{experts_combine, experts_down, experts_down_of_
 use hip::kernels::experts_gate_up::{Grouping, experts_gate_up};
 use hip::kernels::mxfp4::{RowTiles, activated_bytes};
 use hip::kernels::quantize::quantize;
-use hip::kernels::route::{Choice, route};
+use hip::kernels::route::{Choice, Hidden, route};
 use hip::kernels::sort::{Sorted, slots, sort};
 use hip::{Error, Memory};
 use model::RouterShape;
@@ -47,7 +47,8 @@ pub(super) struct Weights {
 
 /// What a batch was routed to.
 pub(super) struct Routing {
-    pub(super) logits: Operand,
+    /// f32 `[tokens, experts + 2 * shared]`: logits, and behind them what the shared experts make.
+    pub(super) x: Operand,
     pub(super) chosen: Memory,
     pub(super) factors: Memory,
     pub(super) sorted: Sorted,
@@ -69,6 +70,8 @@ pub(super) struct Experts {
     pub(super) routings: Vec<Routing>,
     pub(super) input: Rows,
     pub(super) hidden: Rows,
+    /// bf16: the shared experts' hidden units.
+    pub(super) shared: Memory,
     /// BF16 by pair.
     pub(super) parts: Memory,
     /// f32 by row, added to.
@@ -92,7 +95,7 @@ impl Experts {
         let sets = if gpu.emulated || pairs > s.experts { 1 } else { ROUTINGS };
         let routings = (0..sets).map(|_| {
             Ok(Routing {
-                logits: Operand::f32s(gpu, random, tokens * s.experts, 2.0)?,
+                x: Operand::f32s(gpu, random, tokens * (s.experts + 2 * s.shared), 2.0)?,
                 chosen: gpu.empty(4 * pairs)?,
                 factors: gpu.empty(4 * pairs)?,
                 sorted: Sorted::new(&gpu.device, pairs, s.experts)?,
@@ -115,6 +118,7 @@ impl Experts {
             bias: Operand::f32s(gpu, random, s.experts, 2e-4)?,
             routings,
             hidden: Rows::new(gpu, form, slots(pairs, s.experts), s.width)?,
+            shared: gpu.empty(2 * tokens * s.shared)?,
             parts: gpu.empty(2 * pairs * s.hidden)?,
             out: Operand::f32s(gpu, random, tokens * s.hidden, 1.0)?,
         };
@@ -157,8 +161,9 @@ impl Experts {
         let (sorted, parts, out) = (&routing.sorted, &self.parts, &self.out.memory);
         let (gate_up, down) = (self.weights.gate_up.weights(), self.weights.down.weights());
         if stage.has(Stage::Route) {
-            let (logits, bias) = (&routing.logits.memory, &self.bias.memory);
-            route(stream, kernels, rows, logits, bias, s.experts, self.shape, choice)?;
+            let (x, bias) = (&routing.x.memory, &self.bias.memory);
+            let shared = Hidden { memory: &self.shared, width: s.shared };
+            route(stream, kernels, rows, x, bias, s.experts, self.shape, choice, shared)?;
         }
         match stage {
             Stage::Route => Ok(()),
@@ -212,15 +217,15 @@ impl Work for Experts {
         let gate_up = self.used * self.weights.gate_up.bytes();
         let down = self.used * self.weights.down.bytes();
         let row = 4 * self.tokens * s.hidden;
-        let logits = 4 * self.tokens * s.experts + 4 * s.experts;
+        let routed = self.tokens * (4 * s.experts + 10 * s.shared) + 4 * s.experts;
         let bytes = match self.stage {
-            Stage::Route => logits + 8 * pairs,
+            Stage::Route => routed + 8 * pairs,
             Stage::Sort => 4 * pairs + lists,
             Stage::GateUp => gate_up + input + lists + hidden,
             Stage::Down if by_pair => down + hidden + lists + 4 * pairs + 2 * row,
             Stage::Down => down + hidden + lists + 2 * pairs * s.hidden,
             Stage::Combine => 2 * pairs * s.hidden + 4 * pairs + 2 * row,
-            Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + logits + 2 * row,
+            Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + routed + 2 * row,
         };
         let product = 2 * pairs * s.hidden * s.width;
         let operations = match self.stage {
@@ -243,7 +248,7 @@ impl Work for Experts {
         let (stage, routing) = (self.stage, &self.routings[0]);
         let mut outputs = Vec::new();
         if stage.has(Stage::Route) {
-            outputs.extend([&routing.chosen, &routing.factors]);
+            outputs.extend([&routing.chosen, &routing.factors, &self.shared]);
         }
         let by_pair = self.by_pair();
         if stage.has(Stage::Sort) && !by_pair {
@@ -274,7 +279,10 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
     let mut add = |kernel: String, stage, form, tokens| {
         let weights = Rc::clone(&weights);
         let text = match stage {
-            Stage::Route | Stage::Sort => format!("{tokens} x {}, top {}", s.experts, s.top_k),
+            Stage::Route => {
+                format!("{tokens} x {}, top {}; {} units", s.experts, s.top_k, s.shared)
+            }
+            Stage::Sort => format!("{tokens} x {}, top {}", s.experts, s.top_k),
             Stage::GateUp => format!("{tokens} x {} x {}", 2 * s.width, s.hidden),
             Stage::Down => format!("{tokens} x {} x {}", s.hidden, s.width),
             Stage::Combine => format!("{tokens} x {} x {}", s.top_k, s.hidden),
@@ -293,7 +301,7 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
         };
         cases.push(Case::new(kernel, text, build));
     };
-    for (kernel, stage) in [("route", Stage::Route), ("sort", Stage::Sort)] {
+    for (kernel, stage) in [("route with swiglu", Stage::Route), ("sort", Stage::Sort)] {
         for &tokens in tokens {
             add(kernel.into(), stage, Activations::Bf16, tokens);
         }

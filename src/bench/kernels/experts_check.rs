@@ -5,7 +5,7 @@ use checkpoint::Activations;
 use hip::kernels::sort::Sorted;
 use mx::{BLOCK, bf16};
 
-use super::check::{Exact, close, halves_written, same, sample};
+use super::check::{Exact, close, gated, halves_written, same, sample};
 use super::experts::{Experts, Stage};
 use super::gpu::{Bytes, Gpu};
 use super::quantized::{HostRows, product};
@@ -17,6 +17,7 @@ pub(super) fn check(gpu: &Gpu, batch: &Experts) -> anyhow::Result<()> {
     let factors = gpu.download(&routing.factors)?;
     if stage.has(Stage::Route) {
         check_route(batch, &chosen, &factors)?;
+        check_shared(gpu, batch)?;
     }
     let chosen = chosen.u32s();
     let slots = match batch.by_pair() {
@@ -47,9 +48,9 @@ fn score_error(logit: f32) -> f64 {
 
 /// Every row: nothing that was left is better than what was chosen, but for rounding.
 fn check_route(batch: &Experts, chosen: &Bytes, factors: &Bytes) -> anyhow::Result<()> {
-    let (s, shape, logits) = (batch.s, batch.shape, &batch.routings[0].logits);
+    let (s, shape, x) = (batch.s, batch.shape, &batch.routings[0].x);
     for row in 0..batch.tokens {
-        let logit = |e: usize| logits.f32(row * s.experts + e);
+        let logit = |e: usize| x.f32(row * (s.experts + 2 * s.shared) + e);
         let score = |e: usize| 1.0 / (1.0 + (-f64::from(logit(e))).exp());
         let biased = |e: usize| score(e) + f64::from(batch.bias.f32(e));
         // The sum s + b, of magnitude below 2, rounds by 2^-24 more.
@@ -70,6 +71,20 @@ fn check_route(batch: &Experts, chosen: &Bytes, factors: &Bytes) -> anyhow::Resu
             let relative = score_error(2.0) * 2.0 + (s.top_k + 3) as f64 * 2f64.powi(-24);
             let exact = Exact { value, bound: relative * value };
             close("weights", &[row, k], factors.f32(row * s.top_k + k), exact)?;
+        }
+    }
+    Ok(())
+}
+
+/// Some rows, all of their columns.
+fn check_shared(gpu: &Gpu, batch: &Experts) -> anyhow::Result<()> {
+    let (s, x, shared) = (batch.s, &batch.routings[0].x, gpu.download(&batch.shared)?);
+    halves_written("shared", &shared)?;
+    for row in sample(batch.tokens, 14, s.shared) {
+        let behind = row * (s.experts + 2 * s.shared) + s.experts;
+        for i in 0..s.shared {
+            let [g, u] = [i, s.shared + i].map(|i| x.f32(behind + i));
+            close("shared", &[row, i], shared.bf16(row * s.shared + i), gated(g, u))?;
         }
     }
     Ok(())

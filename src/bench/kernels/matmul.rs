@@ -157,8 +157,7 @@ fn by_head(heads: usize, n: usize, k: usize) -> Shape {
 
 /// The router and the shared expert.
 pub(super) fn shared_expert(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
-    add(cases, "router", dense(s.experts, s.hidden), tokens);
-    add(cases, "shared gate_up", dense(2 * s.shared, s.hidden), tokens);
+    add(cases, "router with shared gate_up", dense(s.experts + 2 * s.shared, s.hidden), tokens);
     add(cases, "shared down", dense(s.hidden, s.shared), tokens);
 }
 

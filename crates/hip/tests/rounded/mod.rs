@@ -118,11 +118,14 @@ impl Backend for Rounded {
     }
     fn route(
         &mut self,
-        logits: &Self::Buffer,
+        x: &Self::Buffer,
         bias: &Self::Vector,
         routing: &mut Self::Routing,
+        hidden: &mut Self::Buffer,
     ) -> Result<()> {
-        self.0.route(logits, bias, routing)
+        self.0.route(x, bias, routing, hidden)?;
+        round(hidden);
+        Ok(())
     }
     fn experts(
         &mut self,

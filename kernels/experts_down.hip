@@ -6,14 +6,14 @@
 // then rounded to nearest, half to even.
 //
 // experts_down_*_1, for very few rows: nothing is sorted, slots are pairs, and a workgroup takes a
-// row, 32 columns (on sm_90 64) and all choices, one of its 8 waves each. It adds them itself, with
-// the bits of experts_down and experts_combine; y stays in LDS.
+// row, 32 columns (on sm_90 64) and all choices, one of its 8 waves each. It adds them to the row
+// as experts_combine does; y stays in LDS. experts_down_*_16, for groups of up to 16 rows: a
+// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_64, for groups of up
+// to 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
 //
-// experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of its 4 waves 64
-// columns of y. experts_down_*_64, for groups of up to 64 (on sm_90 96): 256 columns, see
-// `rows64.h`; all have the same bits. Must move the weights and scales once for each group (width * 17/32
-// bytes a column), the rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16
-// rows (of BF16 four).
+// Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
+// and y, or what is added to; matrix instructions: one for each 16 columns, 128 of k and 16 rows
+// (of BF16 four).
 #include "rows64.h"
 
 struct ExpertsDownArgs {
@@ -94,7 +94,7 @@ template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &a
   u32 rows = load_scalar(args.rows);
   loaded(expert);
   if (row >= rows) return;
-  // Under way while the wave multiplies.
+  // These are under way while the wave multiplies.
   float factor = args.factors[pair];
   u32 column = block_x() * COLUMNS + thread();
   bool adds = thread() < COLUMNS && column < args.hidden;
@@ -106,7 +106,7 @@ template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &a
     auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, slot); });
     Acc acc[ROW_TILES] = {};
     multiply<Rows, true>(memory + wave() * WAVE_MEMORY, acc, 1, h, weights, 0,
-                   Weights::quads(args.width));
+                         Weights::quads(args.width));
     for (u32 t = 0; t < ROW_TILES; ++t)
       for (u32 i = 0; i < ACCUMULATORS; ++i)
         if (sum_row(i) == 0) y[wave()][t * 16 + sum_col(i)] = (float)(__bf16)acc[t].v[i];
@@ -145,27 +145,25 @@ struct ExpertsCombineArgs {
   u32 hidden;
 };
 
-/// Choices whose loads are under way at once.
-constexpr u32 AT_ONCE = 8;
-
 /// out[r] += sum over k, ascending, of weights[r, k] * y[r * top_k + k]: one fused multiply-add
-/// each. hidden is a multiple of 4. Grid: (hidden / 1024 rounded up, bound on rows).
+/// each. Loads of CHOICES choices are under way at once. hidden is a multiple of 4. Grid:
+/// (hidden / 1024 rounded up, bound on rows).
 KERNEL(256) void experts_combine(ExpertsCombineArgs args) {
   begin();
   u32 row = block_y(), column = (block_x() * 256 + thread()) * 4;
   if (row >= *args.rows || column >= args.hidden) return;
   f32x4 *out = (f32x4 *)(args.out + (u64)row * args.hidden + column);
   f32x4 sum = {};
-  for (u32 first = 0; first < args.top_k; first += AT_ONCE) {
-    float weights[AT_ONCE];
-    bf16x4 y[AT_ONCE];
-    for (u32 j = 0; j < AT_ONCE; ++j) {
+  for (u32 first = 0; first < args.top_k; first += CHOICES) {
+    float weights[CHOICES];
+    bf16x4 y[CHOICES];
+    for (u32 j = 0; j < CHOICES; ++j) {
       u64 pair = (u64)row * args.top_k + at_most(first + j, args.top_k - 1);
       weights[j] = args.weights[pair];
       y[j] = *(const bf16x4 *)(args.y + pair * args.hidden + column);
     }
     if (first == 0) sum = *out;
-    for (u32 j = 0; j < AT_ONCE; ++j) {
+    for (u32 j = 0; j < CHOICES; ++j) {
       bool chosen = first + j < args.top_k;
       for (u32 i = 0; i < 4; ++i)
         sum[i] = chosen ? __builtin_fmaf(weights[j], (float)y[j][i], sum[i]) : sum[i];

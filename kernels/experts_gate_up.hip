@@ -25,13 +25,13 @@ struct ExpertsGateUpArgs {
   const u32 *pairs;
   const u32x4 *groups;
   const u32 *group_count;
-  const u32 *chosen;
-  const u32 *rows;
   u8 *out;
   u8 *out_scales;
   u32 top_k;
   u32 hidden;
   u32 width;
+  const u32 *chosen;
+  const u32 *rows;
 };
 
 /// Reads units `8 * part ..` of a row, where `hidden_place` says.

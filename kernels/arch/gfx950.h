@@ -118,8 +118,8 @@ __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 /// The same, but arithmetic on vectors and scalars may move past this.
 __device__ inline void loads_in_order() { __builtin_amdgcn_sched_barrier(6); }
 
-/// A scalar is loaded before what stands after this, and other loads with it: the compiler would put
-/// it off until a branch has shown that it is needed.
+/// A scalar is loaded before what stands after this: the compiler would put its load off until a
+/// branch has shown that it is needed.
 __device__ inline void loaded(u32 x) { asm volatile("" ::"s"(x)); }
 
 /// What is computed of `x` after this is computed here, rather than kept in a register.

@@ -17,13 +17,13 @@ struct Args {
     pairs: u64,
     groups: u64,
     group_count: u64,
-    chosen: u64,
-    rows: u64,
     out: u64,
     out_scales: u64,
     top_k: u32,
     hidden: u32,
     width: u32,
+    chosen: u64,
+    rows: u64,
 }
 
 /// Which pairs of row and choice a workgroup takes together. The results do not depend on it.
@@ -83,13 +83,13 @@ pub fn experts_gate_up(
         pairs: 0,
         groups: 0,
         group_count: 0,
-        chosen: 0,
-        rows: rows.count,
         out: out.codes.ptr(),
         out_scales: out.scales.ptr(),
         top_k: top_k as u32,
         hidden: x.width as u32,
         width: out.width as u32,
+        chosen: 0,
+        rows: rows.count,
     };
     let few = |groups: usize| ([out.width as u32 / 32, groups as u32, 1], 8 * device.wave() as u32);
     let (grid, threads) = match grouping {

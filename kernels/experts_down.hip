@@ -2,13 +2,18 @@
 //
 // h: by slot, in one of `mxfp4.h`'s forms [slots, width]. weights: for each expert an MXFP4 matrix
 // [hidden, width], its rows padded to a multiple of 64. pairs, groups, group_count: see `sort.hip`.
-// y [pairs, hidden] f32, by pair. One chain of additions over all of k, in ascending order.
+// y [pairs, hidden] BF16, by pair: one chain of additions over all of k, in ascending order, and
+// then rounded to nearest, half to even.
 //
-// experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of its 4 waves 64
-// columns of y. experts_down_*_64, for groups of up to 64 (on sm_90 96): 256 columns, see
-// `rows64.h`; the same bits. Must move the weights and scales once for each group (width * 17/32
-// bytes a column), the rows, and y; matrix instructions: one for each 16 columns, 128 of k and 16
-// rows (of BF16 four).
+// experts_down_*_1, for very few rows: nothing is sorted, slots are pairs, and a workgroup takes a
+// row, 32 columns (on sm_90 64) and all choices, one of its 8 waves each. It adds them to the row
+// as experts_combine does; y stays in LDS. experts_down_*_16, for groups of up to 16 rows: a
+// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_64, for groups of up
+// to 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
+//
+// Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
+// and y, or what is added to; matrix instructions: one for each 16 columns, 128 of k and 16 rows
+// (of BF16 four).
 #include "rows64.h"
 
 struct ExpertsDownArgs {
@@ -19,38 +24,26 @@ struct ExpertsDownArgs {
   const u32 *pairs;
   const u32x4 *groups;
   const u32 *group_count;
-  float *y;
+  __bf16 *y;
   u32 hidden;
   u32 width;
 };
 
 constexpr u32 WAVES = 4;
 
-/// Writes the sums of tile `m` of the rows and tile `tile` of the matrix.
-__device__ inline void store(const ExpertsDownArgs &args, const Acc &sums, u32 first, u32 rows,
-                             u32 m, u32 tile) {
-  for (u32 i = 0; i < ACCUMULATORS; ++i) {
-    u32 row = m * 16 + sum_row(i), column = tile * 16 + sum_col(i);
-    if (row < rows && column < args.hidden)
-      args.y[(u64)args.pairs[first + row] * args.hidden + column] = sums.v[i];
-  }
+/// Two neighbouring columns of a row, the even one first. The lane has the row's sums `first` and
+/// `second` in two columns that are both even or both odd, the lane `beside` those of the columns
+/// beside: that of even columns gets the two at `first`, the other the two at `second`.
+__device__ inline u32 two_columns(float first, float second) {
+  u32 own = __builtin_bit_cast(u32, bf16x2{(__bf16)first, (__bf16)second}), other = beside(own);
+  return sum_col(0) % 2 ? other >> 16 | (own & 0xffff0000) : (own & 0xffff) | other << 16;
 }
 
-/// The same for tiles `tile(0..COUNT)` of the matrix, where sums are across: a lane has those of
-/// few rows, of pairs `pair(row)`, whose places it finds before it writes any.
-template <u32 COUNT, class PairAt, class TileAt>
-__device__ inline void store_across(const ExpertsDownArgs &args, const Acc (&sums)[COUNT],
-                                    PairAt pair, u32 rows, u32 m, TileAt tile) {
-  u64 places[ACCUMULATORS];
-  for (u32 i = 0; i < ACCUMULATORS; ++i)
-    places[i] = (u64)pair(m * 16 + sum_row(i)) * args.hidden;
-  for (u32 t = 0; t < COUNT; ++t)
-    for (u32 i = 0; i < ACCUMULATORS; ++i) {
-      u32 column = tile(t) * 16 + sum_col(i);
-      if (m * 16 + sum_row(i) < rows && column < args.hidden)
-        args.y[places[i] + column] = sums[t].v[i];
-    }
-}
+#if defined(__gfx950__)
+#include "arch/experts_down_gfx950.h"
+#else
+#include "arch/experts_down_sm90.h"
+#endif
 
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
@@ -68,21 +61,71 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   Acc acc[TILES] = {};
   multiply<Rows>(memory + wave() * WAVE_MEMORY, acc, rows, h, weights, 0,
                  Weights::quads(args.width));
-  if constexpr (SUMS_ACROSS) {
-    auto pair = [&](u32 row) { return args.pairs[first + at_most(row, rows - 1)]; };
-    store_across(args, acc, pair, rows, 0, [&](u32 t) { return block * TILES + t; });
-    return;
-  }
-  for (u32 t = 0; t < TILES; ++t) store(args, acc[t], first, rows, 0, block * TILES + t);
+  auto pair = [&](u32 row) { return args.pairs[first + at_most(row, rows - 1)]; };
+  store(args, acc, pair, rows, 0, [&](u32 t) { return block * TILES + t; });
 }
 
-#if defined(__gfx950__)
-#include "arch/experts_down_gfx950.h"
-#else
-#include "arch/experts_down_sm90.h"
-#endif
+struct ExpertsDownRowArgs {
+  const u8 *h;
+  const u32 *h_scales;
+  const u32x4 *weights;
+  const u32 *weight_scales;
+  const u32 *chosen;
+  const float *factors;
+  float *out;
+  const u32 *rows;
+  u32 top_k;
+  u32 hidden;
+  u32 width;
+};
+
+/// Choices of a row at most: waves of a workgroup that takes one.
+constexpr u32 CHOICES = 8;
+
+/// out[r] += sum over k, ascending, of factors[r, k] * y[r * top_k + k], as `experts_combine`.
+/// Grid: (hidden / (16 * ROW_TILES) rounded up, bound on rows).
+template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &args) {
+  begin();
+  constexpr u32 COLUMNS = 16 * ROW_TILES;
+  FEW_MEMORY(memory, CHOICES * WAVE_MEMORY);
+  __shared__ float y[CHOICES][COLUMNS], factors[CHOICES];
+  u32 row = block_y(), pair = row * args.top_k + at_most(wave(), args.top_k - 1);
+  u32 expert = load_scalar(args.chosen + pair); // beyond the rows anything
+  u32 rows = load_scalar(args.rows);
+  loaded(expert);
+  if (row >= rows) return;
+  // These are under way while the wave multiplies.
+  float factor = args.factors[pair];
+  u32 column = block_x() * COLUMNS + thread();
+  bool adds = thread() < COLUMNS && column < args.hidden;
+  float *out = args.out + (u64)row * args.hidden + column, sum = adds ? *out : 0;
+  if (wave() < args.top_k) {
+    u64 tile = (u64)expert * ((args.hidden + 63) / 64 * TILES) + block_x() * ROW_TILES;
+    Weights weights(args.weights, args.weight_scales, tile, args.width);
+    auto slot = [=](u32) { return pair; };
+    auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, slot); });
+    Acc acc[ROW_TILES] = {};
+    multiply<Rows, true>(memory + wave() * WAVE_MEMORY, acc, 1, h, weights, 0,
+                         Weights::quads(args.width));
+    for (u32 t = 0; t < ROW_TILES; ++t)
+      for (u32 i = 0; i < ACCUMULATORS; ++i)
+        if (sum_row(i) == 0) y[wave()][t * 16 + sum_col(i)] = (float)(__bf16)acc[t].v[i];
+    if (lane() == 0) factors[wave()] = factor;
+  }
+  sync();
+  if (!adds) return;
+  for (u32 k = 0; k < CHOICES; ++k) {
+    u32 choice = at_most(k, args.top_k - 1);
+    float more = __builtin_fmaf(factors[choice], y[choice][thread()], sum);
+    sum = k < args.top_k ? more : sum;
+  }
+  *out = sum;
+}
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
+  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) {         \
+    one_row<Rows>(args);                                                                        \
+  }                                                                                             \
   FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
@@ -94,7 +137,7 @@ EXPERTS_DOWN(mxfp8, Fp8Rows)
 EXPERTS_DOWN(bf16, Bf16Rows)
 
 struct ExpertsCombineArgs {
-  const float *y;
+  const __bf16 *y;
   const float *weights;
   float *out;
   const u32 *rows;
@@ -102,21 +145,29 @@ struct ExpertsCombineArgs {
   u32 hidden;
 };
 
-typedef __attribute__((ext_vector_type(4))) float float4;
-
 /// out[r] += sum over k, ascending, of weights[r, k] * y[r * top_k + k]: one fused multiply-add
-/// each. hidden is a multiple of 4. Grid: (hidden / 1024 rounded up, bound on rows).
+/// each. Loads of CHOICES choices are under way at once. hidden is a multiple of 4. Grid:
+/// (hidden / 1024 rounded up, bound on rows).
 KERNEL(256) void experts_combine(ExpertsCombineArgs args) {
   begin();
   u32 row = block_y(), column = (block_x() * 256 + thread()) * 4;
   if (row >= *args.rows || column >= args.hidden) return;
-  float4 *out = (float4 *)(args.out + (u64)row * args.hidden + column);
-  float4 sum = *out;
-  for (u32 k = 0; k < args.top_k; ++k) {
-    u64 pair = (u64)row * args.top_k + k;
-    float weight = args.weights[pair];
-    float4 y = *(const float4 *)(args.y + pair * args.hidden + column);
-    for (u32 i = 0; i < 4; ++i) sum[i] = __builtin_fmaf(weight, y[i], sum[i]);
+  f32x4 *out = (f32x4 *)(args.out + (u64)row * args.hidden + column);
+  f32x4 sum = {};
+  for (u32 first = 0; first < args.top_k; first += CHOICES) {
+    float weights[CHOICES];
+    bf16x4 y[CHOICES];
+    for (u32 j = 0; j < CHOICES; ++j) {
+      u64 pair = (u64)row * args.top_k + at_most(first + j, args.top_k - 1);
+      weights[j] = args.weights[pair];
+      y[j] = *(const bf16x4 *)(args.y + pair * args.hidden + column);
+    }
+    if (first == 0) sum = *out;
+    for (u32 j = 0; j < CHOICES; ++j) {
+      bool chosen = first + j < args.top_k;
+      for (u32 i = 0; i < 4; ++i)
+        sum[i] = chosen ? __builtin_fmaf(weights[j], (float)y[j][i], sum[i]) : sum[i];
+    }
   }
   *out = sum;
 }

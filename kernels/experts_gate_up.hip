@@ -6,10 +6,12 @@
 // out: h by slot, in the same form as x: codes [slots, width] with scale words, or BF16; h itself
 // is f32 before it is rounded. Slots without a pair are not written.
 //
+// experts_gate_up_*_1, for very few rows: each pair is a group of its own, whose slot is the pair.
+// The pairs' experts are `chosen`, of `rows` rows; nothing is sorted.
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
-// order. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`;
-// the same bits.
+// order. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`.
+// All have the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
 // as many).
@@ -28,6 +30,8 @@ struct ExpertsGateUpArgs {
   u32 top_k;
   u32 hidden;
   u32 width;
+  const u32 *chosen;
+  const u32 *rows;
 };
 
 /// Reads units `8 * part ..` of a row, where `hidden_place` says.
@@ -61,24 +65,36 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
 /// A unit from its sums.
 __device__ inline float swiglu(float gate, float up) { return gate / (1.0f + exp(-gate)) * up; }
 
-/// Grid: (width / 32, bound on groups).
-template <class Rows, class Store>
+/// Grid: (width / 32, bound on groups), or, BY_PAIR, on pairs.
+template <class Rows, bool BY_PAIR, class Store>
 __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
   begin();
   FEW_MEMORY(partial, SEGMENTS * PARTIAL);
   __shared__ __attribute__((aligned(16))) float h[16 * 32];
-  if (block_y() >= *args.group_count) return;
-  u32x4 group = args.groups[block_y()];
-  u32 expert = group[0], first = group[1], rows = group[2], k = args.hidden;
+  u32 expert, first, rows, k = args.hidden;
+  if constexpr (BY_PAIR) {
+    expert = load_scalar(args.chosen + block_y()); // beyond the rows anything
+    u32 pairs = load_scalar(args.rows) * args.top_k;
+    loaded(expert);
+    if (block_y() >= pairs) return;
+    first = block_y();
+    rows = 1;
+  } else {
+    if (block_y() >= *args.group_count) return;
+    u32x4 group = args.groups[block_y()];
+    expert = group[0], first = group[1], rows = group[2];
+  }
   u64 tile = ((u64)expert * (args.width / 32) + block_x()) * TILES;
   Weights weights(args.weights, args.weight_scales, tile, k);
-  auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
+  auto row = [&](u32 i) {
+    return (BY_PAIR ? first : args.pairs[first + at_most(i, rows - 1)]) / args.top_k;
+  };
   auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
-  multiply_segment<Rows>(partial, rows, x, weights, k);
+  multiply_segment<Rows, BY_PAIR>(partial, rows, x, weights, k);
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;
-    if (ROWS_ALONE && row >= rows) break;
+    if ((ROWS_ALONE || BY_PAIR) && row >= rows) break;
     float gate = total(partial, unit / 16, row, unit % 16);
     float up = total(partial, 2 + unit / 16, row, unit % 16);
     h[hidden_place(row, unit)] = swiglu(gate, up);
@@ -121,8 +137,11 @@ struct StoreBf16 {
 };
 
 #define EXPERTS_GATE_UP(form, Rows, Store)                                      \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_1(ExpertsGateUpArgs args) {  \
+    few_rows<Rows, true>(args, Store());                                        \
+  }                                                                             \
   SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
-    few_rows<Rows>(args, Store());                                              \
+    few_rows<Rows, false>(args, Store());                                       \
   }                                                                             \
   BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {       \
     many_rows<Rows>(args, Store());                                             \

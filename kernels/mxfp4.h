@@ -97,9 +97,11 @@ template <class Rows> struct Tile {
 };
 
 // `multiply<Rows>(memory, acc, rows, x, weights, begin, end)`: `acc[t] += x w[t]^T` over the quads
-// `begin..end`, of `rows` rows of the tile that x is or finds (`soon`), and of others what may be.
-// Value `i` is of row `sum_row(i)` of x and row `sum_col(i)` of w[t]. `memory`: the wave's
-// `WAVE_MEMORY` floats of LDS, which may hold anything before and after.
+// `begin..end`, of `rows` rows of the tile that x is or finds (`soon`), and of others what may be,
+// for TILES or, if that is one row, ROW_TILES tiles of the matrix. Value `i` is of row `sum_row(i)`
+// of x and row `sum_col(i)` of w[t]. `memory`: the wave's `WAVE_MEMORY` floats of LDS, which may
+// hold anything before and after. On gfx950 `multiply<Rows, true>` has all weights of a quad under
+// way before it uses any: for launches of so few waves that others do not fill the time.
 #if defined(__gfx950__)
 #include "arch/few_rows_gfx950.h"
 #else

@@ -19,12 +19,12 @@ constexpr u32 PARTIAL = WAVE_MEMORY > 1024 ? WAVE_MEMORY : 1024;
 
 /// Writes the wave's segment of the products of a tile of rows with four tiles of the matrix to its
 /// part of `partial` [SEGMENTS][PARTIAL]; on sm_90 those of `rows` rows alone.
-template <class Rows, class TileOf>
+template <class Rows, bool AT_ONCE = false, class TileOf>
 __device__ inline void multiply_segment(float *partial, u32 rows, const TileOf &x,
                                         const Weights &weights, u32 k) {
   u32 quads = Weights::quads(k);
   Acc acc[TILES] = {};
-  multiply<Rows>(partial + wave() * PARTIAL, acc, rows, x, weights,
+  multiply<Rows, AT_ONCE>(partial + wave() * PARTIAL, acc, rows, x, weights,
                  quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
   for (u32 t = 0; t < TILES; ++t)
     for (u32 i = 0; i < ACCUMULATORS; ++i)

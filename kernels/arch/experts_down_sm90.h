@@ -1,5 +1,24 @@
-// experts_down_*_64 for sm_90, see `rows64_sm90.h`.
+// For sm_90: how experts_down_* write sums, and experts_down_*_64, see `rows64_sm90.h`.
 #pragma once
+
+/// Writes the sums of tile `m` of the rows and tiles `tile(0..COUNT)` of the matrix. Row `i` is of
+/// pair `pair(i)`, whose places a lane finds before it writes any.
+template <u32 COUNT, class PairAt, class TileAt>
+__device__ inline void store(const ExpertsDownArgs &args, const Acc (&sums)[COUNT], PairAt pair,
+                             u32 rows, u32 m, TileAt tile) {
+  u64 places[ACCUMULATORS];
+  for (u32 i = 0; i < ACCUMULATORS; ++i)
+    places[i] = (u64)pair(m * 16 + sum_row(i)) * args.hidden;
+  u32 odd = sum_col(0) % 2;
+  for (u32 t = 0; t < COUNT; ++t)
+    for (u32 i = 0; i < ACCUMULATORS; ++i) {
+      if (i / 2 % 2 == 1) continue; // taken with the sum 8 columns before
+      u32 two = two_columns(sums[t].v[i], sums[t].v[i + 2]);
+      u32 column = tile(t) * 16 + sum_col(i + 2 * odd) - odd;
+      if (m * 16 + sum_row(i) < rows && column < args.hidden)
+        *(u32 *)(args.y + places[i] + column) = two;
+    }
+}
 
 /// The experts' groups, for many rows.
 struct DownWork {
@@ -27,7 +46,7 @@ struct DownWork {
   __device__ void use(const Acc (&sums)[OWN_TILES], u32 m, const Place &place) const {
     const u32 *pairs = place.notes;
     u32 tile = place.four * TILES;
-    store_across(
+    store(
         args, sums, [=](u32 row) { return pairs[row]; }, rows, m,
         [=](u32 t) { return tile + own_tile(t) % 4; });
   }

@@ -69,14 +69,22 @@ template <> struct Instructions<Bf16Rows> {
 constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
 
-constexpr bool SUMS_ACROSS = false, ROWS_ALONE = false;
+constexpr bool ROWS_ALONE = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
 __device__ inline u32 sum_col(u32 i) { return acc_col(i); }
+/// The value of the lane that has sums of the same rows in the columns beside this one's.
+__device__ inline u32 beside(u32 x) {
+  return __builtin_amdgcn_update_dpp(0, x, 0xb1, 15, 15, true); // quad_perm:[1,0,3,2]
+}
+
+/// Tiles of the matrix for a wave that has a single row: so few that one row's waves are on nearly
+/// all compute units.
+constexpr u32 ROW_TILES = 2;
 
 /// The weights of one quad, as far as it has slabs.
-struct Quad {
-  u32x4 codes[4][TILES][CHUNKS];
-  u32 scales[TILES][CHUNKS];
+template <u32 T> struct Quad {
+  u32x4 codes[4][T][CHUNKS];
+  u32 scales[T][CHUNKS];
 };
 
 template <class Rows>
@@ -91,46 +99,68 @@ __device__ inline typename Instructions<Rows>::Piece piece_of(const Tile<Rows> &
   return out;
 }
 
-template <class Rows, int STEP>
-__device__ inline void multiply_slab(Acc acc[TILES], const Tile<Rows> &x, const u32 *sx,
-                                     const Quad &w, u32 slab) {
+template <class Rows, int STEP, u32 T>
+__device__ inline void
+multiply_slab(Acc (&acc)[T],
+              const typename Instructions<Rows>::Piece (&x)[Instructions<Rows>::PIECES],
+              const u32 *sx, const Quad<T> &w) {
+  typedef Instructions<Rows> With;
+  for (u32 t = 0; t < T; ++t)
+    for (u32 p = 0; p < With::PIECES; ++p) {
+      auto operand = With::template operand<STEP>(w.codes[STEP][t], w.scales[t], p);
+      With::template multiply<STEP>(acc[t], x[p], sx, operand, w.scales[t]);
+    }
+}
+
+template <class Rows, int STEP, u32 T>
+__device__ inline void multiply_slab(Acc (&acc)[T], const Tile<Rows> &x, const u32 *sx,
+                                     const Quad<T> &w, u32 slab) {
   typedef Instructions<Rows> With;
   typename With::Piece pieces[With::PIECES];
   for (u32 p = 0; p < With::PIECES; ++p) pieces[p] = piece_of(x, slab, p);
-  for (u32 t = 0; t < TILES; ++t)
-    for (u32 p = 0; p < With::PIECES; ++p) {
-      auto operand = With::template operand<STEP>(w.codes[STEP][t], w.scales[t], p);
-      With::template multiply<STEP>(acc[t], pieces[p], sx, operand, w.scales[t]);
-    }
+  multiply_slab<Rows, STEP>(acc, pieces, sx, w);
 }
 
 /// What `find()` gives.
 template <class Find> __device__ inline auto soon(Find find) { return find(); }
 
-template <class Rows>
-__device__ inline void multiply(float *, Acc (&acc)[TILES], u32, const Tile<Rows> &x,
+template <class Rows, bool AT_ONCE = false, u32 T>
+__device__ inline void multiply(float *, Acc (&acc)[T], u32, const Tile<Rows> &x,
                                 const Weights &weights, u32 begin, u32 end) {
   for (u32 quad = begin; quad < end; ++quad) {
     u32 slab = quad * 4, slabs = weights.slabs - slab; // 4, but in the last quad
-    Quad w;
+    Quad<T> w;
     u32 sx[CHUNKS];
-    for (u32 t = 0; t < TILES; ++t) {
+    for (u32 t = 0; t < T; ++t) {
       for (u32 c = 0; c < CHUNKS; ++c) w.scales[t][c] = weights.scale(t, quad, c);
     }
     x.scales.template load<Rows>(quad, sx);
     if (slabs >= 4) {
       for (u32 s = 0; s < 4; ++s) {
-        for (u32 t = 0; t < TILES; ++t) {
+        for (u32 t = 0; t < T; ++t) {
           for (u32 c = 0; c < CHUNKS; ++c) w.codes[s][t][c] = weights.chunk(t, slab + s, c);
         }
       }
+      if (AT_ONCE && (T == ROW_TILES || Rows::PARTS == 1)) { // else there are no registers
+        typedef Instructions<Rows> With;
+        typename With::Piece pieces[4][With::PIECES];
+        for (u32 s = 0; s < 4; ++s)
+          for (u32 p = 0; p < With::PIECES; ++p) pieces[s][p] = piece_of(x, slab + s, p);
+        loads_first();
+        multiply_slab<Rows, 0>(acc, pieces[0], sx, w);
+        multiply_slab<Rows, 1>(acc, pieces[1], sx, w);
+        multiply_slab<Rows, 2>(acc, pieces[2], sx, w);
+        multiply_slab<Rows, 3>(acc, pieces[3], sx, w);
+        continue;
+      }
+      if (AT_ONCE) loads_first();
       multiply_slab<Rows, 0>(acc, x, sx, w, slab);
       multiply_slab<Rows, 1>(acc, x, sx, w, slab + 1);
       multiply_slab<Rows, 2>(acc, x, sx, w, slab + 2);
       multiply_slab<Rows, 3>(acc, x, sx, w, slab + 3);
     } else {
       for (u32 s = 0; s < 3; ++s) {
-        for (u32 t = 0; t < TILES; ++t) {
+        for (u32 t = 0; t < T; ++t) {
           for (u32 c = 0; c < CHUNKS; ++c) {
             w.codes[s][t][c] = weights.chunk(t, slab + at_most(s, slabs - 1), c);
           }

@@ -12,10 +12,14 @@ constexpr u32 WAVE_MEMORY = STAGES * STAGE_CHUNKS * 4;
 /// Launches ask for it, see `crates/hip/src/modules.rs`.
 #define FEW_MEMORY(name, floats) extern __shared__ __attribute__((aligned(128))) float name[]
 
-/// Sums are across: the matrix's rows were the instructions' first.
-constexpr bool SUMS_ACROSS = true;
+/// The matrix's rows were the instructions' first.
 __device__ inline u32 sum_row(u32 i) { return i / 4 * 8 + acc_col(i % 4); }
 __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
+/// The value of the lane that has sums of the same rows in the columns beside this one's.
+__device__ inline u32 beside(u32 x) { return shuffle_xor(x, 4); }
+
+/// Tiles of the matrix for a wave that has a single row.
+constexpr u32 ROW_TILES = TILES;
 
 /// Whether sums of rows that there are not are left out.
 constexpr bool ROWS_ALONE = true;
@@ -163,7 +167,7 @@ template <class Rows, u32 EIGHTS> struct FewRows {
 /// What is called for what `find()` gives: `multiply` starts copies before.
 template <class Find> __device__ inline Find soon(Find find) { return find; }
 
-template <class Rows, class TileOf>
+template <class Rows, bool = false, class TileOf>
 __device__ inline void multiply(float *memory, Acc (&acc)[TILES], u32 rows, TileOf tile,
                                 const Weights &weights, u32 begin, u32 end) {
   u32 slab = 4 * begin, last = at_most(4 * end, weights.slabs);

@@ -118,6 +118,10 @@ __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 /// The same, but arithmetic on vectors and scalars may move past this.
 __device__ inline void loads_in_order() { __builtin_amdgcn_sched_barrier(6); }
 
+/// A scalar is loaded before what stands after this: the compiler would put its load off until a
+/// branch has shown that it is needed.
+__device__ inline void loaded(u32 x) { asm volatile("" ::"s"(x)); }
+
 /// What is computed of `x` after this is computed here, rather than kept in a register.
 __device__ inline void recompute(u32 &x) { asm volatile("" : "+v"(x)); }
 
@@ -207,8 +211,6 @@ __device__ inline void mma_mxfp8(Acc &c, const u32x4 (*a)[2], const u32 *sa, con
   d = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(x, y, d, 0, 4, STEP, sa[0], STEP, sb[0]);
   for (u32 i = 0; i < 4; ++i) c.v[i] = d[i];
 }
-
-typedef __attribute__((ext_vector_type(2))) __bf16 bf16x2;
 
 /// 8 FP4 values times the scale in byte `STEP` of `scale`.
 template <int STEP> __device__ inline bf16x8 dequantize_fp4(u32 codes, u32 scale) {

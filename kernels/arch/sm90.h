@@ -110,6 +110,12 @@ __device__ inline void loads_first() { asm volatile("bar.warp.sync -1;" ::: "mem
 /// The same as `loads_first`.
 __device__ inline void loads_in_order() { loads_first(); }
 
+/// A word that is the same for all lanes.
+__device__ inline u32 load_scalar(const u32 *p) { return *p; }
+
+/// The load of a value is under way before what stands after this.
+__device__ inline void loaded(u32) { loads_first(); }
+
 /// 2^x where that is at least 2^-126, else that or 0.
 __device__ inline float power_of_two(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }

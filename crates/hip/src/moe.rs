@@ -5,12 +5,13 @@ use checkpoint::{Activations, Config, Matrix};
 use model::{DeviceError, RouterShape};
 
 use crate::device::{Device, Memory};
+use crate::kernels::experts::{self, Matrices, Scratch};
 use crate::kernels::mxfp4::{
     Activated, RowOrder, RowTiles, Tiles, Weights, activated_bytes, weight_bytes,
 };
 use crate::kernels::route::Choice;
 use crate::kernels::sort::{Sorted, slots};
-use crate::kernels::{Rows, experts_down, experts_gate_up, matmul_mxfp4, quantize, sort};
+use crate::kernels::{Rows, matmul_mxfp4, quantize};
 use crate::modules::Kernels;
 use crate::staging::Staging;
 use crate::stream::Stream;
@@ -144,7 +145,7 @@ pub(crate) struct Moe {
     sorted: Sorted,
     /// The experts' hidden rows, by slot.
     hidden: (Memory, Memory),
-    /// f32 `[rows, top_k, hidden]`: each expert's part of a row.
+    /// BF16 `[rows, top_k, hidden]`: each expert's part of a row.
     parts: Memory,
 }
 
@@ -161,7 +162,7 @@ fn moe_bytes(
     (
         activated_bytes(form, rows, widest),
         activated_bytes(form, slots(pairs, config.n_routed_experts), width),
-        pairs * config.hidden_size * 4,
+        pairs * config.hidden_size * 2,
     )
 }
 
@@ -240,48 +241,13 @@ impl Moe {
         let Some((gate_up, down)) = experts.matrices.as_ref() else {
             return Err(DeviceError("a layer has no experts".into()));
         };
-        let (count, top_k) = (experts.count, routing.shape.top_k);
-        let tiles = RowTiles::for_rows(rows.bound * top_k, count);
         let x = self.activated(stream, kernels, rows, x, gate_up.cols)?;
         let (codes, scales) = (&self.hidden.0, &self.hidden.1);
         let hidden = Activated { form: self.form, width: down.cols, codes, scales };
-        let chosen = &routing.experts;
-        let group_tiles = tiles.count(stream.device().platform());
-        sort::sort(stream, kernels, rows, chosen, top_k, count, group_tiles, &self.sorted)?;
-        experts_gate_up::experts_gate_up(
-            stream,
-            kernels,
-            rows,
-            &self.sorted,
-            top_k,
-            tiles,
-            x,
-            count,
-            gate_up.view(),
-            hidden,
-        )?;
-        experts_down::experts_down(
-            stream,
-            kernels,
-            rows,
-            &self.sorted,
-            top_k,
-            tiles,
-            hidden,
-            count,
-            down.view(),
-            &self.parts,
-        )?;
-        experts_down::experts_combine(
-            stream,
-            kernels,
-            rows,
-            &self.parts,
-            &routing.weights,
-            top_k,
-            down.rows,
-            out,
-        )?;
-        Ok(())
+        let matrices =
+            Matrices { count: experts.count, gate_up: gate_up.view(), down: down.view() };
+        let scratch = Scratch { sorted: &self.sorted, hidden, parts: &self.parts };
+        let (choice, top_k) = (routing.choice(), routing.shape.top_k);
+        Ok(experts::experts(stream, kernels, rows, x, choice, top_k, matrices, scratch, out)?)
     }
 }

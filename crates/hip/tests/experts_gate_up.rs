@@ -9,7 +9,7 @@ use checkpoint::{Activations, Matrix};
 use device::Gpu;
 use experts::Case;
 use hip::kernels::Rows;
-use hip::kernels::experts_gate_up::experts_gate_up;
+use hip::kernels::experts_gate_up::{Grouping, experts_gate_up};
 use hip::kernels::mxfp4::{RowOrder, RowTiles, activated_bytes};
 use hip::kernels::sort::slots;
 use mx::BLOCK;
@@ -29,9 +29,8 @@ fn run(gpu: &Gpu, case: &Case, x: &Operand, matrices: &[Matrix], tiles: RowTiles
         &gpu.stream,
         &gpu.kernels,
         Rows { count: case.count(gpu).ptr(), bound: case.rows() },
-        &sorted,
+        Grouping::Sorted(&sorted, tiles),
         case.top_k,
-        tiles,
         activated(x.form, x.width, &x_memory),
         case.experts,
         weights(2 * width, x.width, &w_memory),
@@ -49,6 +48,37 @@ fn run(gpu: &Gpu, case: &Case, x: &Operand, matrices: &[Matrix], tiles: RowTiles
         (codes[slot * each..(slot + 1) * each].to_vec(), scales.to_vec())
     };
     slot_of.iter().map(of).collect()
+}
+
+/// The same of pairs that are not sorted, of the first `rows` rows. What the others chose was never
+/// written, and nothing is written for them.
+fn run_by_pair(gpu: &Gpu, case: &Case, x: &Operand, matrices: &[Matrix], rows: usize) -> Hidden {
+    let (width, pairs) = (matrices[0].rows / 2, rows * case.top_k);
+    let (codes, scales) = activated_bytes(x.form, case.chosen.len(), width);
+    let out = (gpu.poisoned(codes / 4), gpu.poisoned(scales / 4));
+    let (x_memory, w_memory) = (x.upload(gpu), upload_matrices(gpu, matrices, RowOrder::GateUp));
+    let chosen = gpu.upload_into(&case.chosen[..pairs], case.chosen.len());
+    experts_gate_up(
+        &gpu.stream,
+        &gpu.kernels,
+        Rows { count: gpu.upload(&[rows as u32]).ptr(), bound: case.rows() },
+        Grouping::ByPair(&chosen),
+        case.top_k,
+        activated(x.form, x.width, &x_memory),
+        case.experts,
+        weights(2 * width, x.width, &w_memory),
+        activated(x.form, width, &out),
+    )
+    .unwrap();
+    let (codes, scales): (Vec<u8>, Vec<u8>) = (gpu.download(&out.0), gpu.download(&out.1));
+    let (each, each_scale) = activated_bytes(x.form, 1, width);
+    assert!(codes[pairs * each..].iter().all(|&byte| byte == 0xff));
+    assert!(scales[pairs * each_scale..].iter().all(|&byte| byte == 0xff));
+    let of = |pair: usize| {
+        let scales = &scales[pair * each_scale..(pair + 1) * each_scale];
+        (codes[pair * each..(pair + 1) * each].to_vec(), scales.to_vec())
+    };
+    (0..pairs).map(of).collect()
 }
 
 /// `silu(g) u` of a unit, and how far f32 may be from it.
@@ -157,7 +187,35 @@ fn ragged_experts_and_long_rows() {
     }
 }
 
+/// Of each number of rows below the bound, and of the bound.
+fn check_by_pair(gpu: &Gpu, case: &Case, form: Activations, hidden: usize, width: usize) {
+    let mut random = Random((hidden + case.top_k) as u64);
+    let x = Operand::random(&mut random, form, case.rows(), hidden);
+    let matrices: Vec<Matrix> =
+        (0..case.experts).map(|_| random.matrix(2 * width, hidden)).collect();
+    let sorted = run(gpu, case, &x, &matrices, RowTiles::Few);
+    for rows in 0..=case.rows() {
+        let found = run_by_pair(gpu, case, &x, &matrices, rows);
+        assert!(found == sorted[..rows * case.top_k], "{rows} of {} rows", case.rows());
+    }
+}
+
+#[test]
+fn pairs_that_are_not_sorted_have_the_same_bits() {
+    let gpu = device::gpu();
+    for form in FORMS {
+        for top_k in 1..=8 {
+            // Rows share experts.
+            let case = Case::random(top_k as u64, 1 + top_k % 4, top_k, top_k + 1);
+            let (hidden, width) = [(32, 32), (288, 96), (1184, 32), (544, 160)][top_k / 2 % 4];
+            check_by_pair(&gpu, &case, form, hidden, width);
+        }
+        check_by_pair(&gpu, &Case::random(9, 1, 8, 11), form, 4640, 32);
+    }
+}
+
 #[test]
 fn in_every_schedule() {
     device::in_every_schedule("is_the_formula_rounded");
+    device::in_every_schedule("pairs_that_are_not_sorted_have_the_same_bits");
 }

@@ -5,8 +5,9 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 
 use checkpoint::Activations;
-use hip::kernels::experts_down::{experts_combine, experts_down};
-use hip::kernels::experts_gate_up::experts_gate_up;
+use hip::kernels::experts::{self, Scratch, by_pair};
+use hip::kernels::experts_down::{experts_combine, experts_down, experts_down_of_rows};
+use hip::kernels::experts_gate_up::{Grouping, experts_gate_up};
 use hip::kernels::mxfp4::{RowTiles, activated_bytes};
 use hip::kernels::quantize::quantize;
 use hip::kernels::route::{Choice, Hidden, route};
@@ -25,9 +26,10 @@ pub(super) enum Stage {
     Route,
     Sort,
     GateUp,
+    /// Of very few rows with the sum of each row's.
     Down,
     Combine,
-    /// These and `quantize` in turn.
+    /// `route`, `quantize`, and what a layer launches for so many rows.
     Layer,
 }
 
@@ -70,7 +72,7 @@ pub(super) struct Experts {
     pub(super) hidden: Rows,
     /// bf16: the shared experts' hidden units.
     pub(super) shared: Memory,
-    /// f32 by pair.
+    /// BF16 by pair.
     pub(super) parts: Memory,
     /// f32 by row, added to.
     pub(super) out: Operand,
@@ -117,7 +119,7 @@ impl Experts {
             routings,
             hidden: Rows::new(gpu, form, slots(pairs, s.experts), s.width)?,
             shared: gpu.empty(2 * tokens * s.shared)?,
-            parts: gpu.empty(4 * pairs * s.hidden)?,
+            parts: gpu.empty(2 * pairs * s.hidden)?,
             out: Operand::f32s(gpu, random, tokens * s.hidden, 1.0)?,
         };
         batch.prepare(gpu)?;
@@ -145,52 +147,73 @@ impl Experts {
         gpu.stream.synchronize()
     }
 
+    /// Whether the case is about pairs that are not sorted.
+    pub(super) fn by_pair(&self) -> bool {
+        let sorted = matches!(self.stage, Stage::Sort | Stage::Combine);
+        by_pair(self.tokens, self.s.top_k) && !sorted
+    }
+
     fn run(&self, gpu: &Gpu, set: usize, stage: Stage) -> Result<(), Error> {
         let (stream, kernels, rows) = (&gpu.stream, &gpu.kernels, self.count.rows());
         let (s, routing, top_k, tiles) = (self.s, &self.routings[set], self.s.top_k, self.tiles);
         let (input, hidden) = (self.input.activated(), self.hidden.activated());
+        let choice = Choice { experts: &routing.chosen, weights: &routing.factors };
+        let (sorted, parts, out) = (&routing.sorted, &self.parts, &self.out.memory);
+        let (gate_up, down) = (self.weights.gate_up.weights(), self.weights.down.weights());
         if stage.has(Stage::Route) {
             let (x, bias) = (&routing.x.memory, &self.bias.memory);
-            let choice = Choice { experts: &routing.chosen, weights: &routing.factors };
             let shared = Hidden { memory: &self.shared, width: s.shared };
             route(stream, kernels, rows, x, bias, s.experts, self.shape, choice, shared)?;
         }
-        if stage.has(Stage::Sort) {
-            let (chosen, sorted) = (&routing.chosen, &routing.sorted);
-            let each = tiles.count(stream.device().platform());
-            sort(stream, kernels, rows, chosen, top_k, s.experts, each, sorted)?;
+        match stage {
+            Stage::Route => Ok(()),
+            Stage::Sort => {
+                let each = tiles.count(stream.device().platform());
+                sort(stream, kernels, rows, choice.experts, top_k, s.experts, each, sorted)
+            }
+            Stage::GateUp => {
+                let grouping = match self.by_pair() {
+                    true => Grouping::ByPair(choice.experts),
+                    false => Grouping::Sorted(sorted, tiles),
+                };
+                let count = s.experts;
+                experts_gate_up(
+                    stream, kernels, rows, grouping, top_k, input, count, gate_up, hidden,
+                )
+            }
+            Stage::Down if self.by_pair() => experts_down_of_rows(
+                stream, kernels, rows, choice, top_k, hidden, s.experts, down, out,
+            ),
+            Stage::Down => experts_down(
+                stream, kernels, rows, sorted, top_k, tiles, hidden, s.experts, down, parts,
+            ),
+            Stage::Combine => {
+                experts_combine(stream, kernels, rows, parts, choice.weights, top_k, s.hidden, out)
+            }
+            Stage::Layer => {
+                if input.form != Activations::Bf16 {
+                    quantize(stream, kernels, rows, &self.x.memory, input)?;
+                }
+                let matrices = experts::Matrices { count: s.experts, gate_up, down };
+                let scratch = Scratch { sorted, hidden, parts };
+                experts::experts(
+                    stream, kernels, rows, input, choice, top_k, matrices, scratch, out,
+                )
+            }
         }
-        if stage == Stage::Layer && input.form != Activations::Bf16 {
-            quantize(stream, kernels, rows, &self.x.memory, input)?;
-        }
-        if stage.has(Stage::GateUp) {
-            let (sorted, w) = (&routing.sorted, self.weights.gate_up.weights());
-            experts_gate_up(
-                stream, kernels, rows, sorted, top_k, tiles, input, s.experts, w, hidden,
-            )?;
-        }
-        if stage.has(Stage::Down) {
-            let (sorted, w) = (&routing.sorted, self.weights.down.weights());
-            let parts = &self.parts;
-            experts_down(stream, kernels, rows, sorted, top_k, tiles, hidden, s.experts, w, parts)?;
-        }
-        if stage.has(Stage::Combine) {
-            let (parts, factors, out) = (&self.parts, &routing.factors, &self.out.memory);
-            experts_combine(stream, kernels, rows, parts, factors, top_k, s.hidden, out)?;
-        }
-        Ok(())
     }
 }
 
 impl Work for Experts {
     /// Groups and slots count as they are read or written: 16 bytes for each expert used, which
-    /// has a group at least, and 4 for each pair.
+    /// has a group at least, and 4 for each pair. What is not sorted takes the choices alone.
     fn cost(&self) -> Cost {
         let (s, pairs, form) = (self.s, self.tokens * self.s.top_k, self.input.form);
         let both = |(codes, scales): (usize, usize)| codes + scales;
         let input = both(activated_bytes(form, self.tokens, s.hidden));
         let hidden = both(activated_bytes(form, pairs, s.width));
-        let lists = 16 * self.used + 4 * pairs;
+        let by_pair = self.by_pair();
+        let lists = if by_pair { 4 * pairs } else { 16 * self.used + 4 * pairs };
         let gate_up = self.used * self.weights.gate_up.bytes();
         let down = self.used * self.weights.down.bytes();
         let row = 4 * self.tokens * s.hidden;
@@ -199,8 +222,9 @@ impl Work for Experts {
             Stage::Route => routed + 8 * pairs,
             Stage::Sort => 4 * pairs + lists,
             Stage::GateUp => gate_up + input + lists + hidden,
-            Stage::Down => down + hidden + lists + 4 * pairs * s.hidden,
-            Stage::Combine => 4 * pairs * s.hidden + 4 * pairs + 2 * row,
+            Stage::Down if by_pair => down + hidden + lists + 4 * pairs + 2 * row,
+            Stage::Down => down + hidden + lists + 2 * pairs * s.hidden,
+            Stage::Combine => 2 * pairs * s.hidden + 4 * pairs + 2 * row,
             Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + routed + 2 * row,
         };
         let product = 2 * pairs * s.hidden * s.width;
@@ -210,7 +234,8 @@ impl Work for Experts {
             Stage::Layer => 3 * product,
             _ => 0,
         };
-        let in_place = if self.stage.has(Stage::Combine) { row } else { 0 };
+        let sums = self.stage.has(Stage::Combine) || self.stage == Stage::Down && by_pair;
+        let in_place = if sums { row } else { 0 };
         Cost { bytes, in_place, operations, rate: rate(form) }
     }
 
@@ -225,14 +250,15 @@ impl Work for Experts {
         if stage.has(Stage::Route) {
             outputs.extend([&routing.chosen, &routing.factors, &self.shared]);
         }
-        if stage.has(Stage::Sort) {
+        let by_pair = self.by_pair();
+        if stage.has(Stage::Sort) && !by_pair {
             let Sorted { pairs, groups, group_count } = &routing.sorted;
             outputs.extend([pairs, groups, group_count]);
         }
         if stage.has(Stage::GateUp) {
             outputs.extend(self.hidden.outputs());
         }
-        if stage.has(Stage::Down) {
+        if stage.has(Stage::Down) && !by_pair {
             outputs.push(&self.parts);
         }
         outputs

@@ -5,7 +5,7 @@ use checkpoint::Activations;
 use hip::kernels::sort::Sorted;
 use mx::{BLOCK, bf16};
 
-use super::check::{Exact, close, gated, halves_written, same, sample, words_written};
+use super::check::{Exact, close, gated, halves_written, same, sample};
 use super::experts::{Experts, Stage};
 use super::gpu::{Bytes, Gpu};
 use super::quantized::{HostRows, product};
@@ -20,9 +20,15 @@ pub(super) fn check(gpu: &Gpu, batch: &Experts) -> anyhow::Result<()> {
         check_shared(gpu, batch)?;
     }
     let chosen = chosen.u32s();
-    let slots = check_sort(gpu, batch, &routing.sorted, &chosen, stage.has(Stage::Sort))?;
+    let slots = match batch.by_pair() {
+        true => (0..chosen.len()).collect(),
+        false => check_sort(gpu, batch, &routing.sorted, &chosen, stage.has(Stage::Sort))?,
+    };
     if stage.has(Stage::GateUp) {
         check_gate_up(gpu, batch, &chosen, &slots)?;
+    }
+    if stage.has(Stage::Down) && batch.by_pair() {
+        return check_rows(gpu, batch, &chosen, &factors);
     }
     if stage.has(Stage::Down) {
         check_down(gpu, batch, &chosen, &slots)?;
@@ -221,12 +227,41 @@ fn check_block(
 fn check_down(gpu: &Gpu, batch: &Experts, chosen: &[u32], slots: &[usize]) -> anyhow::Result<()> {
     let (hidden, parts) = (batch.hidden.download(gpu)?, gpu.download(&batch.parts)?);
     let width = batch.s.hidden;
-    words_written("y", &parts)?;
+    halves_written("y", &parts)?;
     for pair in sample(slots.len(), 28, batch.tokens) {
         let h = hidden.row(slots[pair]);
         for column in sample(width, 6, pair) {
             let exact = product(&h, &batch.weights.down.row(chosen[pair] as usize, column));
-            close("y", &[pair, column], parts.f32(pair * width + column), exact)?;
+            close("y", &[pair, column], parts.bf16(pair * width + column), exact.to_bf16())?;
+        }
+    }
+    Ok(())
+}
+
+/// Some columns of each of very few rows, which are added to `out` at once.
+fn check_rows(gpu: &Gpu, batch: &Experts, chosen: &[u32], factors: &Bytes) -> anyhow::Result<()> {
+    let (hidden, out) = (batch.hidden.download(gpu)?, gpu.download(&batch.out.memory)?);
+    let (width, top_k) = (batch.s.hidden, batch.s.top_k);
+    for row in 0..batch.tokens {
+        for column in sample(width, 30, row) {
+            let before = f64::from(batch.out.f32(row * width + column));
+            let (mut sum, mut bound, mut magnitudes) = (before, 0.0, before.abs());
+            for pair in row * top_k..(row + 1) * top_k {
+                let w = batch.weights.down.row(chosen[pair] as usize, column);
+                let y = product(&hidden.row(pair), &w).to_bf16();
+                let factor = f64::from(factors.f32(pair));
+                sum += factor * y.value;
+                bound += factor.abs() * y.bound;
+                magnitudes += factor.abs() * (y.value.abs() + y.bound);
+            }
+            // Each multiply-add rounds by half an ulp of a sum that the magnitudes bound.
+            let bound = bound + top_k as f64 * 2f64.powi(-24) * magnitudes;
+            close(
+                "out",
+                &[row, column],
+                out.f32(row * width + column),
+                Exact { value: sum, bound },
+            )?;
         }
     }
     Ok(())
@@ -240,7 +275,7 @@ fn check_combine(gpu: &Gpu, batch: &Experts, factors: &Bytes) -> anyhow::Result<
         for column in 0..width {
             let mut expected = batch.out.f32(row * width + column);
             for pair in row * top_k..(row + 1) * top_k {
-                expected = factors.f32(pair).mul_add(parts.f32(pair * width + column), expected);
+                expected = factors.f32(pair).mul_add(parts.bf16(pair * width + column), expected);
             }
             same("out", &[row, column], out.f32(row * width + column), expected)?;
         }

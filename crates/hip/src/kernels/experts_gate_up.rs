@@ -5,7 +5,7 @@ use checkpoint::Activations;
 use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
-use crate::{Error, Kernels, Stream};
+use crate::{Error, Kernels, Memory, Stream};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -22,21 +22,36 @@ struct Args {
     top_k: u32,
     hidden: u32,
     width: u32,
+    chosen: u64,
+    rows: u64,
 }
 
-fn name(form: Activations, tiles: RowTiles) -> &'static str {
-    match (form, tiles) {
-        (Activations::Mxfp4, RowTiles::Few) => "experts_gate_up_mxfp4_16",
-        (Activations::Mxfp4, RowTiles::Many) => "experts_gate_up_mxfp4_64",
-        (Activations::Mxfp8, RowTiles::Few) => "experts_gate_up_mxfp8_16",
-        (Activations::Mxfp8, RowTiles::Many) => "experts_gate_up_mxfp8_64",
-        (Activations::Bf16, RowTiles::Few) => "experts_gate_up_bf16_16",
-        (Activations::Bf16, RowTiles::Many) => "experts_gate_up_bf16_64",
+/// Which pairs of row and choice a workgroup takes together. The results do not depend on it.
+#[derive(Clone, Copy)]
+pub enum Grouping<'a> {
+    /// Each by itself, for very few: u32 `[rows, top_k]`, their experts. A pair's slot is itself.
+    ByPair(&'a Memory),
+    /// Those of an expert, in groups of so many.
+    Sorted(&'a Sorted, RowTiles),
+}
+
+fn name(form: Activations, grouping: Grouping<'_>) -> &'static str {
+    use Grouping::{ByPair, Sorted};
+    match (form, grouping) {
+        (Activations::Mxfp4, ByPair(_)) => "experts_gate_up_mxfp4_1",
+        (Activations::Mxfp4, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp4_16",
+        (Activations::Mxfp4, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp4_64",
+        (Activations::Mxfp8, ByPair(_)) => "experts_gate_up_mxfp8_1",
+        (Activations::Mxfp8, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp8_16",
+        (Activations::Mxfp8, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp8_64",
+        (Activations::Bf16, ByPair(_)) => "experts_gate_up_bf16_1",
+        (Activations::Bf16, Sorted(_, RowTiles::Few)) => "experts_gate_up_bf16_16",
+        (Activations::Bf16, Sorted(_, RowTiles::Many)) => "experts_gate_up_bf16_64",
     }
 }
 
 /// `out[slot] = quantize(silu(x g^T) * (x u^T))` with the row and the expert of each slot of
-/// `sorted`, which has groups of `tiles`. `weights`: of each of `experts` experts its gate and up
+/// `grouping`. `weights`: of each of `experts` experts its gate and up
 /// rows in turn ([`super::mxfp4::RowOrder::GateUp`]), of the width of `x`. `out` is by slot, in the
 /// form of `x`.
 ///
@@ -47,40 +62,55 @@ pub fn experts_gate_up(
     stream: &Stream,
     kernels: &Kernels,
     rows: Rows,
-    sorted: &Sorted,
+    grouping: Grouping<'_>,
     top_k: usize,
-    tiles: RowTiles,
     x: Activated<'_>,
     experts: usize,
     weights: Weights<'_>,
     out: Activated<'_>,
 ) -> Result<(), Error> {
-    let name = name(x.form, tiles);
+    let name = name(x.form, grouping);
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
-    let (pairs, row_tiles) = (rows.bound * top_k, tiles.count(stream.device().platform()));
+    let (device, pairs) = (stream.device(), rows.bound * top_k);
     x.check_room(name, rows.bound)?;
     weights.check_room(name, experts)?;
-    out.check_room(name, slots(pairs, experts))?;
-    check_room(name, "pairs", &sorted.pairs, slots(pairs, experts) * 4)?;
-    let args = Args {
+    let mut args = Args {
         x: x.codes.ptr(),
         x_scales: x.scales.ptr(),
         weights: weights.codes.ptr(),
         weight_scales: weights.scales.ptr(),
-        pairs: sorted.pairs.ptr(),
-        groups: sorted.groups.ptr(),
-        group_count: sorted.group_count.ptr(),
+        pairs: 0,
+        groups: 0,
+        group_count: 0,
         out: out.codes.ptr(),
         out_scales: out.scales.ptr(),
         top_k: top_k as u32,
         hidden: x.width as u32,
         width: out.width as u32,
+        chosen: 0,
+        rows: rows.count,
     };
-    let (device, groups) = (stream.device(), groups(pairs, experts, row_tiles));
-    let (grid, threads) = match tiles {
-        RowTiles::Few => ([out.width as u32 / 32, groups as u32, 1], 8 * device.wave() as u32),
-        RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
+    let few = |groups: usize| ([out.width as u32 / 32, groups as u32, 1], 8 * device.wave() as u32);
+    let (grid, threads) = match grouping {
+        Grouping::ByPair(chosen) => {
+            out.check_room(name, pairs)?;
+            check_room(name, "chosen", chosen, pairs * 4)?;
+            args.chosen = chosen.ptr();
+            few(pairs)
+        }
+        Grouping::Sorted(sorted, tiles) => {
+            out.check_room(name, slots(pairs, experts))?;
+            check_room(name, "pairs", &sorted.pairs, slots(pairs, experts) * 4)?;
+            args.pairs = sorted.pairs.ptr();
+            args.groups = sorted.groups.ptr();
+            args.group_count = sorted.group_count.ptr();
+            let groups = groups(pairs, experts, tiles.count(device.platform()));
+            match tiles {
+                RowTiles::Few => few(groups),
+                RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
+            }
+        }
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.

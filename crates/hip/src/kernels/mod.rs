@@ -1,4 +1,5 @@
-//! The launchers: one file for each kernel file in `kernels/`, of the same name.
+//! The launchers: one file for each kernel file in `kernels/`, of the same name; `experts` launches
+//! several.
 //!
 //! A launcher checks that its buffers are large enough for `rows.bound` rows and refuses shapes
 //! that its kernel does not know. It trusts addresses of numbers in device memory (counts, tokens,
@@ -7,6 +8,7 @@
 pub mod all_reduce;
 pub mod attention;
 pub mod embed;
+pub mod experts;
 pub mod experts_down;
 pub mod experts_gate_up;
 pub mod matmul;

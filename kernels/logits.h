@@ -18,28 +18,29 @@ __device__ inline T add(T *to, T x) {
   return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
-/// What tokens of one group add to a sum of 64 bits: their number from bit 44 on, and below it
-/// their weights, in a unit that divides all of them.
+/// What tokens of one group, or of the far groups, add to a sum of 64 bits: their weights, in a
+/// unit that divides all of them, and above these their number.
 ///
 /// A weight has 24 bits (it comes of a float), so it is a multiple of 2^k if it is at least
 /// 2^(k + 23). Those of group g are less than 16 (g + 1) / 23 octaves below 2^44, so above
 /// 2^(43 - that, rounded down), exp2's error included; and as a group is 16 / 23 of an octave, they
-/// are below 2^25 units: 2^18 of them stay below 2^43.
+/// are below 2^25 units: 2^18 of them stay below 2^43. Far ones are at most 2^28 (1 + 2^-20), and
+/// fewer than 2^18, as the largest is near: they stay below 2^46.
 struct Packed {
-  u32 unit;
+  u32 unit, bits; // the unit is 2^unit, of which there are fewer than 2^bits
 
-  __device__ explicit Packed(u32 group) {
-    u32 octaves = (group + 1) * 16 / 23;
-    unit = octaves < 20 ? 20 - octaves : 0;
-  }
+  __device__ static Packed near(u32 group) { return {20 - (group + 1) * 16 / 23, 44}; }
+  __device__ static Packed far() { return {0, 46}; }
+  __device__ static Packed of(u32 group) { return group < NEAR ? near(group) : far(); }
+
   /// The weight of a share, rounded down as weights are.
   __device__ u32 units(float share) const {
     float scale = __builtin_bit_cast(float, (127 + 44 - unit) << 23);
     return (u32)__builtin_fmaxf(share * scale, 0.0f);
   }
-  __device__ static u64 pack(u32 units) { return 1ul << 44 | units; }
-  __device__ u64 weight(u64 sum) const { return (sum & ((1ul << 44) - 1)) << unit; }
-  __device__ static u32 count(u64 sum) { return (u32)(sum >> 44); }
+  __device__ u64 pack(u32 units) const { return 1ul << bits | units; }
+  __device__ u64 weight(u64 sum) const { return (sum & ((1ul << bits) - 1)) << unit; }
+  __device__ u32 count(u64 sum) const { return (u32)(sum >> bits); }
 };
 
 /// A slice of a row of logits, with what makes weights and keys of them.
@@ -53,9 +54,9 @@ struct Row {
   u32 top;   // `ordered(largest)`
   u32 first; // the token of `largest`, of the lowest id among equals
 
+  __device__ float octaves(float logit) const { return (largest - logit) * scale; }
   __device__ u32 step(float logit) const {
-    float octaves = (largest - logit) * scale;
-    return (u32)__builtin_fminf(octaves * STEPS, BINS * BINS - 1);
+    return (u32)__builtin_fminf(octaves(logit) * STEPS, BINS * BINS - 1);
   }
   __device__ u32 group(float logit) const { return step(logit) / BINS; }
   __device__ u64 key(float logit, u32 id) const {
@@ -67,7 +68,7 @@ struct Row {
     return __builtin_bit_cast(float, x >> 31 ? x & 0x7fffffff : ~x);
   }
   /// e^((logit - largest) / temperature).
-  __device__ float share(float logit) const { return exp2((logit - largest) * scale); }
+  __device__ float share(float logit) const { return exp2(-octaves(logit)); }
   /// The weight of a share; 0 if it is no number.
   __device__ static u64 weight_of(float share) {
     return (u64)__builtin_fmaxf(share * 17592186044416.0f, 0.0f);

@@ -161,7 +161,8 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
     u64 weight = Row::weight_of(share);
     if (weight == 0 && !row.all) return;
     u32 group = row.group(x);
-    if (group < NEAR) s.bins[group].add(Packed::pack(Packed(group).units(share)));
+    Packed packed = Packed::near(group);
+    if (group < NEAR) s.bins[group].add(packed.pack(packed.units(share)));
     all += weight;
     tokens += 1;
     if (share >= min_p) kept += weight;
@@ -177,17 +178,6 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
   return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
 }
 
-/// Completes the first digit's sums.
-__device__ inline void tally_far(Shared &s, const Row &row, Team &team) {
-  clear(s);
-  row.each([&](u32 id, float x) {
-    u32 group = row.group(x), units = Packed(group).units(row.share(x));
-    if (group >= NEAR && (units > 0 || row.all)) s.bins[group].add(Packed::pack(units));
-  });
-  total(s, s.next, team, true);
-  if (thread() >= NEAR && thread() < BINS) s.first[thread()] = s.next[thread()];
-}
-
 /// Finds the bin at which the running sum, from `s.place` on, exceeds the target; moves `s.place` to
 /// the bin's start and appends the bin to its key. Nothing happens if there is none. The tokens are
 /// of one group, or each bin is one, if `group` is NONE.
@@ -200,7 +190,7 @@ __device__ inline void cross(Shared &s, const u64 *sums, u32 group, bool by_coun
     u32 count = before.count_before;
 #pragma unroll 1
     for (u32 bin = lane(); bin < BINS; bin += WAVE) {
-      Packed packed(group == NONE ? bin : group);
+      Packed packed = Packed::of(group == NONE ? bin : group);
       u64 own = packed.weight(sums[bin]), through = own;
       u32 own_count = packed.count(sums[bin]), count_through = own_count;
       for (u32 step = 1; step < WAVE; step *= 2) {
@@ -293,17 +283,15 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     s.crossing = 0;
   }
   sync();
+  cross(s, s.first, NONE, by_count);
+  // The far tokens' first digit is still to be looked at if the near tokens are not enough.
+  u32 shift = s.crossing > 0 ? KEY_BITS - DIGIT_BITS : KEY_BITS;
 #pragma unroll 1
-  for (u32 far = 0; far < 2 && s.crossing == 0; ++far) {
-    if (far) tally_far(s, row, team);
-    cross(s, s.first, NONE, by_count);
-  }
-#pragma unroll 1
-  for (u32 shift = KEY_BITS - DIGIT_BITS;; shift -= DIGIT_BITS) {
+  for (;; shift -= DIGIT_BITS) {
     u64 prefix = s.place.key, from = prefix << shift, to = (prefix + 1) << shift;
     u32 crossing = s.crossing, until = s.place.count_before + crossing;
-    bool held = s.list_from <= from && to <= s.list_to;
-    if (!held && crossing <= LISTED) {
+    bool far = shift == KEY_BITS, held = !far && s.list_from <= from && to <= s.list_to;
+    if (!held && !far && crossing <= LISTED) {
       gather(s, row, team, until <= LISTED ? 0 : from, to);
       held = true;
     }
@@ -312,21 +300,31 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
       settle(s, row, by_count);
       break;
     }
+    u32 group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
+    Packed packed = far ? Packed::far() : Packed::of(group);
     clear(s);
-    u32 below = shift - DIGIT_BITS, group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
-    Packed packed(group);
-    auto use = [&](u64 key, float x) {
-      if (key < from || key >= to) return;
+    auto add = [&](u32 bin, float x) {
       u32 units = packed.units(row.share(x));
-      if (units > 0 || row.all) s.bins[key >> below & (BINS - 1)].add(Packed::pack(units));
+      if (units > 0 || row.all) s.bins[bin].add(packed.pack(units));
+    };
+    auto use = [&](u64 key, float x) {
+      if (key >= from && key < to) add(key >> (shift - DIGIT_BITS) & (BINS - 1), x);
     };
     if (held) {
       for (u32 i = thread(); i < s.listed; i += THREADS) use(s.list[i], row.logit(s.list[i]));
+    } else if (shift >= KEY_BITS - DIGIT_BITS) {
+      u32 below = far ? DIGIT_BITS : 0, first = far ? NEAR : group * BINS;
+      row.each([&](u32 id, float x) {
+        u32 bin = (row.step(x) >> below) - first;
+        if (bin < BINS) add(bin, x);
+      });
     } else {
       row.each([&](u32 id, float x) { use(row.key(x, id), x); });
     }
     total(s, s.next, team, !held);
-    cross(s, s.next, group, by_count);
+    u32 bin = thread();
+    if (far && bin >= NEAR && bin < BINS) s.first[bin] = s.next[bin - NEAR];
+    cross(s, far ? s.first : s.next, far ? NONE : group, by_count);
   }
   sync();
   Place place = s.place;

@@ -161,8 +161,10 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
     u64 weight = Row::weight_of(share);
     if (weight == 0 && !row.all) return;
     u32 group = row.group(x);
-    Packed packed = Packed::near(group);
-    if (group < NEAR) s.bins[group].add(packed.pack(packed.units(share)));
+    if (group < NEAR) {
+      Packed packed = Packed::near(group);
+      s.bins[group].add(packed.pack(packed.units(share)));
+    }
     all += weight;
     tokens += 1;
     if (share >= min_p) kept += weight;
@@ -178,9 +180,9 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
   return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
 }
 
-/// Finds the bin at which the running sum, from `s.place` on, exceeds the target; moves `s.place` to
-/// the bin's start and appends the bin to its key. Nothing happens if there is none. The tokens are
-/// of one group, or each bin is one, if `group` is NONE.
+/// Finds the bin at which the running sum, from `s.place` on, exceeds the target; moves `s.place`
+/// to the bin's start and appends the bin to its key. Nothing happens if there is none. The tokens
+/// are of one group, or each bin is one, if `group` is NONE.
 __device__ inline void cross(Shared &s, const u64 *sums, u32 group, bool by_count) {
   Place before = s.place;
   u64 target = s.target;
@@ -373,15 +375,10 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   if (request.scale == 0.0f) return row.first;
   row.scale = request.scale;
   row.all = false;
-  u64 kept;
-  bool by_count, by_share = request.top_p < ONE;
-  {
-    Share sums = tally(s, row, team, request.min_p);
-    kept = sums.kept;
-    by_count = request.top_k > 0 && request.top_k < sums.tokens;
-  }
-  if (kept == 0) return row.first; // the largest logit is not finite
-  if (thread() == 0) s.kept = kept;
+  Share sums = tally(s, row, team, request.min_p);
+  if (sums.kept == 0) return row.first; // the largest logit is not finite
+  bool by_count = request.top_k > 0 && request.top_k < sums.tokens, by_share = request.top_p < ONE;
+  if (thread() == 0) s.kept = sums.kept; // registers are few
   sync();
 #pragma unroll 1
   for (;;) {
@@ -404,8 +401,8 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   }
 }
 
-/// Makes `s.log_sum`, and writes the largest logits' tokens and log-probabilities. The largest logit
-/// is known.
+/// Makes `s.log_sum`, the log of the sum of e^logit less the largest logit, which is known, and
+/// writes the largest logits' tokens and log-probabilities.
 __device__ inline void log_sum(Shared &s, Row row, Team &team, const SampleRequest &request,
                                SampleResult *result) {
   row.scale = 1.44269504088896340736f;

@@ -1,37 +1,46 @@
 // What the sampler's rows are made of: slices of logits, with what makes weights and keys of them
-// (see `sample.hip`), histograms of tokens in LDS, and sums over a wave.
+// (see `sample.hip`), sums over bins of tokens in LDS, and sums over a wave.
 #pragma once
 #include "team.h"
 
 constexpr u32 THREADS = 1024;
 constexpr u32 WAVES = THREADS / WAVE;
-static_assert(BINS == THREADS && WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
-constexpr u32 NEAR = 16 * 23; // bins of the tokens within 2^-16 of the largest
+static_assert(WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
+constexpr u32 DIGIT_BITS = 6;
+static_assert(BINS == 1 << DIGIT_BITS, "a bin for each digit");
+constexpr u32 STEPS = 92;                 // of an octave
+constexpr u32 NEAR = 16 * STEPS / BINS; // groups of the tokens within 2^-16 of the largest
 constexpr u32 ID_BITS = 18;
-constexpr u32 KEY_BITS = 60; // six times 10
+constexpr u32 KEY_BITS = 2 * DIGIT_BITS + 32 + ID_BITS;
 
 template <class T>
 __device__ inline T add(T *to, T x) {
   return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
-/// A sum in LDS in two words: sm_90 adds 64 bits there in a loop that other lanes disturb.
-__device__ inline void add_wide(u32 *low, u32 *high, u64 x) {
-  u32 part = (u32)x, before = add(low, part);
-  u32 rest = (u32)(x >> 32) + (before + part < part);
-  if (rest) add(high, rest);
-}
+/// What tokens of one group, or of the far groups, add to a sum of 64 bits: their weights, in a
+/// unit that divides all of them, and above these their number.
+///
+/// A weight has 24 bits (it comes of a float), so it is a multiple of 2^k if it is at least
+/// 2^(k + 23). Those of group g are less than 16 (g + 1) / 23 octaves below 2^44, so above
+/// 2^(43 - that, rounded down), exp2's error included; and as a group is 16 / 23 of an octave, they
+/// are below 2^25 units: 2^18 of them stay below 2^43. Far ones are at most 2^28 (1 + 2^-20), and
+/// fewer than 2^18, as the largest is near: they stay below 2^46.
+struct Packed {
+  u32 unit, bits; // the unit is 2^unit, of which there are fewer than 2^bits
 
-struct Histogram {
-  u32 low[BINS], high[BINS]; // words of the weights' sums
-  u32 count[BINS];
+  __device__ static Packed near(u32 group) { return {20 - (group + 1) * 16 / 23, 44}; }
+  __device__ static Packed far() { return {0, 46}; }
+  __device__ static Packed of(u32 group) { return group < NEAR ? near(group) : far(); }
 
-  __device__ void clear() { low[thread()] = high[thread()] = count[thread()] = 0; }
-  __device__ void add_token(u32 bin, u64 weight) {
-    add_wide(&low[bin], &high[bin], weight);
-    add(&count[bin], 1u);
+  /// The weight of a share, rounded down as weights are.
+  __device__ u32 units(float share) const {
+    float scale = __builtin_bit_cast(float, (127 + 44 - unit) << 23);
+    return (u32)__builtin_fmaxf(share * scale, 0.0f);
   }
-  __device__ u64 weight(u32 bin) const { return (u64)high[bin] << 32 | low[bin]; }
+  __device__ u64 pack(u32 units) const { return 1ul << bits | units; }
+  __device__ u64 weight(u64 sum) const { return (sum & ((1ul << bits) - 1)) << unit; }
+  __device__ u32 count(u64 sum) const { return (u32)(sum >> bits); }
 };
 
 /// A slice of a row of logits, with what makes weights and keys of them.
@@ -45,12 +54,13 @@ struct Row {
   u32 top;   // `ordered(largest)`
   u32 first; // the token of `largest`, of the lowest id among equals
 
-  __device__ u32 bin(float logit) const {
-    float octaves = (largest - logit) * scale;
-    return (u32)__builtin_fminf(octaves * 23.0f, BINS - 1);
+  __device__ float octaves(float logit) const { return (largest - logit) * scale; }
+  __device__ u32 step(float logit) const {
+    return (u32)__builtin_fminf(octaves(logit) * STEPS, BINS * BINS - 1);
   }
+  __device__ u32 group(float logit) const { return step(logit) / BINS; }
   __device__ u64 key(float logit, u32 id) const {
-    return (u64)bin(logit) << (KEY_BITS - 10) | (u64)(top - ordered(logit)) << ID_BITS | id;
+    return (u64)step(logit) << (32 + ID_BITS) | (u64)(top - ordered(logit)) << ID_BITS | id;
   }
   /// The logit of a key, exactly.
   __device__ float logit(u64 key) const { return from_ordered(top - (u32)(key >> ID_BITS)); }
@@ -58,7 +68,7 @@ struct Row {
     return __builtin_bit_cast(float, x >> 31 ? x & 0x7fffffff : ~x);
   }
   /// e^((logit - largest) / temperature).
-  __device__ float share(float logit) const { return exp2((logit - largest) * scale); }
+  __device__ float share(float logit) const { return exp2(-octaves(logit)); }
   /// The weight of a share; 0 if it is no number.
   __device__ static u64 weight_of(float share) {
     return (u64)__builtin_fmaxf(share * 17592186044416.0f, 0.0f);

@@ -7,23 +7,25 @@
 // `members` workgroups a row, each with a slice of the vocabulary; with more than one, `teams`
 // [rows] is their memory (see `team.h`).
 //
-// Tokens are ordered by logit, the lower id first among equals: `key` is 10 bits of how much less
-// likely than the largest a token is (in steps of 1/23 of an octave, so that the tokens of a
-// histogram's bins are few), 32 bits of how far its logit is below the largest, counted in
-// representable numbers, and 18 bits of id. A token's weight is
-// e^((logit - largest) / temperature) as an integer, 2^44 for the largest: sums of integers do not
-// depend on the order in which threads, and workgroups, add them. Tokens of weight below 2^-44 are
-// never drawn (all of them together have less than 2^-26 of the probability).
+// Tokens are ordered by logit, the lower id first among equals: `key` is 12 bits of how much less
+// likely than the largest a token is (in steps of 1/92 of an octave, so that the tokens of a bin
+// are few), 32 bits of how far its logit is below the largest, counted in representable numbers,
+// and 18 bits of id. A token's weight is e^((logit - largest) / temperature) as an integer, 2^44
+// for the largest: sums of integers do not depend on the order in which threads, and workgroups,
+// add them. Tokens of weight below 2^-44 are never drawn (all of them together have less than 2^-26
+// of the probability).
 //
 // `min_p`, `top_k` and `top_p` each keep the first tokens of that order, so their only effect is on
 // the sum of the weights kept; the draw is the first token at which the running sum exceeds
 // uniform * that sum. All of these are searches for a token at which a running sum (of weights, or
-// of ones) exceeds a target: a histogram over 10 bits of the keys, the bin in which it happens, and
-// on with the next 10 bits of the tokens in that bin. As soon as they fit, those tokens are copied
-// to LDS, with all before them if these fit too: searches that follow end before. Passes over the
-// row: one to find the largest, one for the first histogram, one to copy; rarely more. The first
-// histogram is of the tokens within 2^-16 of the largest, of the others only if that is not enough:
-// mostly they are many, and not looked for.
+// of ones) exceeds a target: sums over the bins of a digit of the keys, 6 bits, the bin in which it
+// happens, and on with the next digit of the tokens in that bin. As soon as they fit, those tokens
+// are copied to LDS, with all before them if these fit too: searches that follow end before. Passes
+// over the row: one to find the largest, one for the first digit, one to copy; of flat rows one or
+// two more. The first digit, a token's group, is looked at of the tokens within 2^-16 of the
+// largest, of the others only if these are not enough: mostly they are many, and not looked for.
+// Each bin has a sum for each of 32 lanes, so that tokens of whatever bins are added without
+// conflicts.
 #include "logits.h"
 
 struct SampleRequest {
@@ -84,7 +86,8 @@ struct Place {
 };
 
 struct Shared {
-  Histogram first, next;
+  LaneSums bins[BINS];
+  u64 first[BINS], next[BINS]; // sums of the first digit's bins, of a later one's
   u64 list[LISTED];
   u64 list_from, list_to; // the list holds all tokens whose keys are not below and below these
   u32 listed;
@@ -92,11 +95,12 @@ struct Shared {
   u64 few_keys[FEW];
   u64 sums[WAVES];
   Share shares[WAVES];
-  u32 counts[WAVES];
+  u64 target; // of the search
+  u64 kept;   // sum of the weights that may be drawn
   Place place;
   u32 crossing; // tokens in the bin where it happens
   u32 at;
-  float raw;
+  float raw, largest, log_sum; // of the logits as they were
 };
 
 /// Makes `row.largest` and `row.first`.
@@ -110,7 +114,7 @@ __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   if (team.members > 1) {
     const Table &table = team.table();
     if (thread() == 0) team.table().shares[team.member].all = best;
-    team.meet(NEAR); // the next histogram is of near tokens
+    team.meet();
     best = wave_max(lane() < team.members ? table.shares[lane()].all : 0);
   } else {
     sync();
@@ -120,41 +124,47 @@ __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   row.first = ~(u32)best;
 }
 
-/// Adds up the members' first `bins` bins; others are empty. All threads have added to theirs.
-__device__ inline void combine(Histogram &h, u32 bins, Team &team) {
+/// Clears the bins.
+__device__ inline void clear(Shared &s) {
   sync();
-  if (team.members == 1) return;
-  Table &table = team.bins();
-  u32 bin = thread();
-  if (bin < bins && h.count[bin] > 0) {
-    add_on_device(&table.weight[bin], h.weight(bin));
-    add_on_device(&table.count[bin], h.count[bin]);
-  }
-  team.histogram = team.histogram == 2 ? 0 : team.histogram + 1;
-  team.meet(BINS);
-  if (bin < bins) {
-    u64 weight = table.weight[bin];
-    h.low[bin] = (u32)weight;
-    h.high[bin] = (u32)(weight >> 32);
-    h.count[bin] = table.count[bin];
-  }
+  for (u32 i = thread(); i < BINS * 32; i += THREADS) s.bins[i / 32].clear(i % 32);
   sync();
 }
 
-/// Makes the first histogram, of the near tokens, and returns sums over all: of their weights, of
-/// those of them that are at least `min_p` of the largest, and how many count.
-__device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p) {
-  s.first.clear();
-  if (thread() == 0) s.list_from = s.list_to = 0;
+/// Sums up the bins over lanes, and over members if they have `slices` of what was added.
+__device__ inline void total(Shared &s, u64 *sums, Team &team, bool slices) {
   sync();
+  for (u32 i = thread(); i < BINS * 32; i += THREADS) {
+    u64 sum = s.bins[i / 32].sum(i % 32);
+    for (u32 step = 16; step > 0; step /= 2) sum += shuffle_wide(sum, lane() ^ step);
+    if (i % 32 == 0) sums[i / 32] = sum;
+  }
+  sync();
+  if (team.members == 1 || !slices) return;
+  Table &table = team.table();
+  u32 bin = thread();
+  if (bin < BINS && sums[bin] > 0) add_on_device(&table.sums[bin], sums[bin]);
+  team.meet();
+  if (bin < BINS) sums[bin] = table.sums[bin];
+  sync();
+}
+
+/// Makes the first digit's sums, of the near tokens, and returns sums over all: of their weights,
+/// of those of them that are at least `min_p` of the largest, and how many count.
+__device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p) {
+  if (thread() == 0) s.list_from = s.list_to = 0;
+  clear(s);
   u64 all = 0, kept = 0;
   u32 tokens = 0;
   row.each([&](u32 id, float x) {
     float share = row.share(x);
     u64 weight = Row::weight_of(share);
     if (weight == 0 && !row.all) return;
-    u32 bin = row.bin(x);
-    if (bin < NEAR) s.first.add_token(bin, weight);
+    u32 group = row.group(x);
+    if (group < NEAR) {
+      Packed packed = Packed::near(group);
+      s.bins[group].add(packed.pack(packed.units(share)));
+    }
     all += weight;
     tokens += 1;
     if (share >= min_p) kept += weight;
@@ -165,52 +175,42 @@ __device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p
   sums = wave_sum(lane() < WAVES ? s.shares[lane()] : Share{0, 0, 0});
   const Table &table = team.table();
   if (team.members > 1 && thread() == 0) team.table().shares[team.member] = sums;
-  combine(s.first, NEAR, team);
+  total(s, s.first, team, true);
   if (team.members == 1) return sums;
   return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
 }
 
-/// Completes the first histogram.
-__device__ inline void tally_far(Shared &s, const Row &row, Team &team) {
-  s.next.clear();
-  sync();
-  row.each([&](u32 id, float x) {
-    u64 weight = row.weight(x);
-    u32 bin = row.bin(x);
-    if (bin >= NEAR && (weight > 0 || row.all)) s.next.add_token(bin, weight);
-  });
-  combine(s.next, BINS, team);
-  u32 bin = thread();
-  if (bin < NEAR) return;
-  s.first.low[bin] = s.next.low[bin];
-  s.first.high[bin] = s.next.high[bin];
-  s.first.count[bin] = s.next.count[bin];
-}
-
-/// Finds the bin at which the running sum, from `s.place` on, exceeds `target`; moves `s.place` to
-/// the bin's start and appends the bin to its key. Nothing happens if there is none.
-__device__ inline void cross(Shared &s, const Histogram &h, bool by_count, u64 target) {
-  u64 own = h.weight(thread()), weight = own;
-  u32 own_count = h.count[thread()], count = own_count;
-  for (u32 step = 1; step < WAVE; step *= 2) {
-    u64 below = shuffle_wide(weight, lane() - step);
-    u32 below_count = shuffle(count, lane() - step);
-    weight += lane() >= step ? below : 0;
-    count += lane() >= step ? below_count : 0;
-  }
-  if (lane() == WAVE - 1) {
-    s.sums[wave()] = weight;
-    s.counts[wave()] = count;
-  }
+/// Finds the bin at which the running sum, from `s.place` on, exceeds the target; moves `s.place`
+/// to the bin's start and appends the bin to its key. Nothing happens if there is none. The tokens
+/// are of one group, or each bin is one, if `group` is NONE.
+__device__ inline void cross(Shared &s, const u64 *sums, u32 group, bool by_count) {
   Place before = s.place;
+  u64 target = s.target;
   sync();
-  bool earlier = lane() < wave();
-  weight += wave_sum(earlier ? s.sums[lane()] : 0) + before.weight_before;
-  count += wave_sum(earlier ? s.counts[lane()] : 0) + before.count_before;
-  u64 end = by_count ? count : weight, start = by_count ? count - own_count : weight - own;
-  if (start <= target && target < end) {
-    s.place = {before.key << 10 | thread(), weight - own, own, count - own_count};
-    s.crossing = own_count;
+  if (wave() == 0) {
+    u64 weight = before.weight_before;
+    u32 count = before.count_before;
+#pragma unroll 1
+    for (u32 bin = lane(); bin < BINS; bin += WAVE) {
+      Packed packed = Packed::of(group == NONE ? bin : group);
+      u64 own = packed.weight(sums[bin]), through = own;
+      u32 own_count = packed.count(sums[bin]), count_through = own_count;
+      for (u32 step = 1; step < WAVE; step *= 2) {
+        u64 below = shuffle_wide(through, lane() - step);
+        u32 count_below = shuffle(count_through, lane() - step);
+        through += lane() >= step ? below : 0;
+        count_through += lane() >= step ? count_below : 0;
+      }
+      through += weight;
+      count_through += count;
+      u64 end = by_count ? count_through : through, size = by_count ? own_count : own;
+      if (end - size <= target && target < end) {
+        s.place = {before.key << DIGIT_BITS | bin, through - own, own, count_through - own_count};
+        s.crossing = own_count;
+      }
+      weight = shuffle_wide(through, WAVE - 1);
+      count = shuffle(count_through, WAVE - 1);
+    }
   }
   sync();
 }
@@ -235,7 +235,7 @@ __device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u
   if (thread() == 0) s.at = add_on_device(&table.listed, s.listed);
   sync();
   for (u32 i = thread(); i < s.listed; i += THREADS) table.list[s.at + i] = s.list[i];
-  team.meet(0);
+  team.meet();
   u32 listed = table.listed;
   for (u32 i = thread(); i < listed; i += THREADS) s.list[i] = table.list[i];
   if (thread() == 0) s.listed = listed;
@@ -256,8 +256,9 @@ __device__ inline void pick(Shared &s, u64 from, u64 to) {
 
 /// Moves `s.place` from the start of a bin to the place itself, among the bin's tokens, which
 /// `s.few_keys` has.
-__device__ inline void settle(Shared &s, const Row &row, bool by_count, u64 target) {
+__device__ inline void settle(Shared &s, const Row &row, bool by_count) {
   Place before = s.place;
+  u64 target = s.target;
   u32 few = s.few;
   bool there = lane() < few;
   u64 own = there ? s.few_keys[lane()] : 0;
@@ -279,46 +280,53 @@ __device__ inline void settle(Shared &s, const Row &row, bool by_count, u64 targ
 /// which is below the sum of all. After `tally`.
 __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_count, u64 target) {
   if (thread() == 0) {
+    s.target = target;
     s.place = {0, 0, 0, 0};
     s.crossing = 0;
   }
   sync();
+  cross(s, s.first, NONE, by_count);
+  // The far tokens' first digit is still to be looked at if the near tokens are not enough.
+  u32 shift = s.crossing > 0 ? KEY_BITS - DIGIT_BITS : KEY_BITS;
 #pragma unroll 1
-  for (u32 far = 0; far < 2 && s.crossing == 0; ++far) {
-    if (far) tally_far(s, row, team);
-    cross(s, s.first, by_count, target);
-  }
-#pragma unroll 1
-  for (u32 shift = KEY_BITS - 10; shift > 0; shift -= 10) {
+  for (;; shift -= DIGIT_BITS) {
     u64 prefix = s.place.key, from = prefix << shift, to = (prefix + 1) << shift;
     u32 crossing = s.crossing, until = s.place.count_before + crossing;
-    bool held = s.list_from <= from && to <= s.list_to;
-    if (!held && crossing <= LISTED) {
+    bool far = shift == KEY_BITS, held = !far && s.list_from <= from && to <= s.list_to;
+    if (!held && !far && crossing <= LISTED) {
       gather(s, row, team, until <= LISTED ? 0 : from, to);
       held = true;
     }
     if (held && crossing <= FEW) {
       pick(s, from, to);
-      settle(s, row, by_count, target);
+      settle(s, row, by_count);
       break;
     }
-    sync();
-    s.next.clear();
-    sync();
-    u32 below = shift - 10;
+    u32 group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
+    Packed packed = far ? Packed::far() : Packed::of(group);
+    clear(s);
+    auto add = [&](u32 bin, float x) {
+      u32 units = packed.units(row.share(x));
+      if (units > 0 || row.all) s.bins[bin].add(packed.pack(units));
+    };
     auto use = [&](u64 key, float x) {
-      if (key < from || key >= to) return;
-      u64 weight = row.weight(x);
-      if (weight > 0 || row.all) s.next.add_token(key >> below & (BINS - 1), weight);
+      if (key >= from && key < to) add(key >> (shift - DIGIT_BITS) & (BINS - 1), x);
     };
     if (held) {
       for (u32 i = thread(); i < s.listed; i += THREADS) use(s.list[i], row.logit(s.list[i]));
-      sync();
+    } else if (shift >= KEY_BITS - DIGIT_BITS) {
+      u32 below = far ? DIGIT_BITS : 0, first = far ? NEAR : group * BINS;
+      row.each([&](u32 id, float x) {
+        u32 bin = (row.step(x) >> below) - first;
+        if (bin < BINS) add(bin, x);
+      });
     } else {
       row.each([&](u32 id, float x) { use(row.key(x, id), x); });
-      combine(s.next, BINS, team);
     }
-    cross(s, s.next, by_count, target);
+    total(s, s.next, team, !held);
+    u32 bin = thread();
+    if (far && bin >= NEAR && bin < BINS) s.first[bin] = s.next[bin - NEAR];
+    cross(s, far ? s.first : s.next, far ? NONE : group, by_count);
   }
   sync();
   Place place = s.place;
@@ -368,12 +376,13 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   row.scale = request.scale;
   row.all = false;
   Share sums = tally(s, row, team, request.min_p);
-  u64 kept = sums.kept;
-  if (kept == 0) return row.first; // the largest logit is not finite
+  if (sums.kept == 0) return row.first; // the largest logit is not finite
   bool by_count = request.top_k > 0 && request.top_k < sums.tokens, by_share = request.top_p < ONE;
+  if (thread() == 0) s.kept = sums.kept; // registers are few
+  sync();
 #pragma unroll 1
   for (;;) {
-    u64 target;
+    u64 target, kept = s.kept;
     if (by_count) {
       target = request.top_k - 1;
     } else if (by_share) {
@@ -385,32 +394,38 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
     Place last = search(s, row, team, by_count, target);
     if (!by_count && !by_share) return (u32)last.key & ((1 << ID_BITS) - 1);
     u64 sum = last.weight_before + last.weight;
-    kept = by_count ? min(kept, sum) : sum;
+    if (thread() == 0) s.kept = by_count ? min(s.kept, sum) : sum;
+    sync();
     by_share = by_share && by_count;
     by_count = false;
   }
 }
 
-/// Writes the largest logits' tokens and log-probabilities; returns the log of the sum of
-/// e^logit, less the largest logit, which is known.
-__device__ inline float log_sum(Shared &s, Row row, Team &team, u32 top, SampleResult *result) {
+/// Makes `s.log_sum`, the log of the sum of e^logit less the largest logit, which is known, and
+/// writes the largest logits' tokens and log-probabilities.
+__device__ inline void log_sum(Shared &s, Row row, Team &team, const SampleRequest &request,
+                               SampleResult *result) {
   row.scale = 1.44269504088896340736f;
-  row.all = top > 0;
+  row.all = request.logprobs > 1;
   u64 all = tally(s, row, team, 0.0f).all;
-  float sum = log2((float)all * 0x1p-44f) * 0.69314718055994530942f;
-  if (top == 0 || all == 0) return sum;
-  u64 to = top == 1 ? row.first + 1 : search(s, row, team, true, top - 1).key + 1;
+  if (thread() == 0) {
+    s.largest = row.largest;
+    s.log_sum = log2((float)all * 0x1p-44f) * 0.69314718055994530942f;
+  }
+  if (!row.all || all == 0) return;
+  u64 to = row.first + 1;
+  if (request.logprobs > 2) to = search(s, row, team, true, request.logprobs - 2).key + 1;
   if (s.list_from > 0 || s.list_to < to) gather(s, row, team, 0, to);
   pick(s, 0, to);
+  u32 top = request.logprobs - 1;
   if (team.member == 0 && thread() < top) {
     u64 key = s.few_keys[thread()];
     u32 place = 0;
     for (u32 i = 0; i < top; ++i) place += s.few_keys[i] < key;
     result->top_ids[place] = (u32)key & ((1 << ID_BITS) - 1);
-    result->top_logprobs[place] = row.logit(key) - row.largest - sum;
+    result->top_logprobs[place] = row.logit(key) - row.largest - s.log_sum;
   }
   sync();
-  return sum;
 }
 
 /// Grid: rows, members.
@@ -426,11 +441,9 @@ KERNEL(THREADS) void sample(SampleArgs args) {
   u32 slice = (vocab / 4 + members - 1) / members * 4;
   u32 begin = slice * member < vocab ? slice * member : vocab;
   Row row = {logits, nullptr, begin, vocab - begin < slice ? vocab : begin + slice};
-  float sum = 0, largest = 0;
   if (request.logprobs > 0) {
     find_largest(s, row, team);
-    largest = row.largest;
-    sum = log_sum(s, row, team, request.logprobs - 1, result);
+    log_sum(s, row, team, request, result);
   }
   u32 token = request.scored;
   if (thread() == 0) s.raw = token == NONE ? 0.0f : logits[token];
@@ -452,7 +465,7 @@ KERNEL(THREADS) void sample(SampleArgs args) {
   team.leave();
   args.tokens[r] = token;
   result->token = token;
-  if (request.logprobs > 0) result->logprob = s.raw - largest - sum;
+  if (request.logprobs > 0) result->logprob = s.raw - s.largest - s.log_sum;
 }
 
 struct CountCarriedArgs {

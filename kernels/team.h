@@ -4,16 +4,15 @@
 // which gfx950 has 256, an H100 114 or 132). A team of one keeps everything in LDS.
 //
 // A phase ends where the members meet. What they add to a table in a phase is read in the next one,
-// and may be overwritten in the one after that, by when the third of the tables is in use. Bins are
-// dear to clear and few phases need them: they take turns of their own. Each histogram is made in
-// the next table's, which were cleared where the members met last, or made the last histogram. A
-// launch may leave tables that are not clear. Launches that use one team's memory must follow one
-// another, but may differ in the number of members.
+// and may be overwritten in the one after that, by when the third of the tables is in use: it was
+// cleared where they met. A launch may leave tables that are not clear, so nothing is added in its
+// first phase. Launches that use one team's memory must follow one another, but may differ in the
+// number of members.
 #pragma once
 #include "device.h"
 
 constexpr u32 MAX_MEMBERS = 20;
-constexpr u32 BINS = 1024;
+constexpr u32 BINS = 64;
 constexpr u32 LISTED = 2048;
 
 /// Sums over a row's tokens, or what else a member has to say.
@@ -22,10 +21,9 @@ struct Share {
 };
 
 struct Table {
-  u64 weight[BINS];
+  u64 sums[BINS];
   u64 list[LISTED];
   Share shares[MAX_MEMBERS]; // of each member; not cleared
-  u32 count[BINS];
   u32 listed;
   u32 pad;
 };
@@ -36,7 +34,7 @@ struct TeamMemory {
   u32 settled; // the same when the last launch ended
   Table tables[3];
 };
-static_assert(sizeof(TeamMemory) == 87488, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
+static_assert(sizeof(TeamMemory) == 52160, "TEAM_BYTES of crates/hip/src/kernels/sample.rs");
 
 template <class T>
 __device__ inline T add_on_device(T *to, T x) {
@@ -48,29 +46,21 @@ struct Team {
   TeamMemory *memory;
   u32 members, member;
   u32 arrivals;
-  u32 turn;      // the phase's table
-  u32 histogram; // the table whose bins are next
+  u32 turn; // the phase's table
 
   __device__ static Team join(TeamMemory *memory, u32 members, u32 member) {
-    if (members == 1) return {memory, 1, 0, 0, 0, 0};
-    return {memory, members, member, memory->settled, 0, 0};
+    if (members == 1) return {memory, 1, 0, 0, 0};
+    return {memory, members, member, memory->settled, 0};
   }
 
   /// This phase's table.
   __device__ Table &table() const { return memory->tables[turn]; }
 
-  /// The table in whose bins the next histogram is made.
-  __device__ Table &bins() const { return memory->tables[histogram]; }
-
-  /// Ends the phase: what all members wrote in it is seen after this. Clears the next histogram's
-  /// first `cleared` bins.
-  __device__ void meet(u32 cleared) {
+  /// Ends the phase: what all members wrote in it is seen after this.
+  __device__ void meet() {
     turn = turn == 2 ? 0 : turn + 1;
-    Table &next = bins();
-    if (thread() < cleared && thread() % members == member) {
-      next.weight[thread()] = next.count[thread()] = 0;
-    }
-    if (thread() == 0 && member == 0) table().listed = 0;
+    if (member == 0 && thread() < BINS) table().sums[thread()] = 0;
+    if (member == 0 && thread() == 0) table().listed = 0;
     sync_memory();
     arrivals += members;
     if (thread() == 0) {

@@ -103,6 +103,18 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
   return x;
 }
 
+/// A sum in LDS for each of 32 lanes: those that add at once, to whatever sums, have banks of their
+/// own.
+struct LaneSums {
+  u64 sums[32];
+
+  __device__ void clear(u32 i) { sums[i] = 0; }
+  __device__ void add(u64 x) {
+    __scoped_atomic_fetch_add(&sums[lane() % 32], x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+  }
+  __device__ u64 sum(u32 i) const { return sums[i]; }
+};
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) { return __builtin_nontemporal_load(p); }
 

@@ -88,6 +88,22 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
   return x;
 }
 
+/// A sum in LDS for each of 32 lanes: those that add at once, to whatever sums, have banks of their
+/// own. In two words: 64 bits are added there in a loop that other lanes disturb.
+struct LaneSums {
+  u32 low[32], high[32];
+
+  __device__ void clear(u32 i) { low[i] = high[i] = 0; }
+  __device__ void add(u64 x) {
+    auto add = [](u32 *to, u32 x) {
+      return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+    };
+    u32 part = (u32)x, before = add(&low[lane()], part);
+    add(&high[lane()], (u32)(x >> 32) + (before + part < part));
+  }
+  __device__ u64 sum(u32 i) const { return (u64)high[i] << 32 | low[i]; }
+};
+
 /// A 16-byte read of data that is used once.
 __device__ inline u32x4 load_once(const u32x4 *p) {
   u32 x, y, z, w;

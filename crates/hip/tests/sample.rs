@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use device::Gpu;
+use hip::kernels::sample::MAX_TOP;
 use hip::{Round, Sampler};
 use model::{
     Batch, Carried, Draw, LateMask, OutputRow, RowOutput, SamplingParams, TokenCounts, TokenMask,
@@ -220,6 +221,75 @@ fn the_largest_vocabulary_and_the_smallest() {
     assert_eq!(check_draws(&gpu, &[], 64, &[]), 0);
 }
 
+/// Draws at the far end of rows where all tokens but a few are less than 2^-16 times as likely as
+/// the largest: so many that no list in LDS holds a group of them.
+#[test]
+fn tokens_far_below_the_largest_are_drawn_as_well() {
+    let gpu = device::gpu();
+    let vocab: usize = 9004;
+    let mut random = Random(8);
+    let base = SamplingParams { seed: 7, ..SamplingParams::default() };
+    let index = |least: f32| (0..).find(|&index| uniform(7, index) > least).unwrap();
+    // Less than one far token from the end of what is kept.
+    let (last, late) = (index(1.0 - 4e-6), index(0.998));
+    let far = (-11.2f64).exp();
+    let total = 1.0 + (vocab - 1) as f64 * far;
+    let mut logits = Vec::new();
+    let mut draws = Vec::new();
+    let mut add = |row: Vec<f32>, params: SamplingParams, index: u64, mask: Option<LateMask>| {
+        logits.extend(row);
+        draws.push(Draw { params: Arc::new(params), index, counts: None, mask });
+    };
+    // One, and all others equal.
+    let equal: Vec<f32> = (0..vocab).map(|id| if id == 4000 { 0.0 } else { -11.2 }).collect();
+    add(equal.clone(), base.clone(), late, None);
+    add(equal.clone(), base.clone(), last, None);
+    for top_k in [1, 2, 700, 6000] {
+        add(equal.clone(), SamplingParams { top_k, ..base.clone() }, last, None);
+    }
+    // What is kept ends with the last near token; with the first far one; with the fourth.
+    for kept in [1.0 - 0.5 * far, 1.0 + 0.5 * far, 1.0 + 3.5 * far] {
+        let top_p = (kept / total) as f32;
+        add(equal.clone(), SamplingParams { top_p, ..base.clone() }, last, None);
+    }
+    // Five, and all others in a few groups, or in all.
+    for spread in [0.2, 12.0] {
+        let mut row: Vec<f32> =
+            (0..vocab).map(|_| -11.2 - spread * (random.value() + 1.0)).collect();
+        row[1500] = 0.0;
+        (2..6).for_each(|i| row[i * 1500] = -5.0 - i as f32 / 2.0);
+        add(row.clone(), base.clone(), late, None);
+        add(row.clone(), SamplingParams { top_p: 0.99, ..base.clone() }, last, None);
+        for top_k in [5, 6, 5000] {
+            let params = SamplingParams { top_k, top_p: 0.9999, ..base.clone() };
+            add(row.clone(), params, last, None);
+        }
+        // Of these a third may be drawn, and none of the five but one.
+        let mask = LateMask::default();
+        let allowed = |id: u32| u32::from(id % 3 == 2 || id == 1500);
+        let words = (0..vocab.div_ceil(32) as u32)
+            .map(|word| (0..32).fold(0, |w, b| w | allowed(word * 32 + b) << b));
+        mask.set(Some(Arc::new(TokenMask::new(words.collect()))));
+        row[4] = 20.0;
+        add(row, base.clone(), late, Some(mask));
+    }
+    assert_eq!(check_draws(&gpu, &logits, vocab, &draws), draws.len());
+}
+
+/// The most likely tokens end with the last near one, and with the first far one.
+#[test]
+fn the_first_far_token_may_be_the_last_of_the_most_likely() {
+    let gpu = device::gpu();
+    let vocab = 4096;
+    let row: Vec<f32> = (0..vocab).map(|id| if id % 216 == 10 { 0.5 } else { -11.0 }).collect();
+    let near = row.iter().filter(|&&x| x > 0.0).count();
+    assert_eq!(near + 1, MAX_TOP);
+    for top in [near, near + 1] {
+        let results = run(&gpu, &row, vocab, &[output(Want::Score(3), Some(top))]);
+        check_logprobs(&row, &Exact::new(&row, 1.0), &results[0], top);
+    }
+}
+
 #[test]
 fn equal_logits_are_drawn_in_order_of_id() {
     let gpu = device::gpu();
@@ -394,4 +464,5 @@ fn in_every_schedule() {
     device::in_every_schedule("log_probabilities_are_those_of_the_raw_logits");
     device::in_every_schedule("bias_penalties_and_masks_come_first");
     device::in_every_schedule("a_carried_token_counts_as_generated");
+    device::in_every_schedule("tokens_far_below_the_largest_are_drawn_as_well");
 }

@@ -33,7 +33,7 @@ struct Case {
 
 /// Logits of every kind: a few likely tokens, many, many equal ones, all equal; infinite ones and
 /// such that are no numbers; a few allowed; in order of id; one far above the others; the same in
-/// order of id.
+/// order of id; the same of equal others.
 fn logits(random: &mut Random, kind: usize) -> Vec<f32> {
     let mut value = |scale: f32| scale * (0..4).map(|_| random.value()).sum::<f32>();
     let mut x: Vec<f32> = (0..VOCAB)
@@ -42,7 +42,7 @@ fn logits(random: &mut Random, kind: usize) -> Vec<f32> {
             0 | 4 | 5 => value(4.0),
             1 | 8 => value(1.0),
             2 => value(2.0).round(),
-            3 => -3.5,
+            3 | 10 => -3.5,
             6 => f32::NEG_INFINITY,
             _ => 2.0 - id as f32 / 1024.0,
         })
@@ -53,11 +53,12 @@ fn logits(random: &mut Random, kind: usize) -> Vec<f32> {
         6 => (x[0], x[208], x[4131]) = (1.0, 1.5, 1.0),
         8 => x[2600] = x.iter().copied().fold(0.0, f32::max) + 11.5,
         9 => x[0] += 11.5,
+        10 => x[2600] += 11.5,
         _ => {}
     }
     x
 }
-const KINDS: usize = 10;
+const KINDS: usize = 11;
 
 /// A draw's index whose uniform number is as given.
 fn index(fits: impl Fn(f32) -> bool) -> u64 {

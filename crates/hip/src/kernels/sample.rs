@@ -11,7 +11,7 @@ const WORKGROUPS: usize = 112;
 /// Workgroups of a row at most: so many take 8192 tokens each of Kimi-K2's, two loads a thread.
 const MAX_MEMBERS: usize = 20;
 /// Bytes of the memory of one row's workgroups.
-const TEAM_BYTES: usize = 87_488;
+const TEAM_BYTES: usize = 52_160;
 /// Bytes of [`Buffers::teams`].
 pub const TEAMS_BYTES: usize = WORKGROUPS / 2 * TEAM_BYTES;
 /// Tokens of a vocabulary at most.

@@ -246,7 +246,8 @@ fn check_rows(gpu: &Gpu, batch: &Experts, chosen: &[u32], factors: &Bytes) -> an
         for column in sample(width, 30, row) {
             let before = f64::from(batch.out.f32(row * width + column));
             let (mut sum, mut bound, mut magnitudes) = (before, 0.0, before.abs());
-            for pair in row * top_k..(row + 1) * top_k {
+            for k in 0..top_k {
+                let pair = row * top_k + k;
                 let w = batch.weights.down.row(chosen[pair] as usize, column);
                 let y = product(&hidden.row(pair), &w).to_bf16();
                 let factor = f64::from(factors.f32(pair));

@@ -221,6 +221,23 @@ fn the_largest_vocabulary_and_the_smallest() {
     assert_eq!(check_draws(&gpu, &[], 64, &[]), 0);
 }
 
+/// Sums of as many tokens as there may be, as likely as they may be together: one token, and all
+/// others less likely by 2^-16.01, and by 2^-1.01, of which no bit of any weight may be lost, or the
+/// sum does not reach `top_p`.
+#[test]
+fn sums_of_the_most_tokens() {
+    let gpu = device::gpu();
+    let vocab = 1 << 18;
+    let logits: Vec<f32> = [-11.1f32, -0.7]
+        .into_iter()
+        .flat_map(|x| (0..vocab).map(move |id| if id == 4000 { 0.0 } else { x }))
+        .collect();
+    let index = (0..).find(|&index| uniform(7, index) > 0.999).unwrap();
+    let params = SamplingParams { seed: 7, ..SamplingParams::default() };
+    let most = SamplingParams { top_p: 1.0 - 2f32.powi(-24), ..params.clone() };
+    assert_eq!(check_draws(&gpu, &logits, vocab, &[draw(params, index), draw(most, index)]), 2);
+}
+
 /// Draws at the far end of rows where all tokens but a few are less than 2^-16 times as likely as
 /// the largest: so many that no list in LDS holds a group of them.
 #[test]

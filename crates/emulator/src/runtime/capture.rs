@@ -246,8 +246,8 @@ pub(crate) fn forbid_sync(s: &Arc<Stream>) -> HipResult<()> {
     Ok(())
 }
 
-/// Calls that wait for a device on their own are not allowed while any capture is open, of any mode,
-/// thread and device; neither does HIP (7.2 to 7.14) look at those.
+/// Calls that wait for a device on their own are not allowed while any capture is open, of any
+/// mode, thread and device; neither does HIP (7.2 to 7.14) look at those.
 pub(crate) fn forbid_blocking(call: &str, code: i32) -> HipResult<()> {
     match spoil_all() {
         false => Ok(()),

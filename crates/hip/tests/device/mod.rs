@@ -90,10 +90,14 @@ impl Gpu {
         memory
     }
 
-    /// Device memory for `count` values, of which the first are `values`; the rest is never
-    /// written.
+    /// Device memory for `count` values, of which the first are `values`. The rest is never written,
+    /// so that the emulator tells who uses it; on hardware, where checks tell who loads it (which is
+    /// no fault), all its bits are set.
     pub fn upload_into<T: Plain>(&self, values: &[T], count: usize) -> Memory {
         let memory = self.empty::<T>(count);
+        if platform() == Platform::Cuda {
+            self.stream.fill(&memory, u32::MAX).unwrap();
+        }
         // SAFETY: `Plain` types have no padding.
         let bytes = unsafe {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))

@@ -157,8 +157,8 @@ impl Place {
     }
 }
 
-/// Runs every kind of step once: collectives get ready, and decode graphs are recorded and, if wanted,
-/// compared with what they record.
+/// Runs every kind of step once: collectives get ready, and decode graphs are recorded and, if
+/// wanted, compared with what they record.
 fn warm_up(
     ranks: &mut Ranks,
     limits: &Limits,

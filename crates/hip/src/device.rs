@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::Error;
 use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special};
 
-/// The oldest HIP whose stream capture holds: that of ROCm 7.2.1. In those before, a thread that asks
-/// for an event spoils what others record.
+/// The oldest HIP whose stream capture holds: that of ROCm 7.2.1. In those before, a thread that
+/// asks for an event spoils what others record.
 const OLDEST_HIP: c_int = 70_253_211;
 /// The only GPU whose instructions the HIP kernels use.
 const HIP_TARGET: &str = "gfx950";

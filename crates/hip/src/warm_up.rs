@@ -11,10 +11,11 @@ const COMPARED: usize = 5;
 
 /// Runs every kind of step once. First the smallest and the largest that are not recorded, so that
 /// the collectives are ready, which take other ways for large parts; then, with `graphs`, one for
-/// each decode graph. With `compare`, which holds for sums in rank order, a graph must then give the
-/// bits that other tokens' rows have in a batch that is not recorded: HIP of ROCm 7.2.0 to 7.2.3 at
-/// least replays graphs wrongly in some processes and not in others (ROCm/clr, issue 279). Batches
-/// write to KV blocks that no sequence has yet. `told(n, of)` hears that `n` sizes are done.
+/// each decode graph. With `compare`, which holds for sums in rank order, a graph must then give
+/// the bits that other tokens' rows have in a batch that is not recorded: HIP of ROCm 7.2.0 to
+/// 7.2.3 at least replays graphs wrongly in some processes and not in others (ROCm/clr, issue 279).
+/// Batches write to KV blocks that no sequence has yet. `told(n, of)` hears that `n` sizes are
+/// done.
 ///
 /// # Errors
 /// A failed device or rank, or a graph that does not compute what its kernels do.

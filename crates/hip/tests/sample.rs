@@ -222,8 +222,8 @@ fn the_largest_vocabulary_and_the_smallest() {
 }
 
 /// Sums of as many tokens as there may be, as likely as they may be together: one token, and all
-/// others less likely by 2^-16.01, and by 2^-1.01, of which no bit of any weight may be lost, or the
-/// sum does not reach `top_p`.
+/// others less likely by 2^-16.01, and by 2^-1.01, of which no bit of any weight may be lost, or
+/// the sum does not reach `top_p`.
 #[test]
 fn sums_of_the_most_tokens() {
     let gpu = device::gpu();

@@ -90,9 +90,9 @@ impl Gpu {
         memory
     }
 
-    /// Device memory for `count` values, of which the first are `values`. The rest is never written,
-    /// so that the emulator tells who uses it; on hardware, where checks tell who loads it (which is
-    /// no fault), all its bits are set.
+    /// Device memory for `count` values, of which the first are `values`. The rest is never
+    /// written, so that the emulator tells who uses it; on hardware, where checks tell who loads
+    /// it (which is no fault), all its bits are set.
     pub fn upload_into<T: Plain>(&self, values: &[T], count: usize) -> Memory {
         let memory = self.empty::<T>(count);
         if platform() == Platform::Cuda {

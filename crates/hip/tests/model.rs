@@ -139,8 +139,9 @@ impl std::fmt::Display for Differences {
 
 /// GPUs round more values to BF16 than the twin: beside the inputs of matrix products also the KV
 /// cache, the queries and the sums of values in the latent space, the weights of the softmax, and
-/// each expert's part of a row. That is about twice as many roundings of the same size: with random signs the root of 2 more,
-/// and as the worst of them meet in the softmax, `SLACK` for the mean and the worst.
+/// each expert's part of a row. That is about twice as many roundings of the same size: with random
+/// signs the root of 2 more, and as the worst of them meet in the softmax, `SLACK` for the mean and
+/// the worst.
 const SLACK: f64 = 3.0;
 
 const TINY: &str = "tests/data/tiny-k2/mxfp4";

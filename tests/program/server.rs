@@ -82,7 +82,8 @@ impl Server {
         let said = Arc::new(Mutex::new(Vec::new()));
         let all = said.clone();
         std::thread::spawn(move || lines.for_each(|line| all.lock().unwrap().extend(line)));
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
+        // The last of 30 answers from the emulator takes some two minutes.
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(600)).build().unwrap();
         Server { child, url, client, said }
     }
 

@@ -16,6 +16,7 @@
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
 // as many).
 #include "rows64.h"
+#include "swiglu.h"
 
 struct ExpertsGateUpArgs {
   const u8 *x;
@@ -62,9 +63,6 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
   }
 }
 
-/// A unit from its sums.
-__device__ inline float swiglu(float gate, float up) { return gate / (1.0f + exp(-gate)) * up; }
-
 /// Grid: (width / 32, bound on groups), or, BY_PAIR, on pairs.
 template <class Rows, bool BY_PAIR, class Store>
 __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
@@ -97,7 +95,7 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
     if ((ROWS_ALONE || BY_PAIR) && row >= rows) break;
     float gate = total(partial, unit / 16, row, unit % 16);
     float up = total(partial, 2 + unit / 16, row, unit % 16);
-    h[hidden_place(row, unit)] = swiglu(gate, up);
+    h[hidden_place(row, unit)] = gated(gate, up);
   }
   sync();
   if (wave() == 0) store(args, h, first, rows, block_x());

@@ -21,7 +21,7 @@ __device__ inline void many_rows(const ExpertsGateUpArgs &args, const Store &sto
       for (u32 i = 0; i < ACCUMULATORS; ++i) {
         u32 unit = own_tile(t) % 4 * 16 + sum_col(i);
         float gate = sums[t].v[i], up = sums[t + OWN_TILES / 2].v[i];
-        h[own][hidden_place(sum_row(i), unit)] = swiglu(gate, up);
+        h[own][hidden_place(sum_row(i), unit)] = gated(gate, up);
       }
     sync();
     u32 stored = block_x() * BLOCKS + wave();

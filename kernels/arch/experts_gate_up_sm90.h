@@ -34,7 +34,7 @@ template <class Store> struct GateUpWork {
       for (u32 i = 0; i < ACCUMULATORS; ++i) {
         u32 unit = own_tile(t) % 4 * 16 + sum_col(i);
         float gate = sums[t].v[i], up = sums[t + OWN_TILES / 2].v[i];
-        h[place.own][hidden_place(sum_row(i), unit)] = swiglu(gate, up);
+        h[place.own][hidden_place(sum_row(i), unit)] = gated(gate, up);
       }
     sync_block();
     u32 stored = place.begin + wave();

@@ -1,15 +1,17 @@
 //! A device and what belongs to it: memory, pinned host memory.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Error;
-use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special};
+use crate::sys::{Collectives, DevicePtr, Driver, Handle, Platform, Special, rocm_release};
 
-/// The oldest HIP whose stream capture holds: that of ROCm 7.2.1. In those before, a thread that
-/// asks for an event spoils what others record.
+/// The oldest ROCm whose stream capture holds.
+const OLDEST_ROCM: [c_uint; 3] = [7, 2, 2];
+/// HIP's version in ROCm 7.2.1, for a library that came another way than the rest of ROCm. In those
+/// before, a thread that asks for an event spoils what others record.
 const OLDEST_HIP: c_int = 70_253_211;
 /// The only GPU whose instructions the HIP kernels use.
 const HIP_TARGET: &str = "gfx950";
@@ -49,14 +51,19 @@ impl Runtime {
             // SAFETY: `version` outlives the call.
             let code = unsafe { (runtime.driver.version)(&mut version) };
             runtime.check("asking for the runtime's version", code)?;
-            if version < OLDEST_HIP {
+            let rocm = rocm_release(directory)?;
+            if rocm < OLDEST_ROCM || version < OLDEST_HIP {
+                let [hip, oldest_hip] = [version, OLDEST_HIP]
+                    .map(|v| [v / 10_000_000, v / 100_000 % 100, v % 100_000].map(|n| n as c_uint));
                 let dotted =
-                    |v: c_int| format!("{}.{}.{}", v / 10_000_000, v / 100_000 % 100, v % 100_000);
+                    |[major, minor, patch]: [c_uint; 3]| format!("{major}.{minor}.{patch}");
                 return Err(Error::Unfit(format!(
-                    "the HIP runtime is {}; {} or newer is needed (ROCm 7.2.1): stream capture \
-                     breaks in older ones",
-                    dotted(version),
-                    dotted(OLDEST_HIP)
+                    "ROCm is {} and its HIP runtime {}; ROCm {} or newer is needed, with a HIP \
+                     runtime of {} or newer: stream capture breaks in older ones",
+                    dotted(rocm),
+                    dotted(hip),
+                    dotted(OLDEST_ROCM),
+                    dotted(oldest_hip)
                 )));
             }
         }

@@ -60,6 +60,26 @@ pub(crate) fn open(names: &[&str], directory: Option<&Path>) -> Result<Library, 
     Err(Error::Library { names: names.join(" or "), reason })
 }
 
+/// ROCm's release (major, minor, patch), as `librocm-core` says, on which AMD's packages of the HIP
+/// runtime depend: the runtime's own version has another count of patches.
+///
+/// # Errors
+/// No library, no function, or one that does not know.
+pub(crate) fn rocm_release(directory: Option<&Path>) -> Result<[c_uint; 3], Error> {
+    type GetVersion = unsafe extern "C" fn(*mut c_uint, *mut c_uint, *mut c_uint) -> c_uint;
+    let library = open(&["librocm-core.so.1", "librocm-core.so"], directory)?;
+    // SAFETY: the signature is that of rocm_version.h.
+    let get_version: GetVersion = unsafe { symbol(&library, "getROCmVersion")? };
+    let [mut major, mut minor, mut patch] = [0; 3];
+    // SAFETY: the numbers outlive the call, the library is open.
+    match unsafe { get_version(&mut major, &mut minor, &mut patch) } {
+        0 => Ok([major, minor, patch]),
+        code => Err(Error::Unfit(format!(
+            "librocm-core does not know ROCm's release (code {code}), and 7.2.2 or newer is needed"
+        ))),
+    }
+}
+
 /// The loader's own words.
 fn explain(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)

@@ -4,6 +4,7 @@
 
 mod device;
 
+use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -30,6 +31,44 @@ fn what_is_missing_is_named() {
     let count = runtime.devices().unwrap();
     let error = Device::open(&runtime, count).err().unwrap().to_string();
     assert!(error.contains(&format!("only {count}")), "{error}");
+}
+
+/// The emulator's runtime beside a `librocm-core` of a C function's body, or without one.
+fn beside_rocm_core(body: Option<&str>) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let runtime = device::EMULATOR.join("libamdhip64.so.7");
+    std::os::unix::fs::symlink(runtime, at("libamdhip64.so.7")).unwrap();
+    if let Some(body) = body {
+        let text =
+            format!("int getROCmVersion(unsigned *a, unsigned *b, unsigned *c) {{ {body} }}");
+        std::fs::write(at("core.c"), text).unwrap();
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).args([at("librocm-core.so.1"), at("core.c")]);
+        assert!(compiler.status().unwrap().success());
+    }
+    let opened = Runtime::open(Platform::Hip, Some(directory.path()));
+    opened.err().map_or_else(String::new, |error| error.to_string())
+}
+
+/// What the emulator says is 7.2.2.
+#[test]
+fn rocm_before_7_2_2_is_refused() {
+    let says = |numbers: [u32; 3]| {
+        let [a, b, c] = numbers;
+        beside_rocm_core(Some(&format!("*a = {a}; *b = {b}; *c = {c}; return 0;")))
+    };
+    let text = says([7, 2, 1]);
+    assert!(text.contains("7.2.1") && text.contains("7.2.2 or newer"), "{text}");
+    for old in [[7, 1, 9], [6, 4, 4]] {
+        assert!(says(old).contains("7.2.2 or newer"), "{old:?}");
+    }
+    for new in [[7, 2, 2], [7, 3, 0], [8, 0, 0]] {
+        assert_eq!(says(new), "", "{new:?}");
+    }
+    assert!(beside_rocm_core(Some("return 2;")).contains("code 2"));
+    assert!(beside_rocm_core(Some("return 0; } int other(void) {")).contains("7.2.2 or newer"));
+    assert!(beside_rocm_core(None).contains("librocm-core.so.1"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::*;
 fn emulator() -> (tempfile::TempDir, Gpu) {
     let built = std::env::current_exe().unwrap().with_file_name("libemulator.so");
     let directory = tempfile::tempdir().unwrap();
-    for name in ["libamdhip64.so.7", "librccl.so.1"] {
+    for name in ["libamdhip64.so.7", "librccl.so.1", "librocm-core.so.1"] {
         symlink(&built, directory.path().join(name)).unwrap();
     }
     let gpu = Gpu::open(Platform::Hip, Some(directory.path())).unwrap();

@@ -46,6 +46,17 @@ fn attribute(which: i32, device: usize) -> HipResult<i32> {
     })
 }
 
+/// `librocm-core`'s only function here: ROCm 7.2.2.
+///
+/// # Safety
+/// Three places for numbers.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getROCmVersion(major: *mut u32, minor: *mut u32, patch: *mut u32) -> u32 {
+    // SAFETY: the caller has them.
+    unsafe { (*major, *minor, *patch) = (7, 2, 2) };
+    0
+}
+
 hip! {
     fn hipInit(flags: u32) {
         if flags != 0 {

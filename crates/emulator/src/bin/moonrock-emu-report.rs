@@ -37,7 +37,14 @@ fn install(dir: &Path) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|e| fail(dir, e))?;
     let real = dir.join("libamdhip64.so");
     std::fs::copy(&library, &real).map_err(|e| fail(&library, e))?;
-    for name in ["libamdhip64.so.6", "libamdhip64.so.7", "librccl.so", "librccl.so.1"] {
+    for name in [
+        "libamdhip64.so.6",
+        "libamdhip64.so.7",
+        "librccl.so",
+        "librccl.so.1",
+        "librocm-core.so",
+        "librocm-core.so.1",
+    ] {
         let link = dir.join(name);
         if link.symlink_metadata().is_ok() {
             std::fs::remove_file(&link).map_err(|e| fail(&link, e))?;

@@ -10,7 +10,7 @@ pub(crate) static EMULATOR: LazyLock<PathBuf> = LazyLock::new(|| {
     assert!(built.exists(), "{} is not built", built.display());
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulator");
     std::fs::create_dir_all(&directory).unwrap();
-    for name in ["libamdhip64.so.7", "librccl.so.1"] {
+    for name in ["libamdhip64.so.7", "librccl.so.1", "librocm-core.so.1"] {
         // At once in place of what is there: another test's, or of before the folder was moved.
         let new = directory.join(format!("{name}-{}", std::process::id()));
         std::os::unix::fs::symlink(&built, &new).unwrap();

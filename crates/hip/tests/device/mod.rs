@@ -7,7 +7,7 @@ mod emulator;
 use std::process::Command;
 use std::sync::Arc;
 
-use emulator::EMULATOR;
+pub(crate) use emulator::EMULATOR;
 use hip::kernels::matmul::{preshuffle, tile_bytes};
 use hip::{Device, Kernels, Memory, Platform, Runtime, Staging, Stream};
 

@@ -9,8 +9,8 @@
 // weights); the only split of a short row writes `out`. attention_merge: grid (rows, heads), 128
 // threads, of which each joins one split's sum to those before, and merges four columns.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits their partials, written
-// and then read: 32.3 KiB for 16 heads, on gfx950 4.5 % of 640 keys in bf16 and 4.9 % of 1024 in
-// E4M3; on sm_90, with 320 keys, 9.0 % and 15.7 %.
+// and then read: 32.3 KiB for 16 heads, on gfx950 as many as are a twentieth of the rest; on sm_90,
+// with 320 keys, they are 9.0 % of what these have in bf16 and 15.7 % in E4M3.
 // Longer splits make a lone sequence wait for more steps one after another: on an H100, 64
 // sequences of 4096 keys took 11 % less time with 512 keys than with 256 (in f32), one took 58 %
 // more. Nor are a few splits folded by one workgroup into a mean that alone is written: as a
@@ -36,7 +36,7 @@ KERNEL(128) void attention_merge(AttentionArgs args) {
   __shared__ float maxima[128 / WAVE];
   u32 row = block_x(), head = block_y();
   if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(len, args.split);
+  u32 len = args.positions[row] + 1, length = split_length(args, len);
   if (length >= len) return;
   u32 splits = (len + length - 1) / length;
   u64 first_at = (u64)row * args.max_splits * args.heads + head;

@@ -247,7 +247,7 @@ __device__ inline void fetch(Columns &to, const Parked &from) {
 template <class Keys>
 __device__ inline void attend_one(const AttentionArgs &args, Shared<1> &lds, u32 row) {
   Task<Keys, 1> task(args, lds, row, 1);
-  u32 length = split_length(task.len, args.split);
+  u32 length = split_length(args, task.len);
   Softmax softmax, total;
   if (length >= task.len) {
     sum(task, 0, task.len, softmax);
@@ -322,7 +322,7 @@ __device__ inline void attend(const AttentionArgs &args, Shared<ROWS> &lds,
       task.columns[r] = Columns{};
     }
   };
-  u32 length = split_length(task.len, args.split), split_end = length, tile = 0;
+  u32 length = split_length(args, task.len), split_end = length, tile = 0;
   task.start(0);
   task.score(0, TILE);
   sync();

@@ -36,15 +36,6 @@ __device__ inline bool exists(u32 part, u32 s) {
   return PARTS * SLABS == ENTRY / 32 || part * SLABS + s < ENTRY / 32;
 }
 
-/// Keys in a split of a row that sees `len`: a multiple of TILE, so that there are as few splits of
-/// at most `most` as there can be, all but the last of one length; more than `most` where those
-/// would be more than MAX_SPLITS. Rows at positions `4 n .. 4 n + 3` have the same, as `most` is a
-/// multiple of TILE.
-__device__ inline u32 split_length(u32 len, u32 most) {
-  u32 splits = (len + most - 1) / most;
-  splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
-  return (len + splits * TILE - 1) / (splits * TILE) * TILE;
-}
 
 struct AttentionArgs {
   const u32 *rows;
@@ -61,7 +52,8 @@ struct AttentionArgs {
   u32 heads;
   u32 block_size;
   u32 max_splits;
-  u32 split;
+  /// See `split_length`.
+  u32 split, split_more;
   float scale;
   /// On gfx950, for `attention_split`: how many workgroups there are along x, the number of splits
   /// of all rows, and of each split its row times 2^16 plus its number in the row.
@@ -69,6 +61,15 @@ struct AttentionArgs {
   const u32 *split_count;
   const u32 *splits;
 };
+
+/// Keys in a split of a row that sees `len`: a multiple of TILE, all but the last of one length. As
+/// many splits as the launcher's `split_keys` says, or fewer as that is rounded up. Rows at
+/// positions `4 n .. 4 n + 3` have the same.
+__device__ inline u32 split_length(const AttentionArgs &args, u32 len) {
+  u32 splits = (len + args.split_more) / args.split;
+  splits = splits < 1 ? 1 : splits < MAX_SPLITS ? splits : MAX_SPLITS;
+  return (len + splits * TILE - 1) / (splits * TILE) * TILE;
+}
 
 /// A wave's part of keys in bf16, as it is loaded.
 struct Bf16Keys {

@@ -53,7 +53,7 @@ struct Group {
 
   __device__ Group(const AttentionArgs &args, SharedByWarpgroups &lds, u32 first_row, u32 rows)
       : args(args), lds(lds), first_row(first_row), rows(rows), first_head(16 * block_y()),
-        len(args.positions[first_row] + rows), split(split_length(len, args.split)) {}
+        len(args.positions[first_row] + rows), split(split_length(args, len)) {}
 
   /// The warp's row.
   __device__ u32 own() const { return wave() % 4 < rows ? wave() % 4 : rows - 1; }

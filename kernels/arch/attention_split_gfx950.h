@@ -194,7 +194,7 @@ template <class Keys> struct Split {
 template <class Keys>
 __device__ inline void take_split(const AttentionArgs &args, SplitShared &lds,
                                   u32 own_wave, u32 row, u32 number) {
-  u32 len = load_scalar(args.positions + row) + 1, length = split_length(len, args.split);
+  u32 len = load_scalar(args.positions + row) + 1, length = split_length(args, len);
   u32 begin = number * length;
   Split<Keys> split(args, lds, own_wave, row, begin, begin + length < len ? begin + length : len);
   split.sum(begin);

@@ -90,7 +90,7 @@ struct Splits {
 
   __device__ void find_length() {
     len = lens[row];
-    length = split_length(len, args.split);
+    length = split_length(args, len);
   }
   __device__ u32 begin() const { return split * length; }
   __device__ u32 end() const { return begin() + length < len ? begin() + length : len; }
@@ -332,7 +332,7 @@ template <class Keys>
 __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) {
   u32 own = 0, row = thread();
   if (row < *args.rows) {
-    u32 len = args.positions[row] + 1, length = split_length(len, args.split);
+    u32 len = args.positions[row] + 1, length = split_length(args, len);
     lds.lens[row] = len;
     lds.starts[row] = args.table_starts[row];
     own = (len + length - 1) / length;

@@ -32,22 +32,33 @@ const fn max_splits(platform: Platform) -> usize {
     }
 }
 
-/// Keys in a split at most, unless there would be more than [`max_splits`]: so many that a split's
-/// mean, written and read again, is less than a twentieth of their bytes. On CUDA, where a
-/// workgroup takes half as many keys at once and codes take longer to become BF16 than to arrive,
-/// half as many, and no more in FP8.
-const fn split_keys(format: CacheFormat, platform: Platform) -> usize {
+/// `(keys, more)`: a row that sees `len` keys has `(len + more) / keys` splits, though not none and
+/// not more than [`max_splits`]. On HIP as many as there can be while their means, written and read
+/// again, are at most a twentieth of what a row of 16 heads needs: two from 1125 keys on in BF16,
+/// from 1973 in FP8. A lone sequence waits the longest just below that. On CUDA so many that none
+/// has more than 320 keys: a workgroup takes half as many keys at once as on HIP, and codes take
+/// longer to become BF16 than to arrive.
+///
+/// Rows at positions `GROUP * n ..` must have the same: `keys` is a multiple of [`GROUP`], and
+/// `more + 1` is.
+const fn split_keys(format: CacheFormat, platform: Platform) -> (usize, usize) {
     match (format, platform) {
-        (CacheFormat::Fp8, Platform::Hip) => 1024,
-        (_, Platform::Hip) => 640,
-        (_, Platform::Cuda) => 320,
+        (CacheFormat::Fp8, Platform::Hip) => (1012, 51),
+        (_, Platform::Hip) => (576, 27),
+        (_, Platform::Cuda) => (320, 319),
     }
+}
+
+/// Splits of a row that sees `len`, or fewer where their length, rounded up, leaves none for the
+/// last.
+fn split_count(len: usize, format: CacheFormat, platform: Platform) -> usize {
+    let (keys, more) = split_keys(format, platform);
+    ((len + more) / keys).clamp(1, max_splits(platform))
 }
 
 /// Keys in a split of a row that sees `len`, all but the last: `split_length` of kernels/mla.h.
 fn split_length(len: usize, format: CacheFormat, platform: Platform) -> usize {
-    let splits = len.div_ceil(split_keys(format, platform)).min(max_splits(platform));
-    len.div_ceil(splits * TILE) * TILE
+    len.div_ceil(split_count(len, format, platform) * TILE) * TILE
 }
 
 /// The splits of rows at `positions`, as [`Places::splits`] has them: first those that begin rows,
@@ -111,6 +122,7 @@ struct Args {
     block_size: u32,
     max_splits: u32,
     split: u32,
+    split_more: u32,
     scale: f32,
     workgroups: u32,
     split_count: u64,
@@ -128,7 +140,7 @@ pub struct Workspace {
 
 /// Splits of a row of up to `len` keys at most, in any format: BF16 has the shortest.
 fn most_splits(len: usize, platform: Platform) -> usize {
-    len.div_ceil(split_keys(CacheFormat::Bf16, platform)).clamp(1, max_splits(platform))
+    split_count(len, CacheFormat::Bf16, platform)
 }
 
 impl Workspace {
@@ -216,13 +228,14 @@ pub fn attention(
     const NAME: &str = "attention";
     check_shape(NAME, block_size > 0, "the block size must not be 0")?;
     let Buffers { queries, cache, format, cache_offset, out } = buffers;
-    let [split, many] = match format {
+    let [few, many] = match format {
         CacheFormat::Native | CacheFormat::Bf16 => ["attention_split", "attention_rows"],
         CacheFormat::Fp8 => ["attention_split_fp8", "attention_rows_fp8"],
     };
     check_room(NAME, "queries", queries, rows.bound * heads * (LATENT + ROPE) * 2)?;
     check_room(NAME, "out", out, rows.bound * heads * LATENT * 2)?;
     let splits = workspace.max_splits;
+    let (split, split_more) = split_keys(format, stream.device().platform());
     let head_tiles = heads.div_ceil(16);
     let workgroups = match workspace.workgroups {
         None => (rows.bound * splits).min((WORKGROUPS / head_tiles.max(1)).max(1)),
@@ -243,7 +256,8 @@ pub fn attention(
         heads: heads as u32,
         block_size: block_size as u32,
         max_splits: splits as u32,
-        split: split_keys(format, stream.device().platform()) as u32,
+        split: split as u32,
+        split_more: split_more as u32,
         scale: scale * std::f32::consts::LOG2_E,
         workgroups,
         split_count: places.split_count,
@@ -269,7 +283,7 @@ pub fn attention(
             None => ([workgroups, head_tiles as u32, 1], 512),
             Some(_) => ([workgroups, 1, 1], 384),
         };
-        stream.launch(kernels.get(split), grid, threads, &args)?;
+        stream.launch(kernels.get(few), grid, threads, &args)?;
         if splits > 1 {
             stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
         }
@@ -283,22 +297,48 @@ mod tests {
 
     /// What `split_length` of kernels/mla.h says of itself.
     #[test]
-    fn splits_are_few_and_of_one_length() {
+    fn splits_are_of_one_length() {
         for platform in [Platform::Hip, Platform::Cuda] {
             for format in [CacheFormat::Native, CacheFormat::Bf16, CacheFormat::Fp8] {
-                let (keys, most) = (split_keys(format, platform), max_splits(platform));
                 for len in 1..=150_000 {
                     let length = split_length(len, format, platform);
-                    let fewest = len.div_ceil(keys).min(most);
-                    assert!(length.is_multiple_of(TILE) && len.div_ceil(length) <= fewest);
+                    let count = split_count(len, format, platform);
+                    assert!(length.is_multiple_of(TILE) && len.div_ceil(length) <= count);
                     assert!(
-                        (length - TILE) * fewest < len,
+                        (length - TILE) * count < len,
                         "{len}: {length} is longer than need be"
                     );
-                    assert!(length <= keys || len > most * keys);
-                    assert!(len.div_ceil(length) <= most_splits(len, platform));
+                    assert!(count <= most_splits(len, platform));
+                    // Of rows that a workgroup may take together.
+                    let last = len.next_multiple_of(GROUP);
+                    assert_eq!(length, split_length(last, format, platform), "{len}");
                 }
             }
+        }
+    }
+
+    /// See [`split_keys`].
+    #[test]
+    fn means_are_a_twentieth_at_most() {
+        const HEADS: usize = 16;
+        let means = |splits| 2 * splits * HEADS * (2 * LATENT + 8);
+        for (format, entry) in [(CacheFormat::Bf16, 1152), (CacheFormat::Fp8, 656)] {
+            let mut borders = Vec::new();
+            for len in 1..=150_000 {
+                let needed = len * entry + HEADS * 2 * (LATENT + ROPE + LATENT);
+                let splits = split_count(len, format, Platform::Hip);
+                assert!(splits == 1 || 20 * means(splits) <= needed, "{len}: {splits}");
+                let before = split_count(len.max(2) - 1, format, Platform::Hip);
+                if splits > before {
+                    borders.push(len);
+                }
+            }
+            let expected = if entry == 1152 { [1125, 1701, 2277] } else { [1973, 2985, 3997] };
+            assert_eq!(borders[..3], expected);
+        }
+        // On CUDA there are as few as can be of 320 keys.
+        for (len, splits) in [(1, 1), (320, 1), (321, 2), (20_480, 64), (131_072, 64)] {
+            assert_eq!(split_count(len, CacheFormat::Bf16, Platform::Cuda), splits);
         }
     }
 
@@ -310,7 +350,7 @@ mod tests {
         };
         assert!(list(&[]).is_empty());
         let expected = [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (3, 2)];
-        assert_eq!(list(&[639, 640, 0, 1919]), entries(&expected));
+        assert_eq!(list(&[1123, 1124, 0, 1919]), entries(&expected));
         assert_eq!(list(&[1 << 20]).len(), 128);
         assert_eq!(list(&[131_071; 256]).len(), most_listed(131_072, 8192, Platform::Hip));
         assert!(splits(&[1000], CacheFormat::Bf16, Platform::Cuda).is_empty());

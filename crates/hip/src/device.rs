@@ -345,7 +345,7 @@ impl Device {
             let (free, _) = self.memory()?;
             self.check(&format!("taking {bytes} bytes of memory, of {free} free"), code)?;
         }
-        Ok(Memory { device: self.clone(), ptr, bytes })
+        Ok(Memory(Arc::new(Block { device: self.clone(), ptr, bytes })))
     }
 
     /// The same, of memory that other devices see at once what is written to.
@@ -360,7 +360,7 @@ impl Device {
         // SAFETY: `ptr` outlives the call.
         let code = unsafe { allocate_with(&mut ptr, bytes.max(16), UNCACHED) };
         self.check(&format!("taking {bytes} bytes of uncached memory"), code)?;
-        Ok(Memory { device: self.clone(), ptr, bytes })
+        Ok(Memory(Arc::new(Block { device: self.clone(), ptr, bytes })))
     }
 
     /// Takes pinned host memory, zeroed.
@@ -378,8 +378,12 @@ impl Device {
     }
 }
 
-/// Device memory, given back when dropped (the runtime waits for work that uses it).
-pub struct Memory {
+/// Device memory, given back when dropped (the runtime waits for work that uses it), unless other
+/// ranks have been told where it is: then when these can no longer use it.
+pub struct Memory(Arc<Block>);
+
+/// What [`Memory`] owns.
+pub(crate) struct Block {
     device: Device,
     ptr: DevicePtr,
     bytes: usize,
@@ -388,16 +392,21 @@ pub struct Memory {
 impl Memory {
     /// Its address on the device.
     pub fn ptr(&self) -> u64 {
-        self.ptr
+        self.0.ptr
     }
 
     /// Its length.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.0.bytes
+    }
+
+    /// Keeps it from being given back.
+    pub(crate) fn keep(&self) -> Arc<Block> {
+        Arc::clone(&self.0)
     }
 }
 
-impl Drop for Memory {
+impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: the address came from `allocate` and is given back once. A device that has
         // failed cannot free; nothing is left to do then.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Memory, Pinned};
+use crate::device::{Block, Device, Memory, Pinned};
 use crate::kernels::all_reduce::{EPOCH_BYTES, FLAG_BYTES, MAX_RANKS, Twins, slot_bytes};
 use crate::{Error, Stream};
 
@@ -59,8 +59,9 @@ pub struct Peers {
     flags: [u64; MAX_RANKS],
     /// The ranks' slots.
     slots: [u64; MAX_RANKS],
-    /// The ranks' partial sums, for each of its own that it has shared.
-    parts: Vec<[u64; MAX_RANKS]>,
+    /// The ranks' partial sums, for each of its own that it has shared. These stay where they are:
+    /// another at the place of one would be taken for it.
+    parts: Vec<([u64; MAX_RANKS], Arc<Block>)>,
     epochs: Memory,
     stop: Pinned,
     _flags: Memory,
@@ -125,17 +126,17 @@ impl Peers {
 
     /// What [`all_reduce_norm`](crate::kernels::all_reduce::all_reduce_norm) needs to sum the
     /// ranks' `part`s. The first time for this memory it waits for the other ranks, which ask the
-    /// same in turn.
+    /// same in turn; the memory is then given back with `self` at the earliest.
     ///
     /// # Errors
     /// A rank that does not ask.
     pub fn twins(&mut self, part: &Memory) -> Result<Twins<'_>, Error> {
-        let known = self.parts.iter().find(|parts| parts[self.rank] == part.ptr()).copied();
+        let known = self.parts.iter().find(|(parts, _)| parts[self.rank] == part.ptr());
         let parts = match known {
-            Some(parts) => parts,
+            Some(&(parts, _)) => parts,
             None => {
                 let parts = self.tell_addresses(part.ptr())?;
-                self.parts.push(parts);
+                self.parts.push((parts, part.keep()));
                 parts
             }
         };

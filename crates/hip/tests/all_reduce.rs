@@ -196,6 +196,23 @@ fn epochs_may_wrap_around() {
     assert!(found.iter().flatten().all(|bits| Some(bits) == expected.as_ref()));
 }
 
+/// Else another part at its place would be taken for it, and one rank would wait for the others to
+/// ask for their twins.
+#[test]
+fn a_part_that_twins_know_is_not_given_back() {
+    on_ranks(2, |mut rank| {
+        const BYTES: usize = 64 << 20;
+        let free = || rank.gpu.device.memory().unwrap().0;
+        let part = rank.gpu.empty::<u8>(BYTES);
+        rank.peers.twins(&part).unwrap();
+        let before = free();
+        drop(part);
+        assert_eq!(free(), before);
+        drop(rank.peers);
+        assert!(free() >= before + BYTES);
+    });
+}
+
 /// Becomes true when this is dropped, be it by a panic.
 struct Ended<'a>(&'a AtomicBool);
 

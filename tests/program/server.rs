@@ -58,7 +58,7 @@ impl Server {
         Server::start_command(command, model, &[&["--device", "hip"], args].concat())
     }
 
-    fn start_command(mut command: Command, model: &str, args: &[&str]) -> Server {
+    pub(crate) fn start_command(mut command: Command, model: &str, args: &[&str]) -> Server {
         let mut child = command
             .arg("serve")
             .arg(path(model))

@@ -1,4 +1,5 @@
 //! A gfx950 (MI355X) in software, behind the C symbols of `libamdhip64.so` and `librccl.so`.
+//! Of `librocm-core.so` it has the release.
 //!
 //! A code object is loaded as it is, decoded once through LLVM's disassembler, and executed wave by
 //! wave with checks that hardware does not make. See the crate's README for what is modelled.

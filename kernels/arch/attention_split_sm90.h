@@ -7,10 +7,17 @@
 // one. Values in E4M3 are made bf16 by who scores them, in a second ring. (Where those who copy did
 // half of that, it took longer: of the scores' instructions fewer then run beside it.)
 //
-// Entries stand 16 bytes more than a multiple of 128 apart. So neither transposed reads of eight
-// keys collide, nor those of an operand's chunks of two keys or codes of four, if an operand's rows
-// are the keys in the order of `key_of`. That order changes no bit: it is that of columns of
-// scores, and within an instruction of what it adds up.
+// Neither transposed reads of eight keys in LDS collide, nor those of an operand's chunks of two
+// keys or codes of four, if an operand's rows are the keys in the order of `key_of`. That order
+// changes no bit: it is that of columns of scores, and within an instruction of what it adds up.
+// Entries in BF16 stand one after the other, but of each line of 128 bytes the 16-byte parts are at
+// their place ^ the line % 8, of which a key has nine: so a tensor map copies them. Entries with
+// codes, and values made of these, stand 16 bytes more than a multiple of 128 apart. (Copies of
+// BF16 to such places took 5 % longer: a line of memory was two of LDS.)
+//
+// Means of splits leave by way of LDS, 256 bytes of a head at once, while the next split is mixed.
+// Of the time that 64 rows of 32768 keys take they still are a tenth: of more than the L2 cache
+// holds, writing takes the memory four times as long as reading.
 #pragma once
 #include "warpgroups.h"
 
@@ -29,14 +36,18 @@ constexpr u32 pitch(u32 bytes) { return (bytes + 111) / 128 * 128 + 16; }
 
 template <class Keys> struct Rings {
   static constexpr bool CONVERTS = Keys::BYTES != Bf16Keys::BYTES;
-  static constexpr u32 PITCH = pitch(Keys::BYTES), STAGES = 5;
-  __attribute__((aligned(128))) u8 entries[STAGES][TILE][PITCH];
+  static constexpr u32 PITCH = CONVERTS ? pitch(Keys::BYTES) : Keys::BYTES;
+  /// In BF16 five took up to 6 % longer, when several splits were a workgroup's.
+  static constexpr u32 STAGES = CONVERTS ? 5 : 4;
+  __attribute__((aligned(1024))) u8 entries[STAGES][TILE][PITCH];
   /// Values of entries that have been made bf16.
-  static constexpr u32 VALUES_PITCH = CONVERTS ? pitch(2 * LATENT) : PITCH;
+  static constexpr u32 VALUES_PITCH = pitch(2 * LATENT);
   static constexpr u32 TILES = CONVERTS ? 3 : STAGES;
   __attribute__((aligned(128))) u8 values[CONVERTS ? TILES : 1][CONVERTS ? TILE : 1][VALUES_PITCH];
   /// Of eight keys each, as lanes have them.
   f32x4 scores[TILES][SCORING_WARPS][WAVE];
+  /// What a warp that mixes writes, of 16 heads.
+  __attribute__((aligned(16))) u8 means[MIXING_WARPS][16][2 * WIDTH + 16];
   /// What rows see, and where their blocks begin in `tables`.
   u32 lens[MAX_ROWS], starts[MAX_ROWS];
   u32 sums[MAX_ROWS / WAVE];
@@ -60,6 +71,13 @@ __device__ inline void copy_bulk(void *to, const void *from, u32 bytes, u32 word
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
                "[%0], [%1], %2, [%3], %4;" ::"r"(lds_address(to)),
                "l"(from), "r"(bytes), "r"(word), "l"(policy)
+               : "memory");
+}
+/// The same of an entry in bf16.
+__device__ inline void copy_entry(void *to, const TensorMap &map, u32 slot, u32 word, u64 policy) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".L2::cache_hint [%0], [%1, {%2, %2, %3}], [%4], %5;" ::"r"(lds_address(to)),
+               "l"(&map), "r"(0), "r"(slot), "r"(word), "l"(policy)
                : "memory");
 }
 
@@ -109,7 +127,8 @@ struct Splits {
   }
 };
 
-template <class Keys> __device__ inline void copy_all(const AttentionArgs &args, Rings<Keys> &lds) {
+template <class Keys>
+__device__ inline void copy_all(const AttentionArgs &args, const TensorMap *map, Rings<Keys> &lds) {
   typedef Rings<Keys> R;
   Splits splits(args, lds);
   u32 own = OWN_KEYS * (wave() % 4), first = splits.begin(), block, in_block;
@@ -137,24 +156,46 @@ template <class Keys> __device__ inline void copy_all(const AttentionArgs &args,
       wait_for(lds.mixed[to.at], to.phase ^ 1);
     u32 word = lds_address(&lds.copied[to.at]);
     if (lane() < OWN_KEYS) {
+      u8 *entry = lds.entries[to.at][own + lane()];
       expect_bytes(word, Keys::BYTES);
-      copy_bulk(lds.entries[to.at][own + lane()], args.cache + (u64)slot * Keys::BYTES, Keys::BYTES,
-                word, policy);
+      if constexpr (R::CONVERTS)
+        copy_bulk(entry, args.cache + (u64)slot * Keys::BYTES, Keys::BYTES, word, policy);
+      else
+        copy_entry(entry, *map, slot, word, policy);
     }
     if (last) return;
   }
 }
 
-/// The lane's part of slab `s` of an entry: a chunk, or eight codes.
-__device__ inline u32x4 load_slab(const Bf16Keys *, const u8 *entry, u32 s) {
-  return *(const u32x4 *)(entry + 64 * s + 16 * chunk_group());
-}
-__device__ inline u32x4 load_slab(const Fp8Keys *, const u8 *entry, u32 s) {
-  if (s >= LATENT / 32)
-    return *(const u32x4 *)(entry + Fp8Keys::ROPE_AT + 64 * (s - LATENT / 32) + 16 * chunk_group());
-  u32x2 codes = *(const u32x2 *)(entry + 32 * s + 8 * chunk_group());
-  return u32x4{codes[0], codes[1], 0, 0};
-}
+/// Where an entry is in LDS.
+template <class Keys> struct Entry {
+  const u8 *at;
+
+  __device__ Entry(const u8 *at, u32) : at(at) {}
+
+  /// The lane's part of slab `s`: a chunk, or eight codes.
+  __device__ u32x4 slab(u32 s) const {
+    if (s >= LATENT / 32)
+      return *(const u32x4 *)(at + Keys::ROPE_AT + 64 * (s - LATENT / 32) + 16 * chunk_group());
+    u32x2 codes = *(const u32x2 *)(at + 32 * s + 8 * chunk_group());
+    return u32x4{codes[0], codes[1], 0, 0};
+  }
+};
+template <> struct Entry<Bf16Keys> {
+  /// Where slabs `2 * i` would begin in the first line.
+  u32 places[4];
+
+  /// Of key `key` of a tile.
+  __device__ Entry(const u8 *at, u32 key) {
+    for (u32 i = 0; i < 4; ++i)
+      places[i] = lds_address(at) + 16 * (chunk_group() ^ (key + i) % 8);
+  }
+
+  __device__ u32x4 slab(u32 s) const {
+    u32 line = s / 2, address = (places[line % 4] ^ 64 * ((line / 4 + s) % 2)) + 128 * line;
+    return *(const __attribute__((address_space(3))) u32x4 *)(u64)address;
+  }
+};
 
 /// Eight E4M3 values times the power of two in byte `step` of `scale`. As `dequantize_fp8`, in
 /// fewer instructions.
@@ -195,15 +236,16 @@ __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       wait_for(lds.copied[from.at], from.phase);
       if constexpr (R::CONVERTS) wait_for(lds.mixed[to.at], to.phase ^ 1);
-      const u8 *entry = lds.entries[from.at][own_key];
+      const u8 *at = lds.entries[from.at][own_key];
+      Entry<Keys> entry(at, own_key);
       u8 *values = lds.values[R::CONVERTS ? to.at : 0][R::CONVERTS ? own_key : 0];
       u32x4 scales = {};
-      if constexpr (R::CONVERTS) scales = *(const u32x4 *)(entry + Keys::SCALES_AT);
+      if constexpr (R::CONVERTS) scales = *(const u32x4 *)(at + Keys::SCALES_AT);
       float part[PARTS][4] = {};
       u32x4 next[PARTS];
       auto load = [&](u32 s) {
         for (u32 p = 0; p < PARTS; ++p)
-          if (exists(p, s)) next[p] = load_slab((const Keys *)0, entry, p * SLABS + s);
+          if (exists(p, s)) next[p] = entry.slab(p * SLABS + s);
       };
       load(0);
       for (u32 s = 0; s < SLABS; ++s) {
@@ -240,32 +282,50 @@ __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
 }
 
 /// Writes the result of the only split of a row, or a split's mean.
-__device__ inline void write(const Splits &splits, u32 first_column, const Softmax &softmax,
-                             const Acc (&columns)[WIDTH / 16]) {
+template <class Keys>
+__device__ inline void write(const Splits &splits, Rings<Keys> &lds, u32 first_column,
+                             const Softmax &softmax, const Acc (&columns)[WIDTH / 16]) {
   const AttentionArgs &args = splits.args;
   bool single = splits.length >= splits.len;
-  u64 at = ((u64)splits.row * args.max_splits + splits.split) * args.heads;
+  u64 row_at = (u64)splits.row * args.heads + splits.heads;
+  u64 at = ((u64)splits.row * args.max_splits + splits.split) * args.heads + splits.heads;
+  float factor[CHUNKS];
   for (u32 c = 0; c < CHUNKS; ++c) {
-    u32 head = splits.heads + chunk_row(c);
-    if (head >= args.heads) continue;
-    if (!single && first_column == 0 && chunk_group() == 0)
+    factor[c] = 1.0f / softmax.sum[c];
+    u32 head = chunk_row(c);
+    if (!single && first_column == 0 && chunk_group() == 0 && splits.heads + head < args.heads)
       *(f32x2 *)(args.sums + 2 * (at + head)) = f32x2{softmax.max[c], softmax.sum[c]};
-    float factor = 1.0f / softmax.sum[c];
-    __bf16 *out = args.out + ((u64)splits.row * args.heads + head) * LATENT + first_column;
-    _Float16 *partial = args.partials + (at + head) * LATENT + first_column;
-    for (u32 t = 0; t < WIDTH / 16; ++t)
-      for (u32 i = 0; i < ACC_VALUES; i += RUN) {
-        if (own_chunk(i) != c) continue;
-        const float *v = columns[t].v + i;
-        u32 column = 16 * t + other_row(i);
-        if (single) {
-          *(Bf16Run *)(out + column) = Bf16Run{(__bf16)__builtin_fmaf(v[0], factor, 0.0f),
-                                               (__bf16)__builtin_fmaf(v[1], factor, 0.0f)};
-        } else {
-          *(HalfRun *)(partial + column) = HalfRun{rounded(v[0] * factor), rounded(v[1] * factor)};
-        }
-      }
   }
+  auto &rows = lds.means[wave() % MIXING_WARPS];
+  u8 *own = rows[lane() % 16] + lane() / 16 * 16;
+  auto store = [&](auto pair) {
+    for (u32 t = 0; t < WIDTH / 16; ++t) {
+      u32x4 words; // of heads 0 .. 7 and 8 .. 15, and the same of the next eight columns
+      for (u32 i = 0; i < ACC_VALUES; i += RUN) {
+        float f = factor[own_chunk(i)];
+        words[i / RUN] = pair(columns[t].v[i], columns[t].v[i + 1], f);
+      }
+      store_matrices(own + 32 * t, __builtin_bit_cast(bf16x8, words));
+    }
+  };
+  copied_out(); // what was written before
+  sync_wave();
+  if (single)
+    store([](float x, float y, float f) {
+      return __builtin_bit_cast(u32, Bf16Run{(__bf16)__builtin_fmaf(x, f, 0.0f),
+                                             (__bf16)__builtin_fmaf(y, f, 0.0f)});
+    });
+  else
+    store([](float x, float y, float f) {
+      return __builtin_bit_cast(u32, HalfRun{rounded(x * f), rounded(y * f)});
+    });
+  operands_written();
+  sync_wave();
+  u32 head = lane();
+  if (head >= 16 || splits.heads + head >= args.heads) return;
+  u8 *to = single ? (u8 *)(args.out + (row_at + head) * LATENT)
+                  : (u8 *)(args.partials + (at + head) * LATENT);
+  copy_out(to + 2 * first_column, rows[head], 2 * WIDTH);
 }
 
 template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, Rings<Keys> &lds) {
@@ -302,12 +362,18 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
         for (u32 t = 0; t < WIDTH / 16; ++t)
           for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= weights.factor[own_chunk(i)];
+      // Where eight columns begin, of which there are 16; of two lines in bf16.
       u32 address = lds_address(values + 2 * first_column);
+      auto place = [&](u32 n) {
+        if constexpr (R::CONVERTS) return address + 16 * n;
+        u32 line = n / 8, turn = (own_key + 2 * (wave() % MIXING_WARPS) + line) % 8;
+        return (address + 128 * line + 16 * turn) ^ 16 * (n % 8);
+      };
       u32x4 x0 = __builtin_bit_cast(u32x4, weights.operand[0]);
       u32x4 x1 = __builtin_bit_cast(u32x4, weights.operand[1]);
       auto mix = [&] {
         for (u32 n = 0; n < WIDTH / 8; ++n) {
-          u32x4 y = load_matrices_transposed(address + 16 * n);
+          u32x4 y = load_matrices_transposed(place(n));
           float *sums = columns[n / 2].v + n % 2 * 4;
           mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
           mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
@@ -322,8 +388,9 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       count(lds.mixed[tile.at]);
       tile.next();
     }
-    write(splits, first_column, softmax, columns);
+    write(splits, lds, first_column, softmax, columns);
   }
+  copied_out(); // LDS outlives no thread
 }
 
 /// Finds the splits of the workgroup: all are shared out evenly, in the order of heads, rows and
@@ -361,11 +428,12 @@ __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) 
   return true;
 }
 
-template <class Keys> __device__ inline void take_splits(const AttentionArgs &args) {
+template <class Keys>
+__device__ inline void take_splits(const AttentionArgs &args, const TensorMap *map) {
   begin();
-  extern __shared__ __attribute__((aligned(128))) u8 memory[];
+  extern __shared__ __attribute__((aligned(1024))) u8 memory[];
   Rings<Keys> &lds = *(Rings<Keys> *)memory;
-  static_assert(sizeof(lds) <= 220000, "what launches ask for");
+  static_assert(sizeof(lds) <= 232448, "what launches ask for");
   if (thread() == 0) {
     for (u32 i = 0; i < Rings<Keys>::STAGES; ++i) {
       expect_arrivals(lds_address(&lds.copied[i]), TILE);
@@ -386,13 +454,86 @@ template <class Keys> __device__ inline void take_splits(const AttentionArgs &ar
     score_all(args, lds);
   } else {
     give_registers<40>();
-    copy_all(args, lds);
+    copy_all(args, map, lds);
   }
 }
 
-STAYING_KERNEL(SPLIT_THREADS) void attention_split(AttentionArgs args) {
-  take_splits<Bf16Keys>(args);
+/// The parameter of attention_split.
+struct SplitArgs {
+  /// Of entries, by column of a line, line and slot: boxes of an entry, with 16 bytes of a line at
+  /// their place ^ the line in LDS % 8.
+  TensorMap entries;
+  AttentionArgs args;
+};
+
+STAYING_KERNEL(SPLIT_THREADS)
+void attention_split(const __attribute__((grid_constant)) SplitArgs args) {
+  take_splits<Bf16Keys>(args.args, &args.entries);
 }
 STAYING_KERNEL(SPLIT_THREADS) void attention_split_fp8(AttentionArgs args) {
-  take_splits<Fp8Keys>(args);
+  take_splits<Fp8Keys>(args, nullptr);
+}
+
+/// `attention_merge`, with all means on their way at once: so takes half the time where workgroups
+/// are few, and registers for few workgroups.
+KERNEL(128) void attention_merge_few(AttentionArgs args) {
+  begin();
+  /// Splits that are loaded and merged without a branch. What there is not has weight 0.
+  constexpr u32 BLOCK = 16;
+  static_assert(MAX_SPLITS == 2 * WAVE, "two waves join");
+  __shared__ f32x2 joins[MAX_SPLITS]; // the factor of what was merged before, and the mean's weight
+  __shared__ float first_max;
+  u32 row = block_x(), head = block_y();
+  if (row >= *args.rows) return;
+  u32 len = args.positions[row] + 1, length = split_length(args, len);
+  if (length >= len) return;
+  u32 splits = (len + length - 1) / length;
+  u64 first_at = (u64)row * args.max_splits * args.heads + head;
+  u32 own = thread() < splits ? thread() : splits - 1;
+  f32x2 sums = *(const f32x2 *)(args.sums + 2 * (first_at + (u64)own * args.heads));
+  const _Float16 *means = args.partials + first_at * LATENT + 4 * thread();
+  f16x4 x[MAX_SPLITS];
+#pragma unroll
+  for (u32 first = 0; first < MAX_SPLITS; first += BLOCK) {
+    if (first >= splits) continue;
+    for (u32 i = first; i < first + BLOCK; ++i) {
+      u32 split = i < splits ? i : splits - 1;
+      x[i] = *(const f16x4 *)(means + (u64)(split * args.heads) * LATENT);
+    }
+    loads_first();
+  }
+  // The greatest reference of all splits up to the thread's, and up to that before.
+  float max = sums[0];
+  for (u32 d = 1; d < WAVE; d *= 2) {
+    float other = shuffle(max, lane() - d);
+    if (lane() >= d && other > max) max = other;
+  }
+  if (thread() == WAVE - 1) first_max = max;
+  float before = shuffle(max, lane() - 1);
+  if (lane() == 0) before = -__builtin_inff();
+  sync();
+  if (thread() >= WAVE) {
+    max = __builtin_fmaxf(max, first_max);
+    before = __builtin_fmaxf(before, first_max);
+  }
+  f32x2 join = {power_of_two(before - max), sums[1] * power_of_two(sums[0] - max)};
+  if (thread() >= splits) join = f32x2{1, 0};
+  if (thread() < MAX_SPLITS) joins[thread()] = join;
+  sync();
+  float sum = 0;
+  f32x4 columns = {0, 0, 0, 0};
+#pragma unroll
+  for (u32 first = 0; first < MAX_SPLITS; first += BLOCK) {
+    if (first >= splits) continue;
+    for (u32 i = first; i < first + BLOCK; ++i) {
+      f32x2 f = joins[i];
+      sum = __builtin_fmaf(sum, f[0], f[1]);
+      for (u32 c = 0; c < 4; ++c)
+        columns[c] = __builtin_fmaf(columns[c], f[0], (float)x[i][c] * f[1]);
+    }
+  }
+  float factor = 1.0f / sum;
+  bf16x4 y;
+  for (u32 i = 0; i < 4; ++i) y[i] = (__bf16)__builtin_fmaf(columns[i], factor, 0.0f);
+  *(bf16x4 *)(args.out + ((u64)row * args.heads + head) * LATENT + 4 * thread()) = y;
 }

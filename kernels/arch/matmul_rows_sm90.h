@@ -17,11 +17,6 @@ constexpr u32 X_ROWS = 128, MULTIPLIERS = 256, LOADERS = 128;
 #define ROWS_KERNEL STAYING_KERNEL(MULTIPLIERS + LOADERS)
 #define ROWS_ARGS const __attribute__((grid_constant)) RowsArgs
 
-/// `CUtensorMap`: how a matrix in memory is cut into boxes that one instruction copies.
-struct alignas(64) TensorMap {
-  u64 words[16];
-};
-
 /// The parameter of matmul_rows.
 struct RowsArgs {
   /// Of x, by column and row: boxes of 64 x `64 * groups`, with 128 bytes of a row together, in

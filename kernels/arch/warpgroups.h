@@ -25,6 +25,11 @@ __device__ inline void copy_8_to_lds(u32 to, const void *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 
+/// `CUtensorMap`: how a tensor in memory is cut into boxes that one instruction copies.
+struct alignas(64) TensorMap {
+  u64 words[16];
+};
+
 /// One arrival on what `expect_arrivals` has made, by its address.
 __device__ inline void arrive_at(u32 word) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
@@ -43,6 +48,20 @@ __device__ inline void count_with_copies(const u64 &word) {
   count(word);
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
                : "memory");
+}
+
+/// Starts copying `bytes` from LDS to memory, both at multiples of 16. What was written to LDS
+/// before must have been told of by `operands_written`.
+__device__ inline void copy_out(void *to, const void *from, u32 bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n\t"
+               "cp.async.bulk.commit_group;" ::"l"(to),
+               "r"(lds_address(from)), "r"(bytes)
+               : "memory");
+}
+
+/// Waits until all that the thread copies out has been read.
+__device__ inline void copied_out() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 /// Stores four matrices of 8 x 8 values of 16 bits; lane `l` says where row `l % 8` of matrix

@@ -18,7 +18,8 @@ pub(crate) struct TensorMap([u64; 16]);
 pub(crate) enum Element {
     /// Eight bytes. A box stands in LDS as it is.
     Eight,
-    /// A bf16. A box is of 64 in a row, whose 16-byte parts stand at their place ^ the row % 8.
+    /// A bf16. A box is of 64 along the first dimension, a line of 128 bytes in LDS, whose 16-byte
+    /// parts stand at their place ^ the line % 8, by its address.
     Bf16,
 }
 

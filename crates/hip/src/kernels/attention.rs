@@ -3,6 +3,7 @@
 use model::{CacheFormat, Limits};
 
 use super::{Rows, check_room, check_shape};
+use crate::tensor_map::{Element, TensorMap};
 use crate::{Device, Error, Kernels, Memory, Platform, Stream};
 
 /// Latent width of the kernels.
@@ -127,6 +128,27 @@ struct Args {
     workgroups: u32,
     split_count: u64,
     splits: u64,
+}
+
+/// The parameter of CUDA's `attention_split`: `SplitArgs` of `kernels/arch/attention_split_sm90.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CudaArgs {
+    entries: TensorMap,
+    args: Args,
+}
+
+impl CudaArgs {
+    /// Of `slots` entries in BF16.
+    fn new(device: &Device, slots: usize, args: Args) -> Result<CudaArgs, Error> {
+        /// Bytes of a line of an entry, and lines.
+        const LINE: usize = 128;
+        const LINES: usize = (LATENT + ROPE) * 2 / LINE;
+        let elements = [LINE / 2, LINES, slots.max(1)];
+        let (steps, sizes) = ([2, LINE, LINES * LINE], [LINE as u32 / 2, LINES as u32, 1]);
+        let entries = TensorMap::new(device, Element::Bf16, args.cache, elements, steps, sizes)?;
+        Ok(CudaArgs { entries, args })
+    }
 }
 
 /// Room for the sums of splits.
@@ -279,13 +301,25 @@ pub fn attention(
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
     // SAFETY: as above; the workspace has room for all rows' splits.
     unsafe {
-        let (grid, threads) = match workspace.workgroups {
-            None => ([workgroups, head_tiles as u32, 1], 512),
-            Some(_) => ([workgroups, 1, 1], 384),
-        };
-        stream.launch(kernels.get(few), grid, threads, &args)?;
+        let kernel = kernels.get(few);
+        match (workspace.workgroups, format) {
+            (None, _) => stream.launch(kernel, [workgroups, head_tiles as u32, 1], 512, &args)?,
+            (Some(_), CacheFormat::Fp8) => stream.launch(kernel, [workgroups, 1, 1], 384, &args)?,
+            (Some(_), CacheFormat::Native | CacheFormat::Bf16) => {
+                let bytes = cache.bytes().saturating_sub(cache_offset);
+                let slots = bytes / (2 * (LATENT + ROPE));
+                let args = CudaArgs::new(stream.device(), slots, args)?;
+                stream.launch(kernel, [workgroups, 1, 1], 384, &args)?;
+            }
+        }
         if splits > 1 {
-            stream.launch(kernels.get("attention_merge"), [x, heads as u32, 1], 128, &args)?;
+            // Of the form for few workgroups, which loads up to 64 means at once, three fit a
+            // processor.
+            let merge = match workspace.workgroups {
+                Some(all) if splits > 16 && rows.bound * heads <= 3 * all => "attention_merge_few",
+                _ => "attention_merge",
+            };
+            stream.launch(kernels.get(merge), [x, heads as u32, 1], 128, &args)?;
         }
         Ok(())
     }

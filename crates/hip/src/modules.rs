@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 
 use crate::Error;
 use crate::device::Device;
-use crate::sys::{CUDA_DYNAMIC_SHARED, Handle, Platform, Special};
+use crate::sys::{CUDA_DYNAMIC_SHARED, CUDA_LDS_CARVEOUT, Handle, Platform, Special};
 
 /// Files of `kernels/` and what they became, or why there are none.
 type Objects = Result<&'static [(&'static str, &'static [u8])], &'static str>;
@@ -64,13 +64,13 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "experts_down",
         &[
-            "experts_down_mxfp4_1",
+            "experts_down_mxfp4_4",
             "experts_down_mxfp4_16",
             "experts_down_mxfp4_64",
-            "experts_down_mxfp8_1",
+            "experts_down_mxfp8_4",
             "experts_down_mxfp8_16",
             "experts_down_mxfp8_64",
-            "experts_down_bf16_1",
+            "experts_down_bf16_4",
             "experts_down_bf16_16",
             "experts_down_bf16_64",
             "experts_combine",
@@ -79,13 +79,13 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "experts_gate_up",
         &[
-            "experts_gate_up_mxfp4_1",
+            "experts_gate_up_mxfp4_4",
             "experts_gate_up_mxfp4_16",
             "experts_gate_up_mxfp4_64",
-            "experts_gate_up_mxfp8_1",
+            "experts_gate_up_mxfp8_4",
             "experts_gate_up_mxfp8_16",
             "experts_gate_up_mxfp8_64",
-            "experts_gate_up_bf16_1",
+            "experts_gate_up_bf16_4",
             "experts_gate_up_bf16_16",
             "experts_gate_up_bf16_64",
         ],
@@ -131,27 +131,51 @@ const FILES: &[(&str, &[&str])] = &[
     ("swiglu", &["swiglu"]),
 ];
 
+/// Those for CUDA alone.
+const CUDA_FILES: &[(&str, &[&str])] = &[
+    ("experts_down", &["experts_down_mxfp4_1", "experts_down_mxfp8_1", "experts_down_bf16_1"]),
+    (
+        "experts_gate_up",
+        &["experts_gate_up_mxfp4_1", "experts_gate_up_mxfp8_1", "experts_gate_up_bf16_1"],
+    ),
+];
+
+/// The kernels that `file` has for a platform.
+fn names(file: &str, platform: Platform) -> Vec<&'static str> {
+    let of = |files: &[(&str, &'static [&'static str])]| {
+        files.iter().find(|(name, _)| *name == file).map_or(&[][..], |(_, names)| names)
+    };
+    let more = if platform == Platform::Cuda { of(CUDA_FILES) } else { &[] };
+    [of(FILES), more].concat()
+}
+
 /// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
 const LARGE: &[(&str, u32)] = &[
     ("attention_rows", 230_016),
     ("attention_split", 220_000),
     ("attention_split_fp8", 220_000),
-    ("experts_down_bf16_1", FEW_ROWS),
+    ("experts_down_bf16_1", ONE_ROW_DOWN),
+    ("experts_down_bf16_4", FEW_ROWS),
     ("experts_down_bf16_16", FEW_ROWS_DOWN),
     ("experts_down_bf16_64", MANY_ROWS),
-    ("experts_down_mxfp4_1", FEW_ROWS),
+    ("experts_down_mxfp4_1", ONE_ROW_DOWN),
+    ("experts_down_mxfp4_4", FEW_ROWS),
     ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
     ("experts_down_mxfp4_64", MANY_ROWS),
-    ("experts_down_mxfp8_1", FEW_ROWS),
+    ("experts_down_mxfp8_1", ONE_ROW_DOWN),
+    ("experts_down_mxfp8_4", FEW_ROWS),
     ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
     ("experts_down_mxfp8_64", MANY_ROWS),
-    ("experts_gate_up_bf16_1", FEW_ROWS),
+    ("experts_gate_up_bf16_1", ONE_ROW),
+    ("experts_gate_up_bf16_4", FEW_ROWS),
     ("experts_gate_up_bf16_16", FEW_ROWS),
     ("experts_gate_up_bf16_64", MANY_ROWS),
-    ("experts_gate_up_mxfp4_1", FEW_ROWS),
+    ("experts_gate_up_mxfp4_1", ONE_ROW),
+    ("experts_gate_up_mxfp4_4", FEW_ROWS),
     ("experts_gate_up_mxfp4_16", FEW_ROWS),
     ("experts_gate_up_mxfp4_64", MANY_ROWS),
-    ("experts_gate_up_mxfp8_1", FEW_ROWS),
+    ("experts_gate_up_mxfp8_1", ONE_ROW),
+    ("experts_gate_up_mxfp8_4", FEW_ROWS),
     ("experts_gate_up_mxfp8_16", FEW_ROWS),
     ("experts_gate_up_mxfp8_64", MANY_ROWS),
     ("matmul_mxfp4_bf16_16", FEW_ROWS),
@@ -166,6 +190,9 @@ const LARGE: &[(&str, u32)] = &[
 /// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
 const FEW_ROWS: u32 = 8 * 8192;
 const FEW_ROWS_DOWN: u32 = 4 * 8192;
+/// The same of one row, for 8 waves: so little that both have room beside each other.
+const ONE_ROW: u32 = 8 * 4 * 4096;
+const ONE_ROW_DOWN: u32 = 8 * 4 * 2048;
 /// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
 const MANY_ROWS: u32 = 197_120;
 
@@ -178,11 +205,11 @@ impl Kernels {
         let table = code_objects(device.runtime.platform)?;
         let mut kernels =
             Kernels { device: device.clone(), modules: Vec::new(), functions: HashMap::new() };
-        for &(file, names) in FILES {
+        for &(file, _) in FILES {
             let object = table.iter().find(|(name, _)| *name == file);
             let (_, image) = object
                 .ok_or_else(|| Error::Unfit(format!("kernels/{file}.hip is not in this build")))?;
-            kernels.load_module(file, image, names)?;
+            kernels.load_module(file, image, &names(file, device.runtime.platform))?;
         }
         Ok(kernels)
     }
@@ -213,7 +240,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much.
+    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much. Experts' of
+    /// up to four rows have the rest of it left for the launch after, which begins beside them.
     fn grant_lds(&self, name: &str, function: Handle) -> Result<u32, Error> {
         let large = LARGE.iter().find(|(large, _)| *large == name);
         let (Special::Cuda { set_attribute, .. }, Some(&(_, bytes))) =
@@ -224,6 +252,11 @@ impl Kernels {
         // SAFETY: the function is of a loaded module.
         let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
         self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
+        if name.starts_with("experts_") && (name.ends_with("_1") || name.ends_with("_4")) {
+            // SAFETY: as above.
+            let code = unsafe { set_attribute(function, CUDA_LDS_CARVEOUT, 100) };
+            self.device.check(&format!("having all LDS beside {name}"), code)?;
+        }
         Ok(bytes)
     }
 
@@ -259,15 +292,15 @@ mod tests {
         for (file, ptx) in code_objects(Platform::Cuda).unwrap() {
             let ptx = std::str::from_utf8(ptx).unwrap();
             let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
-            let (_, names) = FILES.iter().find(|(name, _)| name == file).unwrap();
-            assert_eq!(entries.len(), names.len(), "{file}");
+            assert_eq!(entries.len(), names(file, Platform::Cuda).len(), "{file}");
             for entry in entries {
                 let name = entry.split('(').next().unwrap();
                 let place = |what| entry.find(what).unwrap_or_else(|| panic!("{name}: no {what}"));
                 let wait = place("griddepcontrol.wait;");
                 place("griddepcontrol.launch_dependents;");
-                // Forms for few rows load weights first.
+                // Forms for few rows load weights first. What says which ones was read before.
                 let few = name.starts_with("matmul_") && !name.contains("rows");
+                let alone = name.starts_with("experts_down") && name.ends_with(['1', '4']);
                 let body = entry[..wait].split_once('{').unwrap().1;
                 for line in body.lines().map(str::trim) {
                     let weights = few && line.starts_with("ld.global.L1::no_allocate");
@@ -275,7 +308,9 @@ mod tests {
                     let touches = memory.iter().any(|op| {
                         line.strip_prefix(op).is_some_and(|rest| rest.starts_with(['.', ';', ' ']))
                     });
-                    let allowed = line.starts_with("ld.param") || weights;
+                    let early = ["ld.relaxed.gpu", "ld.global.b32", "cp.async", "bra.uni"];
+                    let settled = alone && early.iter().any(|op| line.starts_with(op));
+                    let allowed = line.starts_with("ld.param") || weights || settled;
                     assert!(!touches || allowed, "{name} does not wait before {line}");
                 }
             }

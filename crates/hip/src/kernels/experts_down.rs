@@ -2,7 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
+use super::mxfp4::{Activated, RowTiles, Weights, has_form_of_one, many_rows_launch};
 use super::route::Choice;
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
@@ -105,8 +105,11 @@ struct RowArgs {
 pub(crate) const CHOICES: usize = 8;
 
 /// `out[r] += sum_k w_k h[r, k] d_k^T`, k ascending, with the experts and weights of `choice`: what
-/// [`experts_down`] and [`experts_combine`] make, to the bit, for very few rows. `h` is by pair;
+/// [`experts_down`] and [`experts_combine`] make, to the bit, for up to four rows. `h` is by pair;
 /// `weights` has each of `experts` experts' `[hidden, width]`; `out` is f32 `[rows, hidden]`.
+///
+/// On CUDA it reads `choice`, `rows.count` and `out` while the launch before is under way: that was
+/// `experts_gate_up` by pair, which waits for all that wrote them.
 ///
 /// # Errors
 /// Buffers that are too small, shapes that do not fit one another, more than 8 choices, a failed
@@ -123,10 +126,15 @@ pub fn experts_down_of_rows(
     weights: Weights<'_>,
     out: &Memory,
 ) -> Result<(), Error> {
+    let device = stream.device();
+    let one = has_form_of_one(device, rows);
     let name = match h.form {
-        Activations::Mxfp4 => "experts_down_mxfp4_1",
-        Activations::Mxfp8 => "experts_down_mxfp8_1",
-        Activations::Bf16 => "experts_down_bf16_1",
+        Activations::Mxfp4 if one => "experts_down_mxfp4_1",
+        Activations::Mxfp4 => "experts_down_mxfp4_4",
+        Activations::Mxfp8 if one => "experts_down_mxfp8_1",
+        Activations::Mxfp8 => "experts_down_mxfp8_4",
+        Activations::Bf16 if one => "experts_down_bf16_1",
+        Activations::Bf16 => "experts_down_bf16_4",
     };
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
     check_shape(name, (1..=CHOICES).contains(&top_k), "there must be 1 to 8 choices")?;
@@ -149,12 +157,8 @@ pub fn experts_down_of_rows(
         hidden: weights.rows as u32,
         width: h.width as u32,
     };
-    let device = stream.device();
     // 16 * ROW_TILES of the kernel.
-    let columns = match device.platform() {
-        Platform::Hip => 32,
-        Platform::Cuda => 64,
-    };
+    let columns = if device.platform() == Platform::Hip || one { 32 } else { 64 };
     let grid = [weights.rows.div_ceil(columns) as u32, rows.bound as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts.

@@ -3,7 +3,7 @@
 use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
 
-use super::{check_room, check_shape};
+use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Memory, Platform};
 
 /// Rows of a tile.
@@ -275,6 +275,11 @@ impl RowTiles {
             (RowTiles::Many, Platform::Cuda) => 6,
         }
     }
+}
+
+/// Whether kernels for up to four rows have a form for as many as there may be: for one, on CUDA.
+pub(crate) fn has_form_of_one(device: &Device, rows: Rows) -> bool {
+    rows.bound == 1 && device.platform() == Platform::Cuda
 }
 
 /// The grid and the threads of a form for many rows: a workgroup for each of `blocks` blocks and

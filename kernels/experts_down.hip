@@ -10,7 +10,8 @@
 // of its 8 waves each. It adds them to the row as experts_combine does; y stays in LDS. On sm_90
 // weights are under way before the launch before this has ended, which was experts_gate_up by pair:
 // `begin_alone`. experts_down_*_16, for groups of up to 16 rows: a
-// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_64, for groups of up
+// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_32 (on sm_90), for
+// groups of up to 32, likewise, see `arch/some_rows_sm90.h`. experts_down_*_64, for groups of up
 // to 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
 //
 // Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
@@ -131,7 +132,7 @@ template <class Rows, u32 LAUNCH> __device__ inline void one_row(const ExpertsDo
 }
 
 #define EXPERTS_DOWN(form, Rows)                                                                \
-  ONE_ROW_KERNELS(                                                                              \
+  SM90_KERNELS(                                                                              \
   FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) {         \
     one_row<Rows, ONE_ROW>(args);                                                               \
   })                                                                                            \
@@ -141,6 +142,10 @@ template <class Rows, u32 LAUNCH> __device__ inline void one_row(const ExpertsDo
   FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
     few_rows<Rows>(args);                                                                       \
   }                                                                                             \
+  SM90_KERNELS(                                                                                 \
+  SOME_KERNEL void experts_down_##form##_32(ExpertsDownArgs args) {                      \
+    some_rows<Rows>(args);                                                                      \
+  })                                                                                            \
   BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                            \
     many_rows<Rows>(args);                                                                      \
   }

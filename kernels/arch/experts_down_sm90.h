@@ -1,5 +1,7 @@
-// For sm_90: how experts_down_* write sums, and experts_down_*_64, see `rows64_sm90.h`.
+// For sm_90: how experts_down_* write sums, experts_down_*_64, see `rows64_sm90.h`, and
+// experts_down_*_32.
 #pragma once
+#include "some_rows_sm90.h"
 
 /// Writes the sums of tile `m` of the rows and tiles `tile(0..COUNT)` of the matrix. Row `i` is of
 /// pair `pair(i)`, whose places a lane finds before it writes any.
@@ -18,6 +20,27 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc (&sums)[COUN
       if (m * 16 + sum_row(i) < rows && column < args.hidden)
         *(u32 *)(args.y + places[i] + column) = two;
     }
+}
+
+/// A wave takes 64 columns. Grid: (hidden / 256 rounded up, bound on groups).
+template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &args) {
+  begin();
+  __shared__ u32 pairs[SOME_ROWS];
+  if (block_y() >= *args.group_count) return;
+  u32x4 group = args.groups[block_y()];
+  u32 expert = group[0], first = group[1], rows = group[2];
+  u32 column_blocks = (args.hidden + 63) / 64, block = block_x() * SOME_WAVES + wave();
+  u64 tile = ((u64)expert * column_blocks + at_most(block, column_blocks - 1)) * TILES;
+  Weights weights(args.weights, args.weight_scales, tile, args.width);
+  auto row = [=](u32 i) { return first + at_most(i, rows - 1); };
+  if (thread() < SOME_ROWS) pairs[thread()] = args.pairs[row(thread())];
+  auto use = [&](const auto &sums) { // they have met since
+    for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m)
+      store(
+          args, sums[m], [&](u32 row) { return pairs[row]; }, rows, m,
+          [&](u32 t) { return block * TILES + t; });
+  };
+  multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, use);
 }
 
 /// The experts' groups, for many rows.

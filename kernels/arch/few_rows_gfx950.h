@@ -69,8 +69,8 @@ template <> struct Instructions<Bf16Rows> {
 template <u32 LAUNCH, u32 T> constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
 
-/// For one row what up to four have.
-#define ONE_ROW_KERNELS(...)
+/// What sm_90 alone has.
+#define SM90_KERNELS(...)
 
 constexpr bool ROWS_ALONE = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }

@@ -24,7 +24,7 @@ __device__ inline u32 beside(u32 x) { return shuffle_xor(x, 4); }
 /// Tiles of the matrix for a wave that has a row and all of k: as many as there is room for while
 /// the launch before is under way.
 template <u32 LAUNCH> constexpr u32 ROW_TILES = LAUNCH == ONE_ROW ? 2 : TILES;
-#define ONE_ROW_KERNELS(...) __VA_ARGS__
+#define SM90_KERNELS(...) __VA_ARGS__
 
 /// Whether sums of rows that there are not are left out.
 constexpr bool ROWS_ALONE = true;

@@ -133,10 +133,27 @@ const FILES: &[(&str, &[&str])] = &[
 
 /// Those for CUDA alone.
 const CUDA_FILES: &[(&str, &[&str])] = &[
-    ("experts_down", &["experts_down_mxfp4_1", "experts_down_mxfp8_1", "experts_down_bf16_1"]),
+    (
+        "experts_down",
+        &[
+            "experts_down_mxfp4_1",
+            "experts_down_mxfp4_32",
+            "experts_down_mxfp8_1",
+            "experts_down_mxfp8_32",
+            "experts_down_bf16_1",
+            "experts_down_bf16_32",
+        ],
+    ),
     (
         "experts_gate_up",
-        &["experts_gate_up_mxfp4_1", "experts_gate_up_mxfp8_1", "experts_gate_up_bf16_1"],
+        &[
+            "experts_gate_up_mxfp4_1",
+            "experts_gate_up_mxfp4_32",
+            "experts_gate_up_mxfp8_1",
+            "experts_gate_up_mxfp8_32",
+            "experts_gate_up_bf16_1",
+            "experts_gate_up_bf16_32",
+        ],
     ),
 ];
 
@@ -157,26 +174,32 @@ const LARGE: &[(&str, u32)] = &[
     ("experts_down_bf16_1", ONE_ROW_DOWN),
     ("experts_down_bf16_4", FEW_ROWS),
     ("experts_down_bf16_16", FEW_ROWS_DOWN),
+    ("experts_down_bf16_32", SOME_ROWS_DOWN),
     ("experts_down_bf16_64", MANY_ROWS),
     ("experts_down_mxfp4_1", ONE_ROW_DOWN),
     ("experts_down_mxfp4_4", FEW_ROWS),
     ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp4_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp4_64", MANY_ROWS),
     ("experts_down_mxfp8_1", ONE_ROW_DOWN),
     ("experts_down_mxfp8_4", FEW_ROWS),
     ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp8_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp8_64", MANY_ROWS),
     ("experts_gate_up_bf16_1", ONE_ROW),
     ("experts_gate_up_bf16_4", FEW_ROWS),
     ("experts_gate_up_bf16_16", FEW_ROWS),
+    ("experts_gate_up_bf16_32", SOME_ROWS),
     ("experts_gate_up_bf16_64", MANY_ROWS),
     ("experts_gate_up_mxfp4_1", ONE_ROW),
     ("experts_gate_up_mxfp4_4", FEW_ROWS),
     ("experts_gate_up_mxfp4_16", FEW_ROWS),
+    ("experts_gate_up_mxfp4_32", SOME_ROWS),
     ("experts_gate_up_mxfp4_64", MANY_ROWS),
     ("experts_gate_up_mxfp8_1", ONE_ROW),
     ("experts_gate_up_mxfp8_4", FEW_ROWS),
     ("experts_gate_up_mxfp8_16", FEW_ROWS),
+    ("experts_gate_up_mxfp8_32", SOME_ROWS),
     ("experts_gate_up_mxfp8_64", MANY_ROWS),
     ("matmul_mxfp4_bf16_16", FEW_ROWS),
     ("matmul_mxfp4_bf16_64", MANY_ROWS),
@@ -193,6 +216,9 @@ const FEW_ROWS_DOWN: u32 = 4 * 8192;
 /// The same of one row, for 8 waves: so little that both have room beside each other.
 const ONE_ROW: u32 = 8 * 4 * 4096;
 const ONE_ROW_DOWN: u32 = 8 * 4 * 2048;
+/// Slabs and totals of `kernels/arch/some_rows_sm90.h`.
+const SOME_ROWS: u32 = 3 * 24_576 + 32_768;
+const SOME_ROWS_DOWN: u32 = 4 * 24_576;
 /// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
 const MANY_ROWS: u32 = 197_120;
 

@@ -2,7 +2,9 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights, has_form_of_one, many_rows_launch};
+use super::mxfp4::{
+    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
+};
 use super::route::Choice;
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
@@ -26,10 +28,13 @@ struct Args {
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
         (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_16",
+        (Activations::Mxfp4, RowTiles::Some) => "experts_down_mxfp4_32",
         (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_64",
         (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_16",
+        (Activations::Mxfp8, RowTiles::Some) => "experts_down_mxfp8_32",
         (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_64",
         (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_16",
+        (Activations::Bf16, RowTiles::Some) => "experts_down_bf16_32",
         (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_64",
     }
 }
@@ -54,6 +59,7 @@ pub fn experts_down(
     weights: Weights<'_>,
     y: &Memory,
 ) -> Result<(), Error> {
+    let tiles = tiles.of_groups(stream.device().platform());
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
     check_shape(name, weights.rows.is_multiple_of(2), "the hidden size must be even")?;
@@ -78,6 +84,7 @@ pub fn experts_down(
     let blocks = weights.rows.div_ceil(256);
     let (grid, threads) = match tiles {
         RowTiles::Few => ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32),
+        RowTiles::Some => some_rows_launch(device, blocks, groups),
         RowTiles::Many => many_rows_launch(device, blocks, groups),
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and

@@ -2,7 +2,9 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights, has_form_of_one, many_rows_launch};
+use super::mxfp4::{
+    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
+};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
@@ -42,14 +44,17 @@ fn name(form: Activations, grouping: Grouping<'_>, one: bool) -> &'static str {
         (Activations::Mxfp4, ByPair(_)) if one => "experts_gate_up_mxfp4_1",
         (Activations::Mxfp4, ByPair(_)) => "experts_gate_up_mxfp4_4",
         (Activations::Mxfp4, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp4_16",
+        (Activations::Mxfp4, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp4_32",
         (Activations::Mxfp4, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp4_64",
         (Activations::Mxfp8, ByPair(_)) if one => "experts_gate_up_mxfp8_1",
         (Activations::Mxfp8, ByPair(_)) => "experts_gate_up_mxfp8_4",
         (Activations::Mxfp8, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp8_16",
+        (Activations::Mxfp8, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp8_32",
         (Activations::Mxfp8, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp8_64",
         (Activations::Bf16, ByPair(_)) if one => "experts_gate_up_bf16_1",
         (Activations::Bf16, ByPair(_)) => "experts_gate_up_bf16_4",
         (Activations::Bf16, Sorted(_, RowTiles::Few)) => "experts_gate_up_bf16_16",
+        (Activations::Bf16, Sorted(_, RowTiles::Some)) => "experts_gate_up_bf16_32",
         (Activations::Bf16, Sorted(_, RowTiles::Many)) => "experts_gate_up_bf16_64",
     }
 }
@@ -74,6 +79,12 @@ pub fn experts_gate_up(
     out: Activated<'_>,
 ) -> Result<(), Error> {
     let device = stream.device();
+    let grouping = match grouping {
+        Grouping::Sorted(sorted, tiles) => {
+            Grouping::Sorted(sorted, tiles.of_groups(device.platform()))
+        }
+        by_pair @ Grouping::ByPair(_) => by_pair,
+    };
     let name = name(x.form, grouping, has_form_of_one(device, rows));
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
@@ -113,6 +124,7 @@ pub fn experts_gate_up(
             let groups = groups(pairs, experts, tiles.count(device.platform()));
             match tiles {
                 RowTiles::Few => few(groups),
+                RowTiles::Some => some_rows_launch(device, out.width.div_ceil(128), groups),
                 RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
             }
         }

@@ -9,10 +9,10 @@
 // sorted, slots are pairs, and a workgroup takes a row, 16 * ROW_TILES columns and all choices, one
 // of its 8 waves each. It adds them to the row as experts_combine does; y stays in LDS. On sm_90
 // weights are under way before the launch before this has ended, which was experts_gate_up by pair:
-// `begin_alone`. experts_down_*_16, for groups of up to 16 rows: a
-// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_32 (on sm_90), for
-// groups of up to 32, likewise, see `arch/some_rows_sm90.h`. experts_down_*_64, for groups of up
-// to 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
+// `begin_alone`. experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of
+// its 4 waves 64 columns of y. experts_down_*_32 (on sm_90), for groups of up to 32: likewise, of
+// some blocks of 256 columns, see `arch/some_rows_sm90.h`. experts_down_*_64, for groups of up to
+// 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
 //
 // Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
 // and y, or what is added to; matrix instructions: one for each 16 columns, 128 of k and 16 rows
@@ -131,23 +131,23 @@ template <class Rows, u32 LAUNCH> __device__ inline void one_row(const ExpertsDo
   *out = sum;
 }
 
-#define EXPERTS_DOWN(form, Rows)                                                                \
-  SM90_KERNELS(                                                                              \
-  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) {         \
-    one_row<Rows, ONE_ROW>(args);                                                               \
-  })                                                                                            \
-  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_4(ExpertsDownRowArgs args) {         \
-    one_row<Rows, ROWS>(args);                                                                  \
-  }                                                                                             \
-  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
-    few_rows<Rows>(args);                                                                       \
-  }                                                                                             \
-  SM90_KERNELS(                                                                                 \
-  SOME_KERNEL void experts_down_##form##_32(ExpertsDownArgs args) {                      \
-    some_rows<Rows>(args);                                                                      \
-  })                                                                                            \
-  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                            \
-    many_rows<Rows>(args);                                                                      \
+#define EXPERTS_DOWN(form, Rows)                                                          \
+  SM90_KERNELS(                                                                           \
+    FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) { \
+      one_row<Rows, ONE_ROW>(args);                                                       \
+    })                                                                                    \
+  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_4(ExpertsDownRowArgs args) {   \
+    one_row<Rows, ROWS>(args);                                                            \
+  }                                                                                       \
+  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {       \
+    few_rows<Rows>(args);                                                                 \
+  }                                                                                       \
+  SM90_KERNELS(                                                                           \
+    SOME_KERNEL void experts_down_##form##_32(ExpertsDownArgs args) {                     \
+      some_rows<Rows>(args);                                                              \
+    })                                                                                    \
+  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                      \
+    many_rows<Rows>(args);                                                                \
   }
 EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)

@@ -12,7 +12,8 @@
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
 // order. experts_gate_up_*_32 (on sm_90), for groups of up to 32: 128 units, see
-// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`.
+// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): likewise, see
+// `rows64.h`.
 // All have the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
@@ -140,23 +141,23 @@ struct StoreBf16 {
   }
 };
 
-#define EXPERTS_GATE_UP(form, Rows, Store)                                      \
-  SM90_KERNELS(                                                              \
-  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_1(ExpertsGateUpArgs args) {  \
-    few_rows<Rows, ONE_ROW>(args, Store());                                     \
-  })                                                                            \
-  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_4(ExpertsGateUpArgs args) {  \
-    few_rows<Rows, ROWS>(args, Store());                                        \
-  }                                                                             \
-  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
-    few_rows<Rows, GROUPS>(args, Store());                                      \
-  }                                                                             \
-  SM90_KERNELS(                                                                 \
-  SOME_KERNEL void experts_gate_up_##form##_32(ExpertsGateUpArgs args) {  \
-    some_rows<Rows>(args, Store());                                             \
-  })                                                                            \
-  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {       \
-    many_rows<Rows>(args, Store());                                             \
+#define EXPERTS_GATE_UP(form, Rows, Store)                                                   \
+  SM90_KERNELS(                                                                              \
+    SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_1(ExpertsGateUpArgs args) { \
+      few_rows<Rows, ONE_ROW>(args, Store());                                                \
+    })                                                                                       \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_4(ExpertsGateUpArgs args) {   \
+    few_rows<Rows, ROWS>(args, Store());                                                     \
+  }                                                                                          \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) {  \
+    few_rows<Rows, GROUPS>(args, Store());                                                   \
+  }                                                                                          \
+  SM90_KERNELS(                                                                              \
+    SOME_KERNEL void experts_gate_up_##form##_32(ExpertsGateUpArgs args) {                   \
+      some_rows<Rows>(args, Store());                                                        \
+    })                                                                                       \
+  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {                    \
+    many_rows<Rows>(args, Store());                                                          \
   }
 EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)

@@ -22,25 +22,35 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc (&sums)[COUN
     }
 }
 
-/// A wave takes 64 columns. Grid: (hidden / 256 rounded up, bound on groups).
+/// Blocks of 256 columns that a workgroup takes one after another.
+constexpr u32 SOME_BLOCKS = 4;
+
+/// A wave takes 64 columns of a block. Grid: (hidden / (256 * SOME_BLOCKS) rounded up, bound on
+/// groups).
 template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &args) {
   begin();
   __shared__ u32 pairs[SOME_ROWS];
-  if (block_y() >= *args.group_count) return;
-  u32x4 group = args.groups[block_y()];
+  u32x4 group = args.groups[block_y()]; // or none: one load does not wait for the other
+  u32 count = *args.group_count;
+  loads_first();
+  if (block_y() >= count) return;
   u32 expert = group[0], first = group[1], rows = group[2];
-  u32 column_blocks = (args.hidden + 63) / 64, block = block_x() * SOME_WAVES + wave();
-  u64 tile = ((u64)expert * column_blocks + at_most(block, column_blocks - 1)) * TILES;
-  Weights weights(args.weights, args.weight_scales, tile, args.width);
+  u32 column_fours = (args.hidden + 63) / 64, all = (args.hidden + 255) / 256;
+  u32 begin = block_x() * SOME_BLOCKS, blocks = at_most(SOME_BLOCKS, all - begin);
+  auto four = [=](u32 block) { return (begin + block) * SOME_WAVES + wave(); };
+  auto weights = [=](u32 block) {
+    u64 tile = ((u64)expert * column_fours + at_most(four(block), column_fours - 1)) * TILES;
+    return Weights(args.weights, args.weight_scales, tile, args.width);
+  };
   auto row = [=](u32 i) { return first + at_most(i, rows - 1); };
   if (thread() < SOME_ROWS) pairs[thread()] = args.pairs[row(thread())];
-  auto use = [&](const auto &sums) { // they have met since
+  auto use = [&](u32 block, const auto &sums) { // they have met since
     for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m)
       store(
           args, sums[m], [&](u32 row) { return pairs[row]; }, rows, m,
-          [&](u32 t) { return block * TILES + t; });
+          [&](u32 t) { return four(block) * TILES + t; });
   };
-  multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, use);
+  multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, blocks, use);
 }
 
 /// The experts' groups, for many rows.

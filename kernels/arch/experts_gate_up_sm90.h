@@ -6,14 +6,16 @@
 template <class Rows, class Store>
 __device__ inline void some_rows(const ExpertsGateUpArgs &args, const Store &store) {
   begin();
-  if (block_y() >= *args.group_count) return;
-  u32x4 group = args.groups[block_y()];
+  u32x4 group = args.groups[block_y()]; // or none: one load does not wait for the other
+  u32 count = *args.group_count;
+  loads_first();
+  if (block_y() >= count) return;
   u32 expert = group[0], first = group[1], rows = group[2];
   u32 blocks = args.width / 32, block = block_x() * SOME_WAVES + wave();
   u64 tile = ((u64)expert * blocks + at_most(block, blocks - 1)) * TILES;
-  Weights weights(args.weights, args.weight_scales, tile, args.hidden);
+  auto weights = [&](u32) { return Weights(args.weights, args.weight_scales, tile, args.hidden); };
   auto row = [&](u32 i) { return args.pairs[first + at_most(i, rows - 1)] / args.top_k; };
-  auto use = [&](const auto &sums) {
+  auto use = [&](u32, const auto &sums) {
     float *h = (float *)some_slabs[0].codes[wave()];
     for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m) {
       for (u32 t = 0; t < TILES / 2; ++t)
@@ -26,7 +28,7 @@ __device__ inline void some_rows(const ExpertsGateUpArgs &args, const Store &sto
       sync_wave();
     }
   };
-  multiply_some<Rows, true>(args.x, args.x_scales, rows, row, weights, args.hidden, use);
+  multiply_some<Rows, true>(args.x, args.x_scales, rows, row, weights, args.hidden, 1, use);
 }
 
 /// The experts' groups, for many rows.

@@ -36,8 +36,9 @@ template <bool SEGMENTED> __device__ inline f32x4 &some_totals(u32 e, u32 t) {
   return ((f32x4 *)&some_slabs[SOME_STAGES<SEGMENTED>])[(e * TILES + t) * SOME_THREADS + thread()];
 }
 
-/// The product of EIGHTS eights of rows of a workgroup with the wave's tiles.
-template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
+/// The product of EIGHTS eights of rows of a workgroup with the wave's tiles, four of each of some
+/// blocks of the matrix, or (SEGMENTED) of one.
+template <class Rows, u32 EIGHTS, bool SEGMENTED, class Find> struct SomeRows {
   static constexpr u32 STAGES = SOME_STAGES<SEGMENTED>, M = SomeSums<EIGHTS>::M;
   /// Chunks of a slab of a row, the rows whose chunks all threads copy at once, and how often.
   static constexpr u32 ROW_CHUNKS = 4 * Rows::PARTS, AT_ONCE = SOME_THREADS / ROW_CHUNKS;
@@ -45,16 +46,20 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
   struct Scales {
     u32 weights[TILES][CHUNKS], rows[M][CHUNKS];
   };
-  const Weights &weights;
-  const u32 k;
+  const Find find;
+  const u32 k, slabs, blocks;
+  /// Those whose codes are copied next, and the slab of codes and of rows.
+  Weights weights;
+  u32 copied_block = 0, copied_codes = 0, copied_rows = 0;
   const u8 *x[TIMES];
   RowScales row_scales[M];
-  u32 slab = 0;
   bool first = true;
   Scales scales, next;
   SomeSums<EIGHTS> acc;
 
-  __device__ SomeRows(const Weights &weights, u32 k) : weights(weights), k(k) {}
+  /// `find(block)` finds the weights of block `0..blocks`, and of any after.
+  __device__ SomeRows(const Find &find, u32 k, u32 blocks)
+      : find(find), k(k), slabs((k + 127) / 128), blocks(blocks), weights(find(0)) {}
 
   /// Which group, part and, the `i`th time, row the thread copies.
   __device__ static u32 own_group() { return thread() % ROW_CHUNKS / Rows::PARTS; }
@@ -67,23 +72,28 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
     return (e * Rows::PARTS + part) * WAVE + (lane ^ part * (8 / Rows::PARTS));
   }
 
-  __device__ void copy_codes(u32 stage, u32 slab) {
+  __device__ void copy_codes(u32 stage) {
     for (u32 t = 0; t < TILES; ++t) {
-      const u32x4 *from = weights.codes + ((u64)t * weights.slabs + slab) * 64;
+      const u32x4 *from = weights.codes + ((u64)t * slabs + copied_codes) * 64;
       for (u32 c = 0; c < CHUNKS; ++c)
         copy_async(&some_slabs[stage].codes[wave()][t][c][lane()], from + slot(c));
     }
+    if (++copied_codes < slabs) return;
+    copied_codes = 0;
+    weights = find(++copied_block);
   }
-  __device__ void copy_rows(u32 stage, u32 slab) {
-    u32 offset = Rows::offset(slab, own_group(), own_part(), k);
+  __device__ void copy_rows(u32 stage) {
+    u32 offset = Rows::offset(copied_rows, own_group(), own_part(), k);
     for (u32 i = 0; i < TIMES; ++i) {
       u32 row = own_row(i);
       if (row >= 8 * EIGHTS) break;
       u32 at = place(row / 8, own_part(), row % 8 * 4 + own_group());
       copy_async(&some_slabs[stage].rows[at], x[i] + offset);
     }
+    copied_rows = copied_rows + 1 < slabs ? copied_rows + 1 : 0;
   }
-  __device__ void load_scales(u32 quad) {
+  __device__ void load_scales(u32 block, u32 quad) {
+    Weights weights = find(block);
     for (u32 t = 0; t < TILES; ++t)
       for (u32 c = 0; c < CHUNKS; ++c) next.weights[t][c] = weights.scale(t, quad, c);
     for (u32 m = 0; m < M; ++m) row_scales[m].template load<Rows>(quad, next.rows[m]);
@@ -99,8 +109,7 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
     return ballot((any & 0x80808080) != 0) != 0;
   }
 
-  template <bool WIDE> __device__ void add_slab(u32 stage) {
-    u32 step = slab % 4;
+  template <bool WIDE> __device__ void add_slab(u32 stage, u32 step) {
     const SomeSlab &from = some_slabs[stage];
     u32x4 codes[TILES][CHUNKS];
     for (u32 t = 0; t < TILES; ++t)
@@ -127,63 +136,67 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
     }
   }
 
-  /// Row `i` is row `row(i)` of x.
-  template <class RowAt>
-  __device__ SomeSums<EIGHTS> run(const u8 *rows, const u32 *scale_words, RowAt row) {
-    u32 slabs = weights.slabs, quads = (slabs + 3) / 4;
-    load_scales_of(scale_words, row);
+  /// Gives `use` a block and its sums. Row `i` is row `row(i)` of x.
+  template <class RowAt, class Use>
+  __device__ void run(const u8 *rows, const u32 *scale_words, RowAt row, const Use &use) {
+    u32 quads = (slabs + 3) / 4, all = blocks * slabs;
+    for (u32 m = 0; m < M; ++m)
+      for (u32 c = 0; c < CHUNKS; ++c)
+        row_scales[m].template set<Rows>(c, scale_words, row(16 * m + chunk_row(c)), k);
     for (u32 i = 0; i < TIMES; ++i) x[i] = rows + (u64)row(own_row(i)) * k * Rows::CODE_BITS / 8;
+    load_scales(0, 0);
     for (u32 s = 0; s < STAGES - 1; ++s)
-      if (s < slabs) copy_codes(s, s);
+      if (s < all) copy_codes(s);
     for (u32 s = 0; s < STAGES - 1; ++s) {
-      if (s < slabs) copy_rows(s, s);
+      if (s < all) copy_rows(s);
       copies_started();
     }
-    u32 stage = 0, ahead = STAGES - 1, segment = 0;
+    u32 stage = 0, ahead = STAGES - 1, segment = 0, block = 0, slab = 0;
     bool wide = false;
 #pragma nounroll
-    for (; slab < slabs; ++slab) {
+    for (u32 i = 0; i < all; ++i) {
+      u32 quad = slab / 4;
       if (slab % 4 == 0) {
         scales = next;
-        load_scales(at_most(slab / 4 + 1, quads - 1));
+        bool last = quad + 1 == quads;
+        load_scales(block + last, last ? 0 : quad + 1);
         wide = is_wide();
       }
       copies_done<STAGES - 2>();
       sync(); // all have copied their part of this slab, and are done with the one before
-      if (slab + STAGES - 1 < slabs) {
-        copy_codes(ahead, slab + STAGES - 1);
-        copy_rows(ahead, slab + STAGES - 1);
+      if (i + STAGES - 1 < all) {
+        copy_codes(ahead);
+        copy_rows(ahead);
       }
       copies_started();
       if (wide)
-        add_slab<true>(stage);
+        add_slab<true>(stage, slab % 4);
       else
-        add_slab<false>(stage);
+        add_slab<false>(stage, slab % 4);
       ahead = stage;
       stage = (stage + 1) % STAGES;
-      u32 quad = slab / 4;
-      if (!SEGMENTED || (slab + 1 < slabs && slab % 4 != 3)) continue;
-      while (quads * (segment + 1) / SEGMENTS <= quad) ++segment;
-      if (quads * (segment + 1) / SEGMENTS == quad + 1) add_segment();
+      bool ends = ++slab == slabs;
+      if (SEGMENTED) {
+        if (!ends && slab % 4 != 0) continue;
+        while (quads * (segment + 1) / SEGMENTS <= quad) ++segment;
+        if (quads * (segment + 1) / SEGMENTS == quad + 1) add_segment();
+      } else if (ends) {
+        use(block++, acc.tiles);
+        acc = SomeSums<EIGHTS>();
+        slab = 0;
+      }
     }
-    copies_done<0>();
+    if (!SEGMENTED) return;
     sync(); // nobody is left that reads the copies
-    if (SEGMENTED)
-      for (u32 e = 0; e < EIGHTS; ++e)
-        for (u32 t = 0; t < TILES; ++t) {
-          f32x4 total = some_totals<SEGMENTED>(e, t);
-          for (u32 i = 0; i < 4; ++i) acc.eight(e, t)[i] = total[i];
-        }
-    return acc;
+    for (u32 e = 0; e < EIGHTS; ++e)
+      for (u32 t = 0; t < TILES; ++t) {
+        f32x4 total = some_totals<SEGMENTED>(e, t);
+        for (u32 i = 0; i < 4; ++i) acc.eight(e, t)[i] = total[i];
+      }
+    use(0, acc.tiles);
   }
 
  private:
-  template <class RowAt> __device__ void load_scales_of(const u32 *scale_words, RowAt row) {
-    for (u32 m = 0; m < M; ++m)
-      for (u32 c = 0; c < CHUNKS; ++c)
-        row_scales[m].template set<Rows>(c, scale_words, row(16 * m + chunk_row(c)), k);
-    load_scales(0);
-  }
   __device__ void add_segment() {
     for (u32 e = 0; e < EIGHTS; ++e)
       for (u32 t = 0; t < TILES; ++t) {
@@ -199,15 +212,16 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED> struct SomeRows {
   }
 };
 
-/// Gives `use` the sums of `rows` rows, up to 32, with the wave's tiles, and of others what may be.
-/// All waves of the workgroup take part. They may then use its LDS.
-template <class Rows, bool SEGMENTED, class RowAt, class Use>
+/// Gives `use` the sums of `rows` rows, up to 32, with the wave's tiles of `blocks` blocks (one, if
+/// SEGMENTED), and of other rows what may be. All waves of the workgroup take part. They may use
+/// the slabs in LDS when they have the sums of a SEGMENTED product.
+template <class Rows, bool SEGMENTED, class RowAt, class Find, class Use>
 __device__ inline void multiply_some(const u8 *x, const u32 *x_scales, u32 rows, RowAt row,
-                                     const Weights &weights, u32 k, Use use) {
+                                     const Find &find, u32 k, u32 blocks, const Use &use) {
   if (rows <= 16)
-    use(SomeRows<Rows, 2, SEGMENTED>(weights, k).run(x, x_scales, row).tiles);
+    SomeRows<Rows, 2, SEGMENTED, Find>(find, k, blocks).run(x, x_scales, row, use);
   else if (rows <= 24)
-    use(SomeRows<Rows, 3, SEGMENTED>(weights, k).run(x, x_scales, row).tiles);
+    SomeRows<Rows, 3, SEGMENTED, Find>(find, k, blocks).run(x, x_scales, row, use);
   else
-    use(SomeRows<Rows, 4, SEGMENTED>(weights, k).run(x, x_scales, row).tiles);
+    SomeRows<Rows, 4, SEGMENTED, Find>(find, k, blocks).run(x, x_scales, row, use);
 }

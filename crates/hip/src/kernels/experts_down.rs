@@ -25,6 +25,9 @@ struct Args {
     width: u32,
 }
 
+/// Blocks of 256 columns that a workgroup takes of [`RowTiles::Some`].
+const SOME_BLOCKS: usize = 4;
+
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
         (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_16",
@@ -84,7 +87,7 @@ pub fn experts_down(
     let blocks = weights.rows.div_ceil(256);
     let (grid, threads) = match tiles {
         RowTiles::Few => ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32),
-        RowTiles::Some => some_rows_launch(device, blocks, groups),
+        RowTiles::Some => some_rows_launch(device, blocks.div_ceil(SOME_BLOCKS), groups),
         RowTiles::Many => many_rows_launch(device, blocks, groups),
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and

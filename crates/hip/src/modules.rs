@@ -266,8 +266,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much. Experts' of
-    /// up to four rows have the rest of it left for the launch after, which begins beside them.
+    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much. Of experts'
+    /// several workgroups are to fit a processor, or those of the launch after beside them.
     fn grant_lds(&self, name: &str, function: Handle) -> Result<u32, Error> {
         let large = LARGE.iter().find(|(large, _)| *large == name);
         let (Special::Cuda { set_attribute, .. }, Some(&(_, bytes))) =
@@ -278,10 +278,11 @@ impl Kernels {
         // SAFETY: the function is of a loaded module.
         let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
         self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
-        if name.starts_with("experts_") && (name.ends_with("_1") || name.ends_with("_4")) {
+        let shares = ["_1", "_4", "_32"].iter().any(|end| name.ends_with(end));
+        if name.starts_with("experts_") && shares {
             // SAFETY: as above.
             let code = unsafe { set_attribute(function, CUDA_LDS_CARVEOUT, 100) };
-            self.device.check(&format!("having all LDS beside {name}"), code)?;
+            self.device.check(&format!("having all LDS for {name}"), code)?;
         }
         Ok(bytes)
     }

@@ -77,10 +77,11 @@ __device__ inline u32 slot(u32 c);
 /// launch's workgroups may begin before the launch before it has ended, as soon as all workgroups
 /// of that one have called `let_next_begin` or ended, and there is room.
 ///
-/// Until they have waited they touch nothing but weights, which no launch writes. All threads wait,
-/// before any of them ends. So a launch ends only after the one before it, and who has waited sees
-/// what all launches before wrote, and may overwrite what they read. Copies, events, and kernels
-/// that are not ours, like NCCL's, begin when all before them has ended.
+/// Until they have waited they touch nothing but weights, which no launch writes, or what no launch
+/// writes that may be under way (see `begin_alone`). All threads wait, before any of them ends. So
+/// a launch ends only after the one before it, and who has waited sees what all launches before
+/// wrote, and may overwrite what they read. Copies, events, and kernels that are not ours, like
+/// NCCL's, begin when all before them has ended.
 ///
 /// Nobody waits for ever: when a launch's first workgroup begins, all workgroups of those before it
 /// are resident or have ended. So those that wait for one another or for their twins on other ranks
@@ -91,6 +92,13 @@ __device__ inline u32 slot(u32 c);
 __device__ inline void begin() {
   let_next_begin();
   await_last();
+}
+
+/// As `begin`, and when the next launch begins, all of this one have waited: it finds what launches
+/// before this one wrote before it waits itself (`load_settled`).
+__device__ inline void begin_alone() {
+  await_last();
+  let_next_begin();
 }
 
 __device__ inline u32 slot(u32 c) { return WAVE * c + lane(); }

@@ -5,11 +5,14 @@
 // y [pairs, hidden] BF16, by pair: one chain of additions over all of k, in ascending order, and
 // then rounded to nearest, half to even.
 //
-// experts_down_*_1, for very few rows: nothing is sorted, slots are pairs, and a workgroup takes a
-// row, 32 columns (on sm_90 64) and all choices, one of its 8 waves each. It adds them to the row
-// as experts_combine does; y stays in LDS. experts_down_*_16, for groups of up to 16 rows: a
-// workgroup takes a group; each of its 4 waves 64 columns of y. experts_down_*_64, for groups of up
-// to 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
+// experts_down_*_4, for up to four rows, and (on sm_90) experts_down_*_1, for one: nothing is
+// sorted, slots are pairs, and a workgroup takes a row, 16 * ROW_TILES columns and all choices, one
+// of its 8 waves each. It adds them to the row as experts_combine does; y stays in LDS. On sm_90
+// weights are under way before the launch before this has ended, which was experts_gate_up by pair:
+// `begin_alone`. experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of
+// its 4 waves 64 columns of y. experts_down_*_32 (on sm_90), for groups of up to 32: likewise, of
+// some blocks of 256 columns, see `arch/some_rows_sm90.h`. experts_down_*_64, for groups of up to
+// 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
 //
 // Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
 // and y, or what is added to; matrix instructions: one for each 16 columns, 128 of k and 16 rows
@@ -48,7 +51,8 @@ __device__ inline u32 two_columns(float first, float second) {
 /// Grid: (hidden / 256 rounded up, bound on groups).
 template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &args) {
   begin();
-  FEW_MEMORY(memory, WAVES * WAVE_MEMORY);
+  constexpr u32 MEMORY = WAVE_MEMORY<GROUPS, TILES>;
+  FEW_MEMORY(memory, WAVES * MEMORY);
   if (block_y() >= *args.group_count) return;
   u32x4 group = args.groups[block_y()];
   u32 expert = group[0], first = group[1], rows = group[2];
@@ -59,7 +63,7 @@ template <class Rows> __device__ inline void few_rows(const ExpertsDownArgs &arg
   auto row = [&](u32 i) { return first + at_most(i, rows - 1); };
   auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, row); });
   Acc acc[TILES] = {};
-  multiply<Rows>(memory + wave() * WAVE_MEMORY, acc, rows, h, weights, 0,
+  multiply<Rows>(memory + wave() * MEMORY, acc, rows, h, weights, 0,
                  Weights::quads(args.width));
   auto pair = [&](u32 row) { return args.pairs[first + at_most(row, rows - 1)]; };
   store(args, acc, pair, rows, 0, [&](u32 t) { return block * TILES + t; });
@@ -84,33 +88,38 @@ constexpr u32 CHOICES = 8;
 
 /// out[r] += sum over k, ascending, of factors[r, k] * y[r * top_k + k], as `experts_combine`.
 /// Grid: (hidden / (16 * ROW_TILES) rounded up, bound on rows).
-template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &args) {
-  begin();
-  constexpr u32 COLUMNS = 16 * ROW_TILES;
-  FEW_MEMORY(memory, CHOICES * WAVE_MEMORY);
+template <class Rows, u32 LAUNCH> __device__ inline void one_row(const ExpertsDownRowArgs &args) {
+  let_next_begin();
+  constexpr u32 COLUMNS = 16 * ROW_TILES<LAUNCH>, MEMORY = WAVE_MEMORY<LAUNCH, ROW_TILES<LAUNCH>>;
+  FEW_MEMORY(memory, CHOICES * MEMORY);
   __shared__ float y[CHOICES][COLUMNS], factors[CHOICES];
   u32 row = block_y(), pair = row * args.top_k + at_most(wave(), args.top_k - 1);
-  u32 expert = load_scalar(args.chosen + pair); // beyond the rows anything
-  u32 rows = load_scalar(args.rows);
+  u32 expert = load_settled(args.chosen + pair); // beyond the rows anything
+  u32 rows = load_settled(args.rows);
   loaded(expert);
-  if (row >= rows) return;
+  if (row >= rows) return await_last();
   // These are under way while the wave multiplies.
-  float factor = args.factors[pair];
+  float factor = load_settled(args.factors + pair);
   u32 column = block_x() * COLUMNS + thread();
   bool adds = thread() < COLUMNS && column < args.hidden;
-  float *out = args.out + (u64)row * args.hidden + column, sum = adds ? *out : 0;
+  float *out = args.out + (u64)row * args.hidden + column, sum = adds ? load_settled(out) : 0;
   if (wave() < args.top_k) {
-    u64 tile = (u64)expert * ((args.hidden + 63) / 64 * TILES) + block_x() * ROW_TILES;
+    u64 tile = (u64)expert * ((args.hidden + 63) / 64 * TILES) + block_x() * ROW_TILES<LAUNCH>;
     Weights weights(args.weights, args.weight_scales, tile, args.width);
     auto slot = [=](u32) { return pair; };
-    auto h = soon([&] { return Tile<Rows>(args.h, args.h_scales, args.width, slot); });
-    Acc acc[ROW_TILES] = {};
-    multiply<Rows, true>(memory + wave() * WAVE_MEMORY, acc, 1, h, weights, 0,
+    auto h = soon([&] {
+      await_last();
+      return Tile<Rows>(args.h, args.h_scales, args.width, slot);
+    });
+    Acc acc[ROW_TILES<LAUNCH>] = {};
+    multiply<Rows, LAUNCH>(memory + wave() * MEMORY, acc, 1, h, weights, 0,
                          Weights::quads(args.width));
-    for (u32 t = 0; t < ROW_TILES; ++t)
+    for (u32 t = 0; t < ROW_TILES<LAUNCH>; ++t)
       for (u32 i = 0; i < ACCUMULATORS; ++i)
         if (sum_row(i) == 0) y[wave()][t * 16 + sum_col(i)] = (float)(__bf16)acc[t].v[i];
     if (lane() == 0) factors[wave()] = factor;
+  } else {
+    await_last();
   }
   sync();
   if (!adds) return;
@@ -122,15 +131,23 @@ template <class Rows> __device__ inline void one_row(const ExpertsDownRowArgs &a
   *out = sum;
 }
 
-#define EXPERTS_DOWN(form, Rows)                                                                \
-  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) {         \
-    one_row<Rows>(args);                                                                        \
-  }                                                                                             \
-  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {             \
-    few_rows<Rows>(args);                                                                       \
-  }                                                                                             \
-  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                            \
-    many_rows<Rows>(args);                                                                      \
+#define EXPERTS_DOWN(form, Rows)                                                          \
+  SM90_KERNELS(                                                                           \
+    FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_1(ExpertsDownRowArgs args) { \
+      one_row<Rows, ONE_ROW>(args);                                                       \
+    })                                                                                    \
+  FILLING_KERNEL(CHOICES *WAVE) void experts_down_##form##_4(ExpertsDownRowArgs args) {   \
+    one_row<Rows, ROWS>(args);                                                            \
+  }                                                                                       \
+  FILLING_KERNEL(WAVES *WAVE) void experts_down_##form##_16(ExpertsDownArgs args) {       \
+    few_rows<Rows>(args);                                                                 \
+  }                                                                                       \
+  SM90_KERNELS(                                                                           \
+    SOME_KERNEL void experts_down_##form##_32(ExpertsDownArgs args) {                     \
+      some_rows<Rows>(args);                                                              \
+    })                                                                                    \
+  BLOCK_KERNEL void experts_down_##form##_64(ExpertsDownArgs args) {                      \
+    many_rows<Rows>(args);                                                                \
   }
 EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)

@@ -6,11 +6,14 @@
 // out: h by slot, in the same form as x: codes [slots, width] with scale words, or BF16; h itself
 // is f32 before it is rounded. Slots without a pair are not written.
 //
-// experts_gate_up_*_1, for very few rows: each pair is a group of its own, whose slot is the pair.
-// The pairs' experts are `chosen`, of `rows` rows; nothing is sorted.
+// experts_gate_up_*_4, for up to four rows, and (on sm_90) experts_gate_up_*_1, for one: each pair
+// is a group of its own, whose slot is the pair. The pairs' experts are `chosen`, of `rows` rows;
+// nothing is sorted.
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
-// order. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`.
+// order. experts_gate_up_*_32 (on sm_90), for groups of up to 32: 128 units, see
+// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): likewise, see
+// `rows64.h`.
 // All have the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
@@ -63,11 +66,15 @@ __device__ inline void store_blocks(const ExpertsGateUpArgs &args, const float *
   }
 }
 
-/// Grid: (width / 32, bound on groups), or, BY_PAIR, on pairs.
-template <class Rows, bool BY_PAIR, class Store>
+/// Grid: (width / 32, bound on groups), or, but for GROUPS, on pairs.
+template <class Rows, u32 LAUNCH, class Store>
 __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &store) {
-  begin();
-  FEW_MEMORY(partial, SEGMENTS * PARTIAL);
+  constexpr bool BY_PAIR = LAUNCH != GROUPS;
+  if (BY_PAIR)
+    begin_alone();
+  else
+    begin();
+  FEW_MEMORY(partial, SEGMENTS * PARTIAL<LAUNCH>);
   __shared__ __attribute__((aligned(16))) float h[16 * 32];
   u32 expert, first, rows, k = args.hidden;
   if constexpr (BY_PAIR) {
@@ -87,14 +94,14 @@ __device__ inline void few_rows(const ExpertsGateUpArgs &args, const Store &stor
   auto row = [&](u32 i) {
     return (BY_PAIR ? first : args.pairs[first + at_most(i, rows - 1)]) / args.top_k;
   };
-  auto x = soon([&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
-  multiply_segment<Rows, BY_PAIR>(partial, rows, x, weights, k);
+  auto x = soon<BY_PAIR>([&] { return Tile<Rows>(args.x, args.x_scales, k, row); });
+  multiply_segment<Rows, LAUNCH>(partial, rows, x, weights, k);
   sync();
   for (u32 e = thread(); e < 512; e += SEGMENTS * WAVE) {
     u32 row = e / 32, unit = e % 32;
     if ((ROWS_ALONE || BY_PAIR) && row >= rows) break;
-    float gate = total(partial, unit / 16, row, unit % 16);
-    float up = total(partial, 2 + unit / 16, row, unit % 16);
+    float gate = total<LAUNCH>(partial, unit / 16, row, unit % 16);
+    float up = total<LAUNCH>(partial, 2 + unit / 16, row, unit % 16);
     h[hidden_place(row, unit)] = gated(gate, up);
   }
   sync();
@@ -134,15 +141,23 @@ struct StoreBf16 {
   }
 };
 
-#define EXPERTS_GATE_UP(form, Rows, Store)                                      \
-  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_1(ExpertsGateUpArgs args) {  \
-    few_rows<Rows, true>(args, Store());                                        \
-  }                                                                             \
-  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) { \
-    few_rows<Rows, false>(args, Store());                                       \
-  }                                                                             \
-  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {       \
-    many_rows<Rows>(args, Store());                                             \
+#define EXPERTS_GATE_UP(form, Rows, Store)                                                   \
+  SM90_KERNELS(                                                                              \
+    SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_1(ExpertsGateUpArgs args) { \
+      few_rows<Rows, ONE_ROW>(args, Store());                                                \
+    })                                                                                       \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_4(ExpertsGateUpArgs args) {   \
+    few_rows<Rows, ROWS>(args, Store());                                                     \
+  }                                                                                          \
+  SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) {  \
+    few_rows<Rows, GROUPS>(args, Store());                                                   \
+  }                                                                                          \
+  SM90_KERNELS(                                                                              \
+    SOME_KERNEL void experts_gate_up_##form##_32(ExpertsGateUpArgs args) {                   \
+      some_rows<Rows>(args, Store());                                                        \
+    })                                                                                       \
+  BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {                    \
+    many_rows<Rows>(args, Store());                                                          \
   }
 EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)

@@ -21,7 +21,7 @@ struct MatmulMxfp4Args {
 /// Grid: (n / 64 rounded up, bound on rows / 16 rounded up).
 template <class Rows> __device__ inline void few_rows(const MatmulMxfp4Args &args) {
   begin();
-  FEW_MEMORY(partial, SEGMENTS * PARTIAL);
+  FEW_MEMORY(partial, SEGMENTS * PARTIAL<GROUPS>);
   u32 first = block_y() * 16, all = *args.rows;
   if (first >= all) return;
   Weights weights(args.w, args.w_scales, block_x() * TILES, args.k);

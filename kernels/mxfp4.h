@@ -96,12 +96,20 @@ template <class Rows> struct Tile {
   }
 };
 
-// `multiply<Rows>(memory, acc, rows, x, weights, begin, end)`: `acc[t] += x w[t]^T` over the quads
-// `begin..end`, of `rows` rows of the tile that x is or finds (`soon`), and of others what may be,
-// for TILES or, if that is one row, ROW_TILES tiles of the matrix. Value `i` is of row `sum_row(i)`
-// of x and row `sum_col(i)` of w[t]. `memory`: the wave's `WAVE_MEMORY` floats of LDS, which may
-// hold anything before and after. On gfx950 `multiply<Rows, true>` has all weights of a quad under
-// way before it uses any: for launches of so few waves that others do not fill the time.
+/// What a launch of products of few rows takes: so many waves it has to fill the time that one
+/// waits.
+enum Launch : u32 {
+  ONE_ROW, // of which there is one
+  ROWS,    // up to four, each by itself
+  GROUPS,  // of up to 16 rows
+};
+
+// `multiply<Rows, LAUNCH>(memory, acc, rows, x, weights, begin, end)`: `acc[t] += x w[t]^T` over
+// the quads `begin..end`, of `rows` rows of the tile that x is or finds (`soon`), and of others
+// what may be, for T tiles of the matrix: TILES, or ROW_TILES<LAUNCH> for a wave that has a row and
+// all of k. Value `i` is of row `sum_row(i)` of x and row `sum_col(i)` of w[t]. `memory`: the
+// wave's `WAVE_MEMORY<LAUNCH, T>` floats of LDS, which may hold anything before and after. On
+// gfx950 all weights of a quad are under way before any is used, but of GROUPS.
 #if defined(__gfx950__)
 #include "arch/few_rows_gfx950.h"
 #else

@@ -15,28 +15,30 @@ __device__ inline u32 partial_at(u32 tile, u32 row, u32 col) {
 }
 
 /// Floats of a wave's part of LDS.
-constexpr u32 PARTIAL = WAVE_MEMORY > 1024 ? WAVE_MEMORY : 1024;
+template <u32 LAUNCH>
+constexpr u32 PARTIAL = WAVE_MEMORY<LAUNCH, TILES> > 1024 ? WAVE_MEMORY<LAUNCH, TILES> : 1024;
 
 /// Writes the wave's segment of the products of a tile of rows with four tiles of the matrix to its
 /// part of `partial` [SEGMENTS][PARTIAL]; on sm_90 those of `rows` rows alone.
-template <class Rows, bool AT_ONCE = false, class TileOf>
+template <class Rows, u32 LAUNCH = GROUPS, class TileOf>
 __device__ inline void multiply_segment(float *partial, u32 rows, const TileOf &x,
                                         const Weights &weights, u32 k) {
   u32 quads = Weights::quads(k);
   Acc acc[TILES] = {};
-  multiply<Rows, AT_ONCE>(partial + wave() * PARTIAL, acc, rows, x, weights,
-                 quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
+  multiply<Rows, LAUNCH>(partial + wave() * PARTIAL<LAUNCH>, acc, rows, x, weights,
+                         quads * wave() / SEGMENTS, quads * (wave() + 1) / SEGMENTS);
   for (u32 t = 0; t < TILES; ++t)
     for (u32 i = 0; i < ACCUMULATORS; ++i)
       if (!ROWS_ALONE || sum_row(i) < rows)
-        partial[wave() * PARTIAL + partial_at(t, sum_row(i), sum_col(i))] = acc[t].v[i];
+        partial[wave() * PARTIAL<LAUNCH> + partial_at(t, sum_row(i), sum_col(i))] = acc[t].v[i];
 }
 
 /// The sum of all segments of an element.
+template <u32 LAUNCH = GROUPS>
 __device__ inline float total(const float *partial, u32 tile, u32 row, u32 col) {
   u32 at = partial_at(tile, row, col);
   float sum = 0;
-  for (u32 s = 0; s < SEGMENTS; ++s) sum += partial[s * PARTIAL + at];
+  for (u32 s = 0; s < SEGMENTS; ++s) sum += partial[s * PARTIAL<LAUNCH> + at];
   return sum;
 }
 

@@ -1,5 +1,7 @@
-// For sm_90: how experts_down_* write sums, and experts_down_*_64, see `rows64_sm90.h`.
+// For sm_90: how experts_down_* write sums, experts_down_*_64, see `rows64_sm90.h`, and
+// experts_down_*_32.
 #pragma once
+#include "some_rows_sm90.h"
 
 /// Writes the sums of tile `m` of the rows and tiles `tile(0..COUNT)` of the matrix. Row `i` is of
 /// pair `pair(i)`, whose places a lane finds before it writes any.
@@ -18,6 +20,37 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc (&sums)[COUN
       if (m * 16 + sum_row(i) < rows && column < args.hidden)
         *(u32 *)(args.y + places[i] + column) = two;
     }
+}
+
+/// Blocks of 256 columns that a workgroup takes one after another.
+constexpr u32 SOME_BLOCKS = 4;
+
+/// A wave takes 64 columns of a block. Grid: (hidden / (256 * SOME_BLOCKS) rounded up, bound on
+/// groups).
+template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &args) {
+  begin();
+  __shared__ u32 pairs[SOME_ROWS];
+  u32x4 group = args.groups[block_y()]; // or none: one load does not wait for the other
+  u32 count = *args.group_count;
+  loads_first();
+  if (block_y() >= count) return;
+  u32 expert = group[0], first = group[1], rows = group[2];
+  u32 column_fours = (args.hidden + 63) / 64, all = (args.hidden + 255) / 256;
+  u32 begin = block_x() * SOME_BLOCKS, blocks = at_most(SOME_BLOCKS, all - begin);
+  auto four = [=](u32 block) { return (begin + block) * SOME_WAVES + wave(); };
+  auto weights = [=](u32 block) {
+    u64 tile = ((u64)expert * column_fours + at_most(four(block), column_fours - 1)) * TILES;
+    return Weights(args.weights, args.weight_scales, tile, args.width);
+  };
+  auto row = [=](u32 i) { return first + at_most(i, rows - 1); };
+  if (thread() < SOME_ROWS) pairs[thread()] = args.pairs[row(thread())];
+  auto use = [&](u32 block, const auto &sums) { // they have met since
+    for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m)
+      store(
+          args, sums[m], [&](u32 row) { return pairs[row]; }, rows, m,
+          [&](u32 t) { return four(block) * TILES + t; });
+  };
+  multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, blocks, use);
 }
 
 /// The experts' groups, for many rows.

@@ -66,8 +66,11 @@ template <> struct Instructions<Bf16Rows> {
 };
 
 /// None is used, but arrays have an element.
-constexpr u32 WAVE_MEMORY = 1;
+template <u32 LAUNCH, u32 T> constexpr u32 WAVE_MEMORY = 1;
 #define FEW_MEMORY(name, floats) __shared__ float name[floats]
+
+/// What sm_90 alone has.
+#define SM90_KERNELS(...)
 
 constexpr bool ROWS_ALONE = false;
 __device__ inline u32 sum_row(u32 i) { return acc_row(i); }
@@ -79,7 +82,7 @@ __device__ inline u32 beside(u32 x) {
 
 /// Tiles of the matrix for a wave that has a single row: so few that one row's waves are on nearly
 /// all compute units.
-constexpr u32 ROW_TILES = 2;
+template <u32 LAUNCH> constexpr u32 ROW_TILES = 2;
 
 /// The weights of one quad, as far as it has slabs.
 template <u32 T> struct Quad {
@@ -122,11 +125,14 @@ __device__ inline void multiply_slab(Acc (&acc)[T], const Tile<Rows> &x, const u
 }
 
 /// What `find()` gives.
-template <class Find> __device__ inline auto soon(Find find) { return find(); }
+template <bool FIRST = false, class Find> __device__ inline auto soon(Find find) {
+  return find();
+}
 
-template <class Rows, bool AT_ONCE = false, u32 T>
+template <class Rows, u32 LAUNCH = GROUPS, u32 T>
 __device__ inline void multiply(float *, Acc (&acc)[T], u32, const Tile<Rows> &x,
                                 const Weights &weights, u32 begin, u32 end) {
+  constexpr bool AT_ONCE = LAUNCH != GROUPS;
   for (u32 quad = begin; quad < end; ++quad) {
     u32 slab = quad * 4, slabs = weights.slabs - slab; // 4, but in the last quad
     Quad<T> w;
@@ -141,7 +147,7 @@ __device__ inline void multiply(float *, Acc (&acc)[T], u32, const Tile<Rows> &x
           for (u32 c = 0; c < CHUNKS; ++c) w.codes[s][t][c] = weights.chunk(t, slab + s, c);
         }
       }
-      if (AT_ONCE && (T == ROW_TILES || Rows::PARTS == 1)) { // else there are no registers
+      if (AT_ONCE && (T == ROW_TILES<LAUNCH> || Rows::PARTS == 1)) { // else there are no registers
         typedef Instructions<Rows> With;
         typename With::Piece pieces[4][With::PIECES];
         for (u32 s = 0; s < 4; ++s)

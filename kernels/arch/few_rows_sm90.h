@@ -1,14 +1,17 @@
 // Products of few rows for sm_90: tiles of the matrix are the instructions' first operand, of 16
 // rows, and eights of x's rows the second. Each sum has the same bits as the other way round.
 //
-// Codes are copied to LDS two slabs ahead, each chunk by the lane that takes it from there. Rows of
-// x are loaded to registers a slab ahead, unless they are more than eight.
+// Codes are copied to LDS some slabs ahead, each chunk by the lane that takes it from there. Rows
+// of x are loaded to registers a slab ahead, unless they are more than eight.
 #pragma once
 #include "wgmma.h"
 
-/// Slabs of codes in LDS, and chunks of one: [tile][chunk][lane].
-constexpr u32 STAGES = 2, STAGE_CHUNKS = TILES * CHUNKS * WAVE;
-constexpr u32 WAVE_MEMORY = STAGES * STAGE_CHUNKS * 4;
+/// Slabs of codes in LDS. One row has a workgroup for each processor at most.
+template <u32 LAUNCH> constexpr u32 STAGES = LAUNCH == ONE_ROW ? 4 : 2;
+/// Chunks of a slab: [tile][chunk][lane].
+template <u32 T> constexpr u32 STAGE_CHUNKS = T *CHUNKS *WAVE;
+template <u32 LAUNCH, u32 T>
+constexpr u32 WAVE_MEMORY = STAGES<LAUNCH> *STAGE_CHUNKS<T> * 4;
 /// Launches ask for it, see `crates/hip/src/modules.rs`.
 #define FEW_MEMORY(name, floats) extern __shared__ __attribute__((aligned(128))) float name[]
 
@@ -18,8 +21,10 @@ __device__ inline u32 sum_col(u32 i) { return acc_row(i % 4); }
 /// The value of the lane that has sums of the same rows in the columns beside this one's.
 __device__ inline u32 beside(u32 x) { return shuffle_xor(x, 4); }
 
-/// Tiles of the matrix for a wave that has a single row.
-constexpr u32 ROW_TILES = TILES;
+/// Tiles of the matrix for a wave that has a row and all of k: as many as there is room for while
+/// the launch before is under way.
+template <u32 LAUNCH> constexpr u32 ROW_TILES = LAUNCH == ONE_ROW ? 2 : TILES;
+#define SM90_KERNELS(...) __VA_ARGS__
 
 /// Whether sums of rows that there are not are left out.
 constexpr bool ROWS_ALONE = true;
@@ -60,11 +65,11 @@ __device__ inline u32x4 row_chunk(const u32x4 (&fp8)[2], u32 scales, u32 step, u
   return pairs;
 }
 
-/// The wave's product of EIGHTS eights of rows.
-template <class Rows, u32 EIGHTS> struct FewRows {
+/// The wave's product of EIGHTS eights of rows with T tiles.
+template <class Rows, u32 EIGHTS, u32 T, u32 STAGES> struct FewRows {
   typedef u32x4 Parts[EIGHTS][Rows::PARTS];
   struct Scales {
-    u32 weights[TILES][CHUNKS], rows[CHUNKS];
+    u32 weights[T][CHUNKS], rows[CHUNKS];
   };
   const Weights &weights;
   u32x4 *stages;
@@ -72,36 +77,41 @@ template <class Rows, u32 EIGHTS> struct FewRows {
   Scales scales, next;
   Parts next_parts;
 
-  /// Over the slabs `slab..end`, of which the first copies are started.
+  /// Over the slabs `slab..end`.
   __device__ FewRows(float *memory, const Weights &weights, u32 slab, u32 end)
-      : weights(weights), stages((u32x4 *)memory + lane()), slab(slab), end(end) {
+      : weights(weights), stages((u32x4 *)memory + lane()), slab(slab), end(end) {}
+
+  __device__ void start_copies() {
     for (u32 s = 0; s < STAGES; ++s) {
       if (slab + s < end)
-        for (u32 t = 0; t < TILES; ++t) copy(s, t, slab + s);
+        for (u32 t = 0; t < T; ++t) copy(s, t, slab + s);
       copies_started();
     }
+  }
+  __device__ void load_rows(const Tile<Rows> &x) {
+    x.scales.template load<Rows>(slab / 4, next.rows);
+    if (EIGHTS == 1) load_parts(x, slab);
   }
 
   __device__ void copy(u32 stage, u32 t, u32 slab) {
     const u32x4 *from = weights.codes + ((u64)t * weights.slabs + slab) * 64;
     for (u32 c = 0; c < CHUNKS; ++c)
-      copy_async(stages + stage * STAGE_CHUNKS + (t * CHUNKS + c) * WAVE, from + slot(c));
+      copy_async(stages + stage * STAGE_CHUNKS<T> + (t * CHUNKS + c) * WAVE, from + slot(c));
   }
   __device__ void load_parts(const Tile<Rows> &x, u32 slab) {
     for (u32 e = 0; e < EIGHTS; ++e)
       for (u32 p = 0; p < Rows::PARTS; ++p)
         next_parts[e][p] = *(const u32x4 *)(x.rows[e] + Rows::offset(slab, chunk_group(), p, x.k));
   }
-  __device__ void load_scales(const Tile<Rows> &x, u32 quad) {
-    for (u32 t = 0; t < TILES; ++t)
+  __device__ void load_scales(u32 quad) {
+    for (u32 t = 0; t < T; ++t)
       for (u32 c = 0; c < CHUNKS; ++c) next.weights[t][c] = weights.scale(t, quad, c);
-    x.scales.template load<Rows>(quad, next.rows);
   }
 
   /// Whether any lane has a scale of 2 or more.
   __device__ bool is_wide() const {
     u32 any = 0;
-    for (u32 t = 0; t < TILES; ++t)
+    for (u32 t = 0; t < T; ++t)
       for (u32 c = 0; c < CHUNKS; ++c) any |= scales.weights[t][c];
     for (u32 e = 0; e < EIGHTS; ++e) any |= scales.rows[e];
     return ballot((any & 0x80808080) != 0) != 0;
@@ -109,15 +119,15 @@ template <class Rows, u32 EIGHTS> struct FewRows {
 
   /// Adds slab `slab`, and has the one copied that takes its place.
   template <bool WIDE>
-  __device__ void add_slab(Acc (&acc)[TILES], const Parts &parts, u32 stage) {
+  __device__ void add_slab(Acc (&acc)[T], const Parts &parts, u32 stage) {
     u32 step = slab % 4;
     u32x4 rows[EIGHTS][4];
     for (u32 e = 0; e < EIGHTS; ++e)
       for (u32 p = 0; p < 4; ++p) rows[e][p] = row_chunk<WIDE>(parts[e], scales.rows[e], step, p);
-    for (u32 t = 0; t < TILES; ++t) {
+    for (u32 t = 0; t < T; ++t) {
       u32x4 codes[CHUNKS];
       for (u32 c = 0; c < CHUNKS; ++c)
-        codes[c] = stages[stage * STAGE_CHUNKS + (t * CHUNKS + c) * WAVE];
+        codes[c] = stages[stage * STAGE_CHUNKS<T> + (t * CHUNKS + c) * WAVE];
       if (slab + STAGES < end) copy(stage, t, slab + STAGES);
       for (u32 p = 0; p < 4; ++p) {
         u32x4 w[CHUNKS];
@@ -134,16 +144,17 @@ template <class Rows, u32 EIGHTS> struct FewRows {
     }
   }
 
-  __device__ void run(Acc (&acc)[TILES], const Tile<Rows> &x) {
-    load_scales(x, slab / 4);
-    if (EIGHTS == 1) load_parts(x, slab);
+  /// Adds all slabs. Their first copies, scales and rows are under way.
+  __device__ void run(Acc (&acc)[T], const Tile<Rows> &x) {
     u32 stage = 0;
     bool wide = false;
 #pragma nounroll
     for (; slab < end; ++slab) {
       if (slab % 4 == 0) {
         scales = next;
-        load_scales(x, at_most(slab / 4 + 1, (end - 1) / 4));
+        u32 quad = at_most(slab / 4 + 1, (end - 1) / 4);
+        load_scales(quad);
+        x.scales.template load<Rows>(quad, next.rows);
         wide = is_wide();
       }
       Parts parts;
@@ -157,25 +168,54 @@ template <class Rows, u32 EIGHTS> struct FewRows {
       else
         add_slab<false>(acc, parts, stage);
       copies_started();
-      stage ^= 1;
+      stage = (stage + 1) % STAGES;
     }
     copies_done<0>();
     sync_wave(); // nobody is left that reads the copies
   }
 };
 
-/// What is called for what `find()` gives: `multiply` starts copies before.
-template <class Find> __device__ inline Find soon(Find find) { return find; }
+/// What is called for what `find()` gives: `multiply` starts copies before. FIRST: what it gives,
+/// and `multiply` loads of it before.
+template <bool FIRST = false, class Find> __device__ inline auto soon(Find find) {
+  if constexpr (FIRST)
+    return find();
+  else
+    return find;
+}
 
-template <class Rows, bool = false, class TileOf>
-__device__ inline void multiply(float *memory, Acc (&acc)[TILES], u32 rows, TileOf tile,
+template <class Rows, u32 EIGHTS, u32 LAUNCH, u32 T, class Find>
+__device__ inline void multiply_eights(float *memory, Acc (&acc)[T], Find find,
+                                       const Weights &weights, u32 slab, u32 end) {
+  FewRows<Rows, EIGHTS, T, STAGES<LAUNCH>> product(memory, weights, slab, end);
+  // Behind many copies scales would come late.
+  if (LAUNCH != GROUPS) {
+    product.load_scales(slab / 4);
+    loads_first();
+  }
+  product.start_copies();
+  Tile<Rows> x = find();
+  if (LAUNCH == GROUPS) product.load_scales(slab / 4);
+  product.load_rows(x);
+  product.run(acc, x);
+}
+template <class Rows, u32 EIGHTS, u32 LAUNCH, u32 T>
+__device__ inline void multiply_eights(float *memory, Acc (&acc)[T], const Tile<Rows> &x,
+                                       const Weights &weights, u32 slab, u32 end) {
+  FewRows<Rows, EIGHTS, T, STAGES<LAUNCH>> product(memory, weights, slab, end);
+  product.load_scales(slab / 4);
+  product.load_rows(x);
+  loads_first();
+  product.start_copies();
+  product.run(acc, x);
+}
+
+template <class Rows, u32 LAUNCH = GROUPS, u32 T, class TileOf>
+__device__ inline void multiply(float *memory, Acc (&acc)[T], u32 rows, const TileOf &tile,
                                 const Weights &weights, u32 begin, u32 end) {
   u32 slab = 4 * begin, last = at_most(4 * end, weights.slabs);
-  if (rows <= 8) {
-    FewRows<Rows, 1> product(memory, weights, slab, last);
-    product.run(acc, tile());
-  } else {
-    FewRows<Rows, 2> product(memory, weights, slab, last);
-    product.run(acc, tile());
-  }
+  if (rows <= 8)
+    multiply_eights<Rows, 1, LAUNCH>(memory, acc, tile, weights, slab, last);
+  else
+    multiply_eights<Rows, 2, LAUNCH>(memory, acc, tile, weights, slab, last);
 }

@@ -124,6 +124,10 @@ __device__ inline u32 load_scalar(const u32 *p) {
   return *(const __attribute__((address_space(4))) u32 *)(u64)p;
 }
 
+/// The same of what no launch writes that may be under way: `begin_alone` in `device.h`.
+__device__ inline u32 load_settled(const u32 *p) { return load_scalar(p); }
+__device__ inline float load_settled(const float *p) { return *p; }
+
 /// Loads that stand before this are under way before what stands after it begins.
 __device__ inline void loads_first() { __builtin_amdgcn_sched_barrier(0); }
 

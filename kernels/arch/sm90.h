@@ -129,6 +129,14 @@ __device__ inline void loads_in_order() { loads_first(); }
 /// A word that is the same for all lanes.
 __device__ inline u32 load_scalar(const u32 *p) { return *p; }
 
+/// The same of what no launch writes that may be under way, `begin_alone` in `device.h`: from where
+/// all processors see it.
+template <typename Word> __device__ inline Word load_settled(const Word *p) {
+  u32 x;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p));
+  return __builtin_bit_cast(Word, x);
+}
+
 /// The load of a value is under way before what stands after this.
 __device__ inline void loaded(u32) { loads_first(); }
 

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 
 use crate::Error;
 use crate::device::Device;
-use crate::sys::{CUDA_DYNAMIC_SHARED, Handle, Platform, Special};
+use crate::sys::{CUDA_DYNAMIC_SHARED, CUDA_LDS_CARVEOUT, Handle, Platform, Special};
 
 /// Files of `kernels/` and what they became, or why there are none.
 type Objects = Result<&'static [(&'static str, &'static [u8])], &'static str>;
@@ -64,13 +64,13 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "experts_down",
         &[
-            "experts_down_mxfp4_1",
+            "experts_down_mxfp4_4",
             "experts_down_mxfp4_16",
             "experts_down_mxfp4_64",
-            "experts_down_mxfp8_1",
+            "experts_down_mxfp8_4",
             "experts_down_mxfp8_16",
             "experts_down_mxfp8_64",
-            "experts_down_bf16_1",
+            "experts_down_bf16_4",
             "experts_down_bf16_16",
             "experts_down_bf16_64",
             "experts_combine",
@@ -79,13 +79,13 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "experts_gate_up",
         &[
-            "experts_gate_up_mxfp4_1",
+            "experts_gate_up_mxfp4_4",
             "experts_gate_up_mxfp4_16",
             "experts_gate_up_mxfp4_64",
-            "experts_gate_up_mxfp8_1",
+            "experts_gate_up_mxfp8_4",
             "experts_gate_up_mxfp8_16",
             "experts_gate_up_mxfp8_64",
-            "experts_gate_up_bf16_1",
+            "experts_gate_up_bf16_4",
             "experts_gate_up_bf16_16",
             "experts_gate_up_bf16_64",
         ],
@@ -131,17 +131,40 @@ const FILES: &[(&str, &[&str])] = &[
     ("swiglu", &["swiglu"]),
 ];
 
-/// Those that only CUDA has, beside these.
-const CUDA_FILES: &[(&str, &[&str])] = &[("attention", &["attention_merge_few"])];
+/// Those for CUDA alone.
+const CUDA_FILES: &[(&str, &[&str])] = &[
+    ("attention", &["attention_merge_few"]),
+    (
+        "experts_down",
+        &[
+            "experts_down_mxfp4_1",
+            "experts_down_mxfp4_32",
+            "experts_down_mxfp8_1",
+            "experts_down_mxfp8_32",
+            "experts_down_bf16_1",
+            "experts_down_bf16_32",
+        ],
+    ),
+    (
+        "experts_gate_up",
+        &[
+            "experts_gate_up_mxfp4_1",
+            "experts_gate_up_mxfp4_32",
+            "experts_gate_up_mxfp8_1",
+            "experts_gate_up_mxfp8_32",
+            "experts_gate_up_bf16_1",
+            "experts_gate_up_bf16_32",
+        ],
+    ),
+];
 
-/// The kernels of `file` for `platform`.
-fn names_of(file: &str, platform: Platform) -> impl Iterator<Item = &'static str> {
-    let more = match platform {
-        Platform::Hip => &[],
-        Platform::Cuda => CUDA_FILES,
+/// The kernels that `file` has for a platform.
+fn names(file: &str, platform: Platform) -> Vec<&'static str> {
+    let of = |files: &[(&str, &'static [&'static str])]| {
+        files.iter().find(|(name, _)| *name == file).map_or(&[][..], |(_, names)| names)
     };
-    let own = FILES.iter().chain(more).filter(move |(name, _)| *name == file);
-    own.flat_map(|(_, names)| names.iter().copied())
+    let more = if platform == Platform::Cuda { of(CUDA_FILES) } else { &[] };
+    [of(FILES), more].concat()
 }
 
 /// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
@@ -149,23 +172,35 @@ const LARGE: &[(&str, u32)] = &[
     ("attention_rows", 230_016),
     ("attention_split", 232_448),
     ("attention_split_fp8", 232_448),
-    ("experts_down_bf16_1", FEW_ROWS),
+    ("experts_down_bf16_1", ONE_ROW_DOWN),
+    ("experts_down_bf16_4", FEW_ROWS),
     ("experts_down_bf16_16", FEW_ROWS_DOWN),
+    ("experts_down_bf16_32", SOME_ROWS_DOWN),
     ("experts_down_bf16_64", MANY_ROWS),
-    ("experts_down_mxfp4_1", FEW_ROWS),
+    ("experts_down_mxfp4_1", ONE_ROW_DOWN),
+    ("experts_down_mxfp4_4", FEW_ROWS),
     ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp4_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp4_64", MANY_ROWS),
-    ("experts_down_mxfp8_1", FEW_ROWS),
+    ("experts_down_mxfp8_1", ONE_ROW_DOWN),
+    ("experts_down_mxfp8_4", FEW_ROWS),
     ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
+    ("experts_down_mxfp8_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp8_64", MANY_ROWS),
-    ("experts_gate_up_bf16_1", FEW_ROWS),
+    ("experts_gate_up_bf16_1", ONE_ROW),
+    ("experts_gate_up_bf16_4", FEW_ROWS),
     ("experts_gate_up_bf16_16", FEW_ROWS),
+    ("experts_gate_up_bf16_32", SOME_ROWS),
     ("experts_gate_up_bf16_64", MANY_ROWS),
-    ("experts_gate_up_mxfp4_1", FEW_ROWS),
+    ("experts_gate_up_mxfp4_1", ONE_ROW),
+    ("experts_gate_up_mxfp4_4", FEW_ROWS),
     ("experts_gate_up_mxfp4_16", FEW_ROWS),
+    ("experts_gate_up_mxfp4_32", SOME_ROWS),
     ("experts_gate_up_mxfp4_64", MANY_ROWS),
-    ("experts_gate_up_mxfp8_1", FEW_ROWS),
+    ("experts_gate_up_mxfp8_1", ONE_ROW),
+    ("experts_gate_up_mxfp8_4", FEW_ROWS),
     ("experts_gate_up_mxfp8_16", FEW_ROWS),
+    ("experts_gate_up_mxfp8_32", SOME_ROWS),
     ("experts_gate_up_mxfp8_64", MANY_ROWS),
     ("matmul_mxfp4_bf16_16", FEW_ROWS),
     ("matmul_mxfp4_bf16_64", MANY_ROWS),
@@ -179,6 +214,12 @@ const LARGE: &[(&str, u32)] = &[
 /// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
 const FEW_ROWS: u32 = 8 * 8192;
 const FEW_ROWS_DOWN: u32 = 4 * 8192;
+/// The same of one row, for 8 waves: so little that both have room beside each other.
+const ONE_ROW: u32 = 8 * 4 * 4096;
+const ONE_ROW_DOWN: u32 = 8 * 4 * 2048;
+/// Slabs and totals of `kernels/arch/some_rows_sm90.h`.
+const SOME_ROWS: u32 = 3 * 24_576 + 32_768;
+const SOME_ROWS_DOWN: u32 = 4 * 24_576;
 /// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
 const MANY_ROWS: u32 = 197_120;
 
@@ -195,12 +236,17 @@ impl Kernels {
             let object = table.iter().find(|(name, _)| *name == file);
             let (_, image) = object
                 .ok_or_else(|| Error::Unfit(format!("kernels/{file}.hip is not in this build")))?;
-            kernels.load_module(file, image)?;
+            kernels.load_module(file, image, &names(file, device.runtime.platform))?;
         }
         Ok(kernels)
     }
 
-    fn load_module(&mut self, file: &str, image: &[u8]) -> Result<(), Error> {
+    fn load_module(
+        &mut self,
+        file: &str,
+        image: &[u8],
+        names: &[&'static str],
+    ) -> Result<(), Error> {
         let driver = &self.device.runtime.driver;
         let mut module = std::ptr::null_mut();
         // PTX is text that ends with a zero.
@@ -209,9 +255,9 @@ impl Kernels {
         let code = unsafe { (driver.module_load)(&mut module, image.as_ptr().cast()) };
         self.device.check(&format!("loading the kernels of {file}"), code)?;
         self.modules.push((module, image));
-        for name in names_of(file, self.device.runtime.platform) {
+        for name in names {
             let mut function = std::ptr::null_mut();
-            let text = CString::new(name).map_err(|e| Error::Unfit(e.to_string()))?;
+            let text = CString::new(*name).map_err(|e| Error::Unfit(e.to_string()))?;
             // SAFETY: the module is alive, the name ends with a zero.
             let code = unsafe { (driver.module_function)(&mut function, module, text.as_ptr()) };
             self.device.check(&format!("finding the kernel {name}"), code)?;
@@ -221,7 +267,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much.
+    /// Allows a kernel the LDS that it wants beyond what it declares; returns how much. Of experts'
+    /// several workgroups are to fit a processor, or those of the launch after beside them.
     fn grant_lds(&self, name: &str, function: Handle) -> Result<u32, Error> {
         let large = LARGE.iter().find(|(large, _)| *large == name);
         let (Special::Cuda { set_attribute, .. }, Some(&(_, bytes))) =
@@ -232,6 +279,12 @@ impl Kernels {
         // SAFETY: the function is of a loaded module.
         let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
         self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
+        let shares = ["_1", "_4", "_32"].iter().any(|end| name.ends_with(end));
+        if name.starts_with("experts_") && shares {
+            // SAFETY: as above.
+            let code = unsafe { set_attribute(function, CUDA_LDS_CARVEOUT, 100) };
+            self.device.check(&format!("having all LDS for {name}"), code)?;
+        }
         Ok(bytes)
     }
 
@@ -267,14 +320,15 @@ mod tests {
         for (file, ptx) in code_objects(Platform::Cuda).unwrap() {
             let ptx = std::str::from_utf8(ptx).unwrap();
             let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
-            assert_eq!(entries.len(), names_of(file, Platform::Cuda).count(), "{file}");
+            assert_eq!(entries.len(), names(file, Platform::Cuda).len(), "{file}");
             for entry in entries {
                 let name = entry.split('(').next().unwrap();
                 let place = |what| entry.find(what).unwrap_or_else(|| panic!("{name}: no {what}"));
                 let wait = place("griddepcontrol.wait;");
                 place("griddepcontrol.launch_dependents;");
-                // Forms for few rows load weights first.
+                // Forms for few rows load weights first. What says which ones was read before.
                 let few = name.starts_with("matmul_") && !name.contains("rows");
+                let alone = name.starts_with("experts_down") && name.ends_with(['1', '4']);
                 let body = entry[..wait].split_once('{').unwrap().1;
                 for line in body.lines().map(str::trim) {
                     let weights = few && line.starts_with("ld.global.L1::no_allocate");
@@ -282,7 +336,9 @@ mod tests {
                     let touches = memory.iter().any(|op| {
                         line.strip_prefix(op).is_some_and(|rest| rest.starts_with(['.', ';', ' ']))
                     });
-                    let allowed = line.starts_with("ld.param") || weights;
+                    let early = ["ld.relaxed.gpu", "ld.global.b32", "cp.async", "bra.uni"];
+                    let settled = alone && early.iter().any(|op| line.starts_with(op));
+                    let allowed = line.starts_with("ld.param") || weights || settled;
                     assert!(!touches || allowed, "{name} does not wait before {line}");
                 }
             }

@@ -318,6 +318,8 @@ table! {
 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 pub(crate) const CUDA_DYNAMIC_SHARED: c_int = 8;
+/// `CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT`: of all memory that caches share, in %.
+pub(crate) const CUDA_LDS_CARVEOUT: c_int = 9;
 /// `ncclFloat32`.
 pub(crate) const NCCL_F32: c_int = 7;
 /// `ncclSum`.

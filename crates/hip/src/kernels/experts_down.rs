@@ -2,7 +2,9 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
+use super::mxfp4::{
+    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
+};
 use super::route::Choice;
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
@@ -23,13 +25,19 @@ struct Args {
     width: u32,
 }
 
+/// Blocks of 256 columns that a workgroup takes of [`RowTiles::Some`].
+const SOME_BLOCKS: usize = 4;
+
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
         (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_16",
+        (Activations::Mxfp4, RowTiles::Some) => "experts_down_mxfp4_32",
         (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_64",
         (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_16",
+        (Activations::Mxfp8, RowTiles::Some) => "experts_down_mxfp8_32",
         (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_64",
         (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_16",
+        (Activations::Bf16, RowTiles::Some) => "experts_down_bf16_32",
         (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_64",
     }
 }
@@ -54,6 +62,7 @@ pub fn experts_down(
     weights: Weights<'_>,
     y: &Memory,
 ) -> Result<(), Error> {
+    let tiles = tiles.of_groups(stream.device().platform());
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
     check_shape(name, weights.rows.is_multiple_of(2), "the hidden size must be even")?;
@@ -78,6 +87,7 @@ pub fn experts_down(
     let blocks = weights.rows.div_ceil(256);
     let (grid, threads) = match tiles {
         RowTiles::Few => ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32),
+        RowTiles::Some => some_rows_launch(device, blocks.div_ceil(SOME_BLOCKS), groups),
         RowTiles::Many => many_rows_launch(device, blocks, groups),
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
@@ -105,8 +115,11 @@ struct RowArgs {
 pub(crate) const CHOICES: usize = 8;
 
 /// `out[r] += sum_k w_k h[r, k] d_k^T`, k ascending, with the experts and weights of `choice`: what
-/// [`experts_down`] and [`experts_combine`] make, to the bit, for very few rows. `h` is by pair;
+/// [`experts_down`] and [`experts_combine`] make, to the bit, for up to four rows. `h` is by pair;
 /// `weights` has each of `experts` experts' `[hidden, width]`; `out` is f32 `[rows, hidden]`.
+///
+/// On CUDA it reads `choice`, `rows.count` and `out` while the launch before is under way: that was
+/// `experts_gate_up` by pair, which waits for all that wrote them.
 ///
 /// # Errors
 /// Buffers that are too small, shapes that do not fit one another, more than 8 choices, a failed
@@ -123,10 +136,15 @@ pub fn experts_down_of_rows(
     weights: Weights<'_>,
     out: &Memory,
 ) -> Result<(), Error> {
+    let device = stream.device();
+    let one = has_form_of_one(device, rows);
     let name = match h.form {
-        Activations::Mxfp4 => "experts_down_mxfp4_1",
-        Activations::Mxfp8 => "experts_down_mxfp8_1",
-        Activations::Bf16 => "experts_down_bf16_1",
+        Activations::Mxfp4 if one => "experts_down_mxfp4_1",
+        Activations::Mxfp4 => "experts_down_mxfp4_4",
+        Activations::Mxfp8 if one => "experts_down_mxfp8_1",
+        Activations::Mxfp8 => "experts_down_mxfp8_4",
+        Activations::Bf16 if one => "experts_down_bf16_1",
+        Activations::Bf16 => "experts_down_bf16_4",
     };
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
     check_shape(name, (1..=CHOICES).contains(&top_k), "there must be 1 to 8 choices")?;
@@ -149,12 +167,8 @@ pub fn experts_down_of_rows(
         hidden: weights.rows as u32,
         width: h.width as u32,
     };
-    let device = stream.device();
     // 16 * ROW_TILES of the kernel.
-    let columns = match device.platform() {
-        Platform::Hip => 32,
-        Platform::Cuda => 64,
-    };
+    let columns = if device.platform() == Platform::Hip || one { 32 } else { 64 };
     let grid = [weights.rows.div_ceil(columns) as u32, rows.bound as u32, 1];
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts.

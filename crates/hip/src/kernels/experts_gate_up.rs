@@ -2,7 +2,9 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{Activated, RowTiles, Weights, many_rows_launch};
+use super::mxfp4::{
+    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
+};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
@@ -29,23 +31,30 @@ struct Args {
 /// Which pairs of row and choice a workgroup takes together. The results do not depend on it.
 #[derive(Clone, Copy)]
 pub enum Grouping<'a> {
-    /// Each by itself, for very few: u32 `[rows, top_k]`, their experts. A pair's slot is itself.
+    /// Each by itself, for up to four rows: u32 `[rows, top_k]`, their experts. A pair's slot is
+    /// itself.
     ByPair(&'a Memory),
     /// Those of an expert, in groups of so many.
     Sorted(&'a Sorted, RowTiles),
 }
 
-fn name(form: Activations, grouping: Grouping<'_>) -> &'static str {
+fn name(form: Activations, grouping: Grouping<'_>, one: bool) -> &'static str {
     use Grouping::{ByPair, Sorted};
     match (form, grouping) {
-        (Activations::Mxfp4, ByPair(_)) => "experts_gate_up_mxfp4_1",
+        (Activations::Mxfp4, ByPair(_)) if one => "experts_gate_up_mxfp4_1",
+        (Activations::Mxfp4, ByPair(_)) => "experts_gate_up_mxfp4_4",
         (Activations::Mxfp4, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp4_16",
+        (Activations::Mxfp4, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp4_32",
         (Activations::Mxfp4, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp4_64",
-        (Activations::Mxfp8, ByPair(_)) => "experts_gate_up_mxfp8_1",
+        (Activations::Mxfp8, ByPair(_)) if one => "experts_gate_up_mxfp8_1",
+        (Activations::Mxfp8, ByPair(_)) => "experts_gate_up_mxfp8_4",
         (Activations::Mxfp8, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp8_16",
+        (Activations::Mxfp8, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp8_32",
         (Activations::Mxfp8, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp8_64",
-        (Activations::Bf16, ByPair(_)) => "experts_gate_up_bf16_1",
+        (Activations::Bf16, ByPair(_)) if one => "experts_gate_up_bf16_1",
+        (Activations::Bf16, ByPair(_)) => "experts_gate_up_bf16_4",
         (Activations::Bf16, Sorted(_, RowTiles::Few)) => "experts_gate_up_bf16_16",
+        (Activations::Bf16, Sorted(_, RowTiles::Some)) => "experts_gate_up_bf16_32",
         (Activations::Bf16, Sorted(_, RowTiles::Many)) => "experts_gate_up_bf16_64",
     }
 }
@@ -69,10 +78,17 @@ pub fn experts_gate_up(
     weights: Weights<'_>,
     out: Activated<'_>,
 ) -> Result<(), Error> {
-    let name = name(x.form, grouping);
+    let device = stream.device();
+    let grouping = match grouping {
+        Grouping::Sorted(sorted, tiles) => {
+            Grouping::Sorted(sorted, tiles.of_groups(device.platform()))
+        }
+        by_pair @ Grouping::ByPair(_) => by_pair,
+    };
+    let name = name(x.form, grouping, has_form_of_one(device, rows));
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
-    let (device, pairs) = (stream.device(), rows.bound * top_k);
+    let pairs = rows.bound * top_k;
     x.check_room(name, rows.bound)?;
     weights.check_room(name, experts)?;
     let mut args = Args {
@@ -108,6 +124,7 @@ pub fn experts_gate_up(
             let groups = groups(pairs, experts, tiles.count(device.platform()));
             match tiles {
                 RowTiles::Few => few(groups),
+                RowTiles::Some => some_rows_launch(device, out.width.div_ceil(128), groups),
                 RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
             }
         }

@@ -19,19 +19,19 @@ struct Args {
     k: u32,
 }
 
-fn name(form: Activations, tiles: RowTiles) -> &'static str {
-    match (form, tiles) {
-        (Activations::Mxfp4, RowTiles::Few) => "matmul_mxfp4_mxfp4_16",
-        (Activations::Mxfp4, RowTiles::Many) => "matmul_mxfp4_mxfp4_64",
-        (Activations::Mxfp8, RowTiles::Few) => "matmul_mxfp4_mxfp8_16",
-        (Activations::Mxfp8, RowTiles::Many) => "matmul_mxfp4_mxfp8_64",
-        (Activations::Bf16, RowTiles::Few) => "matmul_mxfp4_bf16_16",
-        (Activations::Bf16, RowTiles::Many) => "matmul_mxfp4_bf16_64",
+fn name(form: Activations, few: bool) -> &'static str {
+    match (form, few) {
+        (Activations::Mxfp4, true) => "matmul_mxfp4_mxfp4_16",
+        (Activations::Mxfp4, false) => "matmul_mxfp4_mxfp4_64",
+        (Activations::Mxfp8, true) => "matmul_mxfp4_mxfp8_16",
+        (Activations::Mxfp8, false) => "matmul_mxfp4_mxfp8_64",
+        (Activations::Bf16, true) => "matmul_mxfp4_bf16_16",
+        (Activations::Bf16, false) => "matmul_mxfp4_bf16_64",
     }
 }
 
 /// `out = x w^T`: `x` is `[rows, w.cols]`, `out` f32 `[rows, w.rows]`. `tiles` changes the speed
-/// alone.
+/// alone; [`RowTiles::Some`] is as `Many`.
 ///
 /// # Errors
 /// Buffers that are too small, shapes that do not fit one another, a failed device.
@@ -44,7 +44,8 @@ pub fn matmul_mxfp4(
     w: Weights<'_>,
     out: &Memory,
 ) -> Result<(), Error> {
-    let name = name(x.form, tiles);
+    let few = tiles == RowTiles::Few;
+    let name = name(x.form, few);
     check_shape(name, x.width == w.cols, "input and weights must have the same width")?;
     x.check_room(name, rows.bound)?;
     w.check_room(name, 1)?;
@@ -60,12 +61,12 @@ pub fn matmul_mxfp4(
         k: w.cols as u32,
     };
     let device = stream.device();
+    let tiles = if few { RowTiles::Few } else { RowTiles::Many };
     let row_blocks = rows.bound.div_ceil(16 * tiles.count(device.platform()));
-    let (grid, threads) = match tiles {
-        RowTiles::Few => {
-            ([w.rows.div_ceil(64) as u32, row_blocks as u32, 1], 8 * device.wave() as u32)
-        }
-        RowTiles::Many => many_rows_launch(device, w.rows.div_ceil(256), row_blocks),
+    let (grid, threads) = if few {
+        ([w.rows.div_ceil(64) as u32, row_blocks as u32, 1], 8 * device.wave() as u32)
+    } else {
+        many_rows_launch(device, w.rows.div_ceil(256), row_blocks)
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows.
     unsafe { stream.launch(kernels.get(name), grid, threads, &args) }

@@ -3,7 +3,7 @@
 use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
 
-use super::{check_room, check_shape};
+use super::{Rows, check_room, check_shape};
 use crate::{Device, Error, Memory, Platform};
 
 /// Rows of a tile.
@@ -256,25 +256,49 @@ impl Weights<'_> {
 pub enum RowTiles {
     /// 16: decode. The values of k are cut into parts for its waves.
     Few,
+    /// 32 of a group, on CUDA: the rows go through LDS, where weights are ahead of their use too.
+    /// Elsewhere as `Many`.
+    Some,
     /// 64, on CUDA 96: the rows go through LDS, so that weights are read once for all of them.
     Many,
 }
 
 impl RowTiles {
-    /// The form for `pairs` rows over `matrices` matrices: many, if they are more than 16 and 12
-    /// for each. With fewer nine in ten matrices have at most 16, and are read once in any form.
+    /// The form for `pairs` rows over `matrices` matrices: few, unless they are more than 16 and 12
+    /// for each: with fewer nine in ten matrices have at most 16, and are read once in any form.
+    /// Some, up to 24 for each: likewise of 32.
     pub fn for_rows(pairs: usize, matrices: usize) -> RowTiles {
-        if pairs > (12 * matrices).max(16) { RowTiles::Many } else { RowTiles::Few }
+        if pairs <= (12 * matrices).max(16) {
+            RowTiles::Few
+        } else if pairs <= 24 * matrices {
+            RowTiles::Some
+        } else {
+            RowTiles::Many
+        }
+    }
+
+    /// The form that groups take on a platform.
+    pub(crate) fn of_groups(self, platform: Platform) -> RowTiles {
+        match (self, platform) {
+            (RowTiles::Some, Platform::Hip) => RowTiles::Many,
+            (tiles, _) => tiles,
+        }
     }
 
     /// How many tiles of 16 rows they are on a platform.
     pub fn count(self, platform: Platform) -> usize {
         match (self, platform) {
             (RowTiles::Few, _) => 1,
-            (RowTiles::Many, Platform::Hip) => 4,
+            (RowTiles::Some, Platform::Cuda) => 2,
+            (RowTiles::Some | RowTiles::Many, Platform::Hip) => 4,
             (RowTiles::Many, Platform::Cuda) => 6,
         }
     }
+}
+
+/// Whether kernels for up to four rows have a form for as many as there may be: for one, on CUDA.
+pub(crate) fn has_form_of_one(device: &Device, rows: Rows) -> bool {
+    rows.bound == 1 && device.platform() == Platform::Cuda
 }
 
 /// The grid and the threads of a form for many rows: a workgroup for each of `blocks` blocks and
@@ -286,9 +310,22 @@ pub(crate) fn many_rows_launch(device: &Device, blocks: usize, groups: usize) ->
     }
 }
 
+/// The same of a form for [`RowTiles::Some`].
+pub(crate) fn some_rows_launch(device: &Device, blocks: usize, groups: usize) -> ([u32; 3], u32) {
+    ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_grow_with_the_rows() {
+        let of = |rows: usize| RowTiles::for_rows(rows * 8, 384);
+        assert_eq!([64, 576].map(of), [RowTiles::Few; 2]);
+        assert_eq!([577, 1024, 1152].map(of), [RowTiles::Some; 3]);
+        assert_eq!([1153, 4096].map(of), [RowTiles::Many; 2]);
+    }
 
     /// Takes words apart as `fp4_pairs` of `kernels/arch/sm90.h` does.
     #[test]

@@ -11,8 +11,8 @@
 // nothing is sorted.
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
-// order. experts_gate_up_*_32 (on sm_90), for groups of up to 32: 128 units, see
-// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): likewise, see
+// order. experts_gate_up_bf16_32 (on sm_90), for groups of up to 32: 128 units, see
+// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): as well, see
 // `rows64.h`.
 // All have the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
@@ -152,13 +152,13 @@ struct StoreBf16 {
   SHARING_KERNEL(SEGMENTS *WAVE) void experts_gate_up_##form##_16(ExpertsGateUpArgs args) {  \
     few_rows<Rows, GROUPS>(args, Store());                                                   \
   }                                                                                          \
-  SM90_KERNELS(                                                                              \
-    SOME_KERNEL void experts_gate_up_##form##_32(ExpertsGateUpArgs args) {                   \
-      some_rows<Rows>(args, Store());                                                        \
-    })                                                                                       \
   BLOCK_KERNEL void experts_gate_up_##form##_64(ExpertsGateUpArgs args) {                    \
     many_rows<Rows>(args, Store());                                                          \
   }
 EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)
 EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16)
+SM90_KERNELS(
+  SOME_KERNEL void experts_gate_up_bf16_32(ExpertsGateUpArgs args) {
+    some_rows<Bf16Rows>(args, StoreBf16());
+  })

@@ -12,13 +12,14 @@
 // changes no bit: it is that of columns of scores, and within an instruction of what it adds up.
 // Entries in BF16 stand one after the other, but of each line of 128 bytes the 16-byte parts are at
 // their place ^ the line % 8, of which a key has nine: so a tensor map copies them. Entries with
-// codes, and values made of these, stand 16 bytes more than a multiple of 128 apart. (Copies of
-// BF16 to such places took 5 % longer: a line of memory was two of LDS.)
+// codes, and values made of these, stand 16 bytes more than a multiple of 128 apart. (Copies
+// of BF16 to such places, without anything else, took 5 % longer.)
 //
 // Means of splits leave by way of LDS, 256 bytes of a head at once, while the next split is mixed.
 // Of the time that 64 rows of 32768 keys take they still are a tenth: of more than the L2 cache
 // holds, writing takes the memory four times as long as reading.
 #pragma once
+#include "boxes.h"
 #include "warpgroups.h"
 
 constexpr u32 COPIERS = 128, SCORERS = 128, MIXERS = 128;
@@ -37,7 +38,8 @@ constexpr u32 pitch(u32 bytes) { return (bytes + 111) / 128 * 128 + 16; }
 template <class Keys> struct Rings {
   static constexpr bool CONVERTS = Keys::BYTES != Bf16Keys::BYTES;
   static constexpr u32 PITCH = CONVERTS ? pitch(Keys::BYTES) : Keys::BYTES;
-  /// In BF16 five took up to 6 % longer, when several splits were a workgroup's.
+  /// In BF16 five took up to 6 % longer where workgroups had several splits, also with but four of
+  /// them in use; it is not known why.
   static constexpr u32 STAGES = CONVERTS ? 5 : 4;
   __attribute__((aligned(1024))) u8 entries[STAGES][TILE][PITCH];
   /// Values of entries that have been made bf16.

@@ -29,7 +29,6 @@ constexpr u32 SOME_BLOCKS = 4;
 /// groups).
 template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &args) {
   begin();
-  __shared__ u32 pairs[SOME_ROWS];
   u32x4 group = args.groups[block_y()]; // or none: one load does not wait for the other
   u32 count = *args.group_count;
   loads_first();
@@ -43,11 +42,12 @@ template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &ar
     return Weights(args.weights, args.weight_scales, tile, args.width);
   };
   auto row = [=](u32 i) { return first + at_most(i, rows - 1); };
-  if (thread() < SOME_ROWS) pairs[thread()] = args.pairs[row(thread())];
-  auto use = [&](u32 block, const auto &sums) { // they have met since
+  static_assert(SOME_ROWS == WAVE);
+  u32 own_pair = args.pairs[row(lane())];
+  auto use = [&](u32 block, const auto &sums) {
     for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m)
       store(
-          args, sums[m], [&](u32 row) { return pairs[row]; }, rows, m,
+          args, sums[m], [&](u32 row) { return shuffle(own_pair, row); }, rows, m,
           [&](u32 t) { return four(block) * TILES + t; });
   };
   multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, blocks, use);

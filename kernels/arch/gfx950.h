@@ -300,6 +300,14 @@ __device__ inline void copy_to_lds(void *to, const void *from) {
                : "memory"); // m0 may not be named; the compiler sets it before each own use
 }
 
+/// The same to an address in LDS that is the same for all lanes, as is `from`: a lane's 16 bytes
+/// are `offset` beyond.
+__device__ inline void copy_to_lds(u32 to, const void *from, u32 offset) {
+  asm volatile("s_mov_b32 m0, %0\n\ts_nop 0\n\tglobal_load_lds_dwordx4 %1, %2" ::"s"(to),
+               "v"(offset), "s"(from)
+               : "memory");
+}
+
 /// All threads arrive, with all but their wave's latest `LEFT` copies in place, and done with what
 /// they read from LDS before.
 template <u32 LEFT> __device__ inline void sync_copies() {

@@ -8,6 +8,7 @@
 // segments' sums, which the others have left in its LDS. There are then as many clusters as
 // blocks. Grid: (workgroups, 1, batch).
 #pragma once
+#include "boxes.h"
 #include "warpgroups.h"
 
 /// Slabs that the forms for 16 rows load ahead, of one tile or two: there are registers for few
@@ -61,23 +62,6 @@ __device__ inline void store_in_cluster(u32 address, u32 rank, f32x4 x) {
                "mapa.shared::cluster.u32 there, %0, %1;\n\t"
                "st.shared::cluster.v4.f32 [there], {%2,%3,%4,%5};\n\t}" ::"r"(address),
                "r"(rank), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
-               : "memory");
-}
-
-/// Starts copying the box of `map` that begins at column `x` of row `y` to LDS; it arrives on
-/// `word`.
-__device__ inline void copy_box(u32 to, const TensorMap &map, u32 x, u32 y, u32 word) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-               "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-               "l"(&map), "r"(x), "r"(y), "r"(word)
-               : "memory");
-}
-
-/// The same of the box that begins at (0, x, y, z).
-__device__ inline void copy_box(u32 to, const TensorMap &map, u32 x, u32 y, u32 z, u32 word) {
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-               "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
-               "l"(&map), "r"(0), "r"(x), "r"(y), "r"(z), "r"(word)
                : "memory");
 }
 

@@ -96,6 +96,8 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED, class Find> struct SomeRows {
     Weights weights = find(block);
     for (u32 t = 0; t < TILES; ++t)
       for (u32 c = 0; c < CHUNKS; ++c) next.weights[t][c] = weights.scale(t, quad, c);
+  }
+  __device__ void load_row_scales(u32 quad) {
     for (u32 m = 0; m < M; ++m) row_scales[m].template load<Rows>(quad, next.rows[m]);
   }
 
@@ -140,13 +142,16 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED, class Find> struct SomeRows {
   template <class RowAt, class Use>
   __device__ void run(const u8 *rows, const u32 *scale_words, RowAt row, const Use &use) {
     u32 quads = (slabs + 3) / 4, all = blocks * slabs;
+    load_scales(0, 0);
+    loads_first();
+    for (u32 s = 0; s < STAGES - 1; ++s)
+      if (s < all) copy_codes(s);
+    // Where the rows are may have to be loaded.
+    for (u32 i = 0; i < TIMES; ++i) x[i] = rows + (u64)row(own_row(i)) * k * Rows::CODE_BITS / 8;
     for (u32 m = 0; m < M; ++m)
       for (u32 c = 0; c < CHUNKS; ++c)
         row_scales[m].template set<Rows>(c, scale_words, row(16 * m + chunk_row(c)), k);
-    for (u32 i = 0; i < TIMES; ++i) x[i] = rows + (u64)row(own_row(i)) * k * Rows::CODE_BITS / 8;
-    load_scales(0, 0);
-    for (u32 s = 0; s < STAGES - 1; ++s)
-      if (s < all) copy_codes(s);
+    load_row_scales(0);
     for (u32 s = 0; s < STAGES - 1; ++s) {
       if (s < all) copy_rows(s);
       copies_started();
@@ -160,6 +165,7 @@ template <class Rows, u32 EIGHTS, bool SEGMENTED, class Find> struct SomeRows {
         scales = next;
         bool last = quad + 1 == quads;
         load_scales(block + last, last ? 0 : quad + 1);
+        load_row_scales(last ? 0 : quad + 1);
         wide = is_wide();
       }
       copies_done<STAGES - 2>();

@@ -20,15 +20,15 @@ __device__ inline void await(u32 barrier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+/// The thread counts at barrier `barrier` as one of `threads`, and goes on.
+__device__ inline void arrive_for(u32 barrier, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 /// Starts copying 8 bytes to an address in LDS.
 __device__ inline void copy_8_to_lds(u32 to, const void *from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
-
-/// `CUtensorMap`: how a tensor in memory is cut into boxes that one instruction copies.
-struct alignas(64) TensorMap {
-  u64 words[16];
-};
 
 /// One arrival on what `expect_arrivals` has made, by its address.
 __device__ inline void arrive_at(u32 word) {

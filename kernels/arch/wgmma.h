@@ -67,6 +67,13 @@ __device__ inline u64 matrices_at(const void *first, u32 along_k, u32 across) {
   return matrices_at(lds_address(first), along_k, across);
 }
 
+/// The same of a box in LDS whose rows are of 128 bytes, each 16 of them at their place ^ the row
+/// % 8, and which begins at a multiple of 1024. Where columns are read transposed, the next 64 are
+/// so many bytes `apart`.
+__device__ inline u64 box_at(u32 first, u32 apart) {
+  return matrices_at(first, apart, 1024) | (u64)1 << 62;
+}
+
 // Operands %0.. of an instruction, by tens, and what they are.
 #define TEN(t) \
   "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9"
@@ -123,6 +130,26 @@ __device__ inline void wgmma_transposed(float (&d)[128], u64 rows, u64 columns) 
                "%125,%126,%127}, %128, %129, 1, 1, 1, 0, 1;"
                : F32(0), F32(32), F32(64), F32(96)
                : "l"(rows), "l"(columns));
+}
+
+/// Starts adding (to zero, without `add`) products of 64 rows of 16 values in LDS with 128 rows.
+__device__ inline void wgmma(float (&d)[64], u64 rows, u64 matrices, u32 add) {
+  asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %66, 0;\n\t"
+               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+               TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63}, "
+               "%64, %65, add, 1, 1, 0, 0;\n\t}"
+               : F32(0), F32(32)
+               : "l"(rows), "l"(matrices), "r"(add));
+}
+
+/// Starts adding products of 64 rows of 16 values in registers with 128 columns, of whose matrices
+/// each has 8 rows of k: instructions read them transposed.
+__device__ inline void wgmma_transposed(float (&d)[64], const u32 (&rows)[4], u64 columns) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+               TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) ",%60,%61,%62,%63}, "
+               "{%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+               : F32(0), F32(32)
+               : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "l"(columns));
 }
 #undef F32
 #undef F16

@@ -59,6 +59,7 @@ const FILES: &[(&str, &[&str])] = &[
         ],
     ),
     ("attention", &["attention_split", "attention_split_fp8", "attention_merge"]),
+    ("attention_prompt", &["attention_prompt"]),
     ("attention_rows", &["attention_rows", "attention_rows_fp8"]),
     ("embed", &["embed"]),
     (
@@ -90,6 +91,7 @@ const FILES: &[(&str, &[&str])] = &[
             "experts_gate_up_bf16_64",
         ],
     ),
+    ("gather_entries", &["gather_entries", "gather_entries_fp8"]),
     (
         "matmul",
         &[
@@ -138,9 +140,7 @@ const CUDA_FILES: &[(&str, &[&str])] = &[
         "experts_down",
         &[
             "experts_down_mxfp4_1",
-            "experts_down_mxfp4_32",
             "experts_down_mxfp8_1",
-            "experts_down_mxfp8_32",
             "experts_down_bf16_1",
             "experts_down_bf16_32",
         ],
@@ -149,9 +149,7 @@ const CUDA_FILES: &[(&str, &[&str])] = &[
         "experts_gate_up",
         &[
             "experts_gate_up_mxfp4_1",
-            "experts_gate_up_mxfp4_32",
             "experts_gate_up_mxfp8_1",
-            "experts_gate_up_mxfp8_32",
             "experts_gate_up_bf16_1",
             "experts_gate_up_bf16_32",
         ],
@@ -169,6 +167,7 @@ fn names(file: &str, platform: Platform) -> Vec<&'static str> {
 
 /// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
 const LARGE: &[(&str, u32)] = &[
+    ("attention_prompt", 214_016),
     ("attention_rows", 230_016),
     ("attention_split", 232_448),
     ("attention_split_fp8", 232_448),
@@ -180,12 +179,10 @@ const LARGE: &[(&str, u32)] = &[
     ("experts_down_mxfp4_1", ONE_ROW_DOWN),
     ("experts_down_mxfp4_4", FEW_ROWS),
     ("experts_down_mxfp4_16", FEW_ROWS_DOWN),
-    ("experts_down_mxfp4_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp4_64", MANY_ROWS),
     ("experts_down_mxfp8_1", ONE_ROW_DOWN),
     ("experts_down_mxfp8_4", FEW_ROWS),
     ("experts_down_mxfp8_16", FEW_ROWS_DOWN),
-    ("experts_down_mxfp8_32", SOME_ROWS_DOWN),
     ("experts_down_mxfp8_64", MANY_ROWS),
     ("experts_gate_up_bf16_1", ONE_ROW),
     ("experts_gate_up_bf16_4", FEW_ROWS),
@@ -195,12 +192,10 @@ const LARGE: &[(&str, u32)] = &[
     ("experts_gate_up_mxfp4_1", ONE_ROW),
     ("experts_gate_up_mxfp4_4", FEW_ROWS),
     ("experts_gate_up_mxfp4_16", FEW_ROWS),
-    ("experts_gate_up_mxfp4_32", SOME_ROWS),
     ("experts_gate_up_mxfp4_64", MANY_ROWS),
     ("experts_gate_up_mxfp8_1", ONE_ROW),
     ("experts_gate_up_mxfp8_4", FEW_ROWS),
     ("experts_gate_up_mxfp8_16", FEW_ROWS),
-    ("experts_gate_up_mxfp8_32", SOME_ROWS),
     ("experts_gate_up_mxfp8_64", MANY_ROWS),
     ("matmul_mxfp4_bf16_16", FEW_ROWS),
     ("matmul_mxfp4_bf16_64", MANY_ROWS),

@@ -19,7 +19,9 @@ use numbers::{FORMS, Operand, Random, activated, dot, upload_matrices, values, w
 /// Every pair's row of y, BF16. `h` is by pair.
 fn run(gpu: &Gpu, case: &Case, h: &Operand, matrices: &[Matrix], tiles: RowTiles) -> Vec<u16> {
     let hidden = matrices[0].rows;
-    let sorted = case.sort(gpu, tiles.count(gpu.device.platform()));
+    let platform = gpu.device.platform();
+    let tiles = tiles.of_groups(h.form, platform);
+    let sorted = case.sort(gpu, tiles.count(platform));
     // Slots without a pair hold the first pair's row: nothing may come of them.
     let mut by_slot = vec![0; slots(case.chosen.len(), case.experts)];
     for (pair, slot) in case.slots(gpu, &sorted).into_iter().enumerate() {

@@ -20,7 +20,9 @@ type Hidden = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn run(gpu: &Gpu, case: &Case, x: &Operand, matrices: &[Matrix], tiles: RowTiles) -> Hidden {
     let width = matrices[0].rows / 2;
-    let sorted = case.sort(gpu, tiles.count(gpu.device.platform()));
+    let platform = gpu.device.platform();
+    let tiles = tiles.of_groups(x.form, platform);
+    let sorted = case.sort(gpu, tiles.count(platform));
     let slots = slots(case.chosen.len(), case.experts);
     let (codes, scales) = activated_bytes(x.form, slots, width);
     let out = (gpu.poisoned(codes / 4), gpu.poisoned(scales / 4));

@@ -12,12 +12,12 @@ use super::gpu::{Bytes, Count, Gpu, Operand, Random};
 use super::shapes::Shapes;
 
 /// Tokens in a block of the cache: what `moonrock serve` takes if nothing else is said.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 const ENTRY: usize = LATENT + ROPE;
 /// Keys that are one split in any format.
 const SPLIT: usize = 320;
 /// Of queries: so large that some keys matter much more than others, as in a model.
-const QUERY_SIZE: f32 = 3.0;
+pub(super) const QUERY_SIZE: f32 = 3.0;
 
 /// So many sequences of so many keys each, of which the last `rows` ask.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ struct Attention {
 }
 
 /// Random entries as `rope_and_cache` writes them.
-fn cache(
+pub(super) fn cache(
     gpu: &Gpu,
     random: &mut Random,
     entries: usize,
@@ -61,6 +61,23 @@ fn cache(
         let rope = (0..ROPE).map(|_| mx::bf16::from_f32(random.unit()));
         out.extend(rope.flat_map(|code| code.to_ne_bytes()));
     })
+}
+
+/// The values of the entry in a slot of the cache, as both formats hold them exactly.
+pub(super) fn entry(cache: &Operand, format: CacheFormat, slot: usize) -> Vec<f32> {
+    if format != CacheFormat::Fp8 {
+        return (0..ENTRY).map(|i| cache.bf16(slot * ENTRY + i)).collect();
+    }
+    let first = slot * entry_bytes(format, LATENT, ROPE);
+    let rope = (first + LATENT + LATENT / 32) / 2;
+    let value = |i: usize| match i {
+        ..LATENT => {
+            let scale = mx::e8m0::decode(cache.u8(first + LATENT + i / 32));
+            mx::e4m3::decode(cache.u8(first + i)) * scale
+        }
+        _ => cache.bf16(rope + i - LATENT),
+    };
+    (0..ENTRY).map(value).collect()
 }
 
 impl Attention {
@@ -103,24 +120,12 @@ impl Attention {
         })
     }
 
-    /// The values of a key, as both formats hold them exactly.
+    /// The values of a key.
     fn entry(&self, sequence: usize, key: usize) -> Vec<f64> {
         let Batch { format, context, .. } = self.batch;
         let block = self.tables[sequence * context.div_ceil(BLOCK) + key / BLOCK] as usize;
-        let (slot, cache) = (block * BLOCK + key % BLOCK, &self.caches[0]);
-        if format != CacheFormat::Fp8 {
-            return (0..ENTRY).map(|i| f64::from(cache.bf16(slot * ENTRY + i))).collect();
-        }
-        let first = slot * entry_bytes(format, LATENT, ROPE);
-        let rope = (first + LATENT + LATENT / 32) / 2;
-        let value = |i: usize| match i {
-            ..LATENT => {
-                let scale = mx::e8m0::decode(cache.u8(first + LATENT + i / 32));
-                mx::e4m3::decode(cache.u8(first + i)) * scale
-            }
-            _ => cache.bf16(rope + i - LATENT),
-        };
-        (0..ENTRY).map(|i| f64::from(value(i))).collect()
+        let values = entry(&self.caches[0], format, block * BLOCK + key % BLOCK);
+        values.into_iter().map(f64::from).collect()
     }
 
     /// Checks one row and head. Bound: a score's error is at most ENTRY + 4 roundings of partial
@@ -233,7 +238,7 @@ impl Work for Attention {
 /// Sequences that decode together, at most.
 const MOST_DECODES: usize = 64;
 /// Rows that make a prompt's chunk, at least: more than decode.
-const LEAST_CHUNK: usize = 256;
+pub(super) const LEAST_CHUNK: usize = 256;
 
 /// Decode of as many sequences as `tokens` says, and prompts whose last rows come in one chunk.
 pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts: &[usize]) {

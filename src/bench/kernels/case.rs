@@ -4,7 +4,7 @@ use hip::{Error, Memory};
 
 use super::gpu::{Gpu, Random};
 use super::shapes::Shapes;
-use super::{attention, experts, matmul, norm, quantized, rope, rows, sampling};
+use super::{attention, experts, matmul, norm, prompt, quantized, rope, rows, sampling};
 
 /// The matrix units' rate that bounds a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,7 @@ pub(super) fn all(shapes: Shapes, tokens: &[usize], contexts: &[usize]) -> Vec<C
     matmul::attention_inputs(&mut cases, shapes, tokens);
     rope::cases(&mut cases, shapes, tokens);
     attention::cases(&mut cases, shapes, tokens, contexts);
+    prompt::cases(&mut cases, shapes, tokens, contexts);
     matmul::attention_outputs(&mut cases, shapes, tokens);
     matmul::shared_expert(&mut cases, shapes, tokens);
     rows::swiglu_cases(&mut cases, shapes, tokens);

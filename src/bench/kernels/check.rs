@@ -1,5 +1,7 @@
 //! What an output must be, and the search for what it is not.
 
+use std::ops::Range;
+
 use anyhow::{bail, ensure};
 
 use super::gpu::{Bytes, Random};
@@ -93,9 +95,19 @@ pub(super) fn words_written(name: &str, bytes: &Bytes) -> anyhow::Result<()> {
 
 /// The same of bf16.
 pub(super) fn halves_written(name: &str, bytes: &Bytes) -> anyhow::Result<()> {
-    for (i, half) in bytes.0.chunks_exact(2).enumerate() {
+    halves_written_in(name, bytes, 0..bytes.0.len() / 2)
+}
+
+/// The same of some of them.
+pub(super) fn halves_written_in(
+    name: &str,
+    bytes: &Bytes,
+    range: Range<usize>,
+) -> anyhow::Result<()> {
+    let first = range.start;
+    for (i, half) in bytes.0[2 * first..2 * range.end].chunks_exact(2).enumerate() {
         if half == [0xff; 2] {
-            bail!("{name}[{i}] was not written: found all bits set, expected a value");
+            bail!("{name}[{}] was not written: found all bits set, expected a value", first + i);
         }
     }
     Ok(())

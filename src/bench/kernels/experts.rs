@@ -107,7 +107,7 @@ impl Experts {
             stage,
             s,
             tokens,
-            tiles: RowTiles::for_rows(pairs, s.experts),
+            tiles: RowTiles::for_rows(pairs, s.experts).of_groups(form, gpu.device.platform()),
             shape: RouterShape { top_k: s.top_k, normalize: true, scale: 2.827 },
             weights,
             used: 0,

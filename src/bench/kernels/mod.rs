@@ -18,6 +18,7 @@ mod experts_check;
 mod gpu;
 mod matmul;
 mod norm;
+mod prompt;
 mod quantized;
 mod rope;
 mod rows;

@@ -42,6 +42,7 @@ fn every_kernel_is_right_and_every_check_finds_a_wrong_word() {
     assert!(cases.len() > 30);
     // Few enough rows for the experts' pairs not to be sorted.
     experts::cases(&mut cases, BenchModel::Demo.shapes(), &[3]);
+    prompt::cases(&mut cases, BenchModel::Demo.shapes(), &[256], &[300]);
     for case in cases {
         let name = format!("{}, {}", case.kernel, case.shape);
         let work = case.build(&gpu, &mut random).unwrap();

@@ -66,8 +66,9 @@ pub fn experts(
             stream, kernels, rows, choice, top_k, hidden, count, down, out,
         );
     }
-    let tiles = RowTiles::for_rows(rows.bound * top_k, count);
-    let group_tiles = tiles.count(stream.device().platform());
+    let platform = stream.device().platform();
+    let tiles = RowTiles::for_rows(rows.bound * top_k, count).of_groups(x.form, platform);
+    let group_tiles = tiles.count(platform);
     sort(stream, kernels, rows, choice.experts, top_k, count, group_tiles, sorted)?;
     let grouping = Grouping::Sorted(sorted, tiles);
     experts_gate_up(stream, kernels, rows, grouping, top_k, x, count, gate_up, hidden)?;

@@ -31,11 +31,9 @@ const SOME_BLOCKS: usize = 4;
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
         (Activations::Mxfp4, RowTiles::Few) => "experts_down_mxfp4_16",
-        (Activations::Mxfp4, RowTiles::Some) => "experts_down_mxfp4_32",
-        (Activations::Mxfp4, RowTiles::Many) => "experts_down_mxfp4_64",
+        (Activations::Mxfp4, _) => "experts_down_mxfp4_64",
         (Activations::Mxfp8, RowTiles::Few) => "experts_down_mxfp8_16",
-        (Activations::Mxfp8, RowTiles::Some) => "experts_down_mxfp8_32",
-        (Activations::Mxfp8, RowTiles::Many) => "experts_down_mxfp8_64",
+        (Activations::Mxfp8, _) => "experts_down_mxfp8_64",
         (Activations::Bf16, RowTiles::Few) => "experts_down_bf16_16",
         (Activations::Bf16, RowTiles::Some) => "experts_down_bf16_32",
         (Activations::Bf16, RowTiles::Many) => "experts_down_bf16_64",
@@ -62,7 +60,7 @@ pub fn experts_down(
     weights: Weights<'_>,
     y: &Memory,
 ) -> Result<(), Error> {
-    let tiles = tiles.of_groups(stream.device().platform());
+    let tiles = tiles.of_groups(h.form, stream.device().platform());
     let name = name(h.form, tiles);
     check_shape(name, h.width == weights.cols, "input and weights must have the same width")?;
     check_shape(name, weights.rows.is_multiple_of(2), "the hidden size must be even")?;
@@ -137,7 +135,8 @@ pub fn experts_down_of_rows(
     out: &Memory,
 ) -> Result<(), Error> {
     let device = stream.device();
-    let one = has_form_of_one(device, rows);
+    // Two of them fit a processor.
+    let one = has_form_of_one(device, rows, weights.rows.div_ceil(2 * 32));
     let name = match h.form {
         Activations::Mxfp4 if one => "experts_down_mxfp4_1",
         Activations::Mxfp4 => "experts_down_mxfp4_4",

@@ -44,13 +44,11 @@ fn name(form: Activations, grouping: Grouping<'_>, one: bool) -> &'static str {
         (Activations::Mxfp4, ByPair(_)) if one => "experts_gate_up_mxfp4_1",
         (Activations::Mxfp4, ByPair(_)) => "experts_gate_up_mxfp4_4",
         (Activations::Mxfp4, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp4_16",
-        (Activations::Mxfp4, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp4_32",
-        (Activations::Mxfp4, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp4_64",
+        (Activations::Mxfp4, Sorted(..)) => "experts_gate_up_mxfp4_64",
         (Activations::Mxfp8, ByPair(_)) if one => "experts_gate_up_mxfp8_1",
         (Activations::Mxfp8, ByPair(_)) => "experts_gate_up_mxfp8_4",
         (Activations::Mxfp8, Sorted(_, RowTiles::Few)) => "experts_gate_up_mxfp8_16",
-        (Activations::Mxfp8, Sorted(_, RowTiles::Some)) => "experts_gate_up_mxfp8_32",
-        (Activations::Mxfp8, Sorted(_, RowTiles::Many)) => "experts_gate_up_mxfp8_64",
+        (Activations::Mxfp8, Sorted(..)) => "experts_gate_up_mxfp8_64",
         (Activations::Bf16, ByPair(_)) if one => "experts_gate_up_bf16_1",
         (Activations::Bf16, ByPair(_)) => "experts_gate_up_bf16_4",
         (Activations::Bf16, Sorted(_, RowTiles::Few)) => "experts_gate_up_bf16_16",
@@ -81,11 +79,12 @@ pub fn experts_gate_up(
     let device = stream.device();
     let grouping = match grouping {
         Grouping::Sorted(sorted, tiles) => {
-            Grouping::Sorted(sorted, tiles.of_groups(device.platform()))
+            Grouping::Sorted(sorted, tiles.of_groups(x.form, device.platform()))
         }
         by_pair @ Grouping::ByPair(_) => by_pair,
     };
-    let name = name(x.form, grouping, has_form_of_one(device, rows));
+    let one = has_form_of_one(device, rows, out.width / 32 * top_k);
+    let name = name(x.form, grouping, one);
     let fits = x.form == out.form && x.width == weights.cols && weights.rows == 2 * out.width;
     check_shape(name, fits, "input, weights and output must have the same form and sizes")?;
     let pairs = rows.bound * top_k;

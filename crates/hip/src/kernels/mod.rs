@@ -7,10 +7,12 @@
 
 pub mod all_reduce;
 pub mod attention;
+pub mod attention_prompt;
 pub mod embed;
 pub mod experts;
 pub mod experts_down;
 pub mod experts_gate_up;
+pub mod gather_entries;
 pub mod matmul;
 pub mod matmul_mxfp4;
 pub mod mxfp4;

@@ -256,8 +256,8 @@ impl Weights<'_> {
 pub enum RowTiles {
     /// 16: decode. The values of k are cut into parts for its waves.
     Few,
-    /// 32 of a group, on CUDA: the rows go through LDS, where weights are ahead of their use too.
-    /// Elsewhere as `Many`.
+    /// 32 of a group, of BF16 on CUDA: the rows go through LDS, where weights are ahead of their
+    /// use too. Elsewhere as `Many`.
     Some,
     /// 64, on CUDA 96: the rows go through LDS, so that weights are read once for all of them.
     Many,
@@ -277,11 +277,14 @@ impl RowTiles {
         }
     }
 
-    /// The form that groups take on a platform.
-    pub(crate) fn of_groups(self, platform: Platform) -> RowTiles {
-        match (self, platform) {
-            (RowTiles::Some, Platform::Hip) => RowTiles::Many,
-            (tiles, _) => tiles,
+    /// The form that experts' groups of rows in `form` take on a platform. (On an H200 a layer of
+    /// 1,024 rows in MXFP8 took 1,394 us with `Some` and 1,247 with `Many`, in MXFP4 1,406 and
+    /// 1,341: each workgroup makes them BF16.)
+    pub fn of_groups(self, form: Activations, platform: Platform) -> RowTiles {
+        match (self, form, platform) {
+            (RowTiles::Some, Activations::Bf16, Platform::Cuda) => RowTiles::Some,
+            (RowTiles::Some, ..) => RowTiles::Many,
+            (tiles, ..) => tiles,
         }
     }
 
@@ -296,17 +299,21 @@ impl RowTiles {
     }
 }
 
-/// Whether kernels for up to four rows have a form for as many as there may be: for one, on CUDA.
-pub(crate) fn has_form_of_one(device: &Device, rows: Rows) -> bool {
-    rows.bound == 1 && device.platform() == Platform::Cuda
+/// Workgroups that an H100 or H200 holds at once when each takes most of a processor.
+const AT_ONCE: usize = 132;
+
+/// Whether kernels for up to four rows have a form for as many as there may be, in so many
+/// workgroups that take most of a processor each: for one row, on CUDA, while all have room.
+pub(crate) fn has_form_of_one(device: &Device, rows: Rows, workgroups: usize) -> bool {
+    rows.bound == 1 && device.platform() == Platform::Cuda && workgroups <= AT_ONCE
 }
 
 /// The grid and the threads of a form for many rows: a workgroup for each of `blocks` blocks and
-/// `groups` groups; on CUDA workgroups take these by turns, and an H100 or H200 has room for 132.
+/// `groups` groups; on CUDA workgroups take these by turns.
 pub(crate) fn many_rows_launch(device: &Device, blocks: usize, groups: usize) -> ([u32; 3], u32) {
     match device.platform() {
         Platform::Hip => ([blocks as u32, groups as u32, 1], 256),
-        Platform::Cuda => ([132.min(blocks * groups) as u32, 1, 1], 384),
+        Platform::Cuda => ([AT_ONCE.min(blocks * groups) as u32, 1, 1], 384),
     }
 }
 

@@ -1,0 +1,242 @@
+//! Expanded MLA: a sequence's cache entries one after another, and attention of a prompt's chunk.
+//! The product between the two is a `matmul` of `heads * (NOPE + VALUE)` columns.
+
+use hip::kernels::attention::{LATENT, ROPE};
+use hip::kernels::attention_prompt::{Buffers, Chunk, NOPE, VALUE, attention_prompt};
+use hip::kernels::gather_entries::{self, gather_entries};
+use hip::kernels::rope_and_cache::entry_bytes;
+use hip::{Error, Memory};
+use model::CacheFormat;
+
+use super::attention::{BLOCK, LEAST_CHUNK, QUERY_SIZE, cache, entry};
+use super::case::{Case, Cost, Rate, Work};
+use super::check::{BF16, Exact, close, halves_written, same, sample};
+use super::gpu::{Bytes, Gpu, Operand, Random};
+use super::shapes::Shapes;
+
+const QUERY: usize = NOPE + ROPE;
+const EXPANDED: usize = NOPE + VALUE;
+
+/// The last `rows` of a prompt of so many keys.
+struct Prompt {
+    heads: usize,
+    scale: f32,
+    rows: usize,
+    context: usize,
+    queries: Operand,
+    keys_values: Operand,
+    ropes: Operand,
+    out: Memory,
+}
+
+impl Prompt {
+    fn new(
+        gpu: &Gpu,
+        random: &mut Random,
+        s: Shapes,
+        rows: usize,
+        context: usize,
+    ) -> Result<Prompt, Error> {
+        let heads = s.heads.heads;
+        Ok(Prompt {
+            heads,
+            scale: s.scale,
+            rows,
+            context,
+            queries: Operand::bf16s(gpu, random, rows * heads * QUERY, QUERY_SIZE)?,
+            keys_values: Operand::bf16s(gpu, random, context * heads * EXPANDED, 1.0)?,
+            ropes: Operand::bf16s(gpu, random, context * ROPE, 1.0)?,
+            out: gpu.empty(rows * heads * VALUE * 2)?,
+        })
+    }
+
+    /// Checks one row and head. Bound: a score's error is at most QUERY + 4 roundings of partial
+    /// sums, each below the sum of absolute products, so weights are off by a factor within
+    /// e^(score error), 2^-21 for the exponential and its argument, and, where they multiply
+    /// values, 2^-8 for bf16. Weights off by factors within 1 +- e move a weighted mean by at most
+    /// 2 e / (1 - e) of the mean of absolute values. f32 sums add a rounding for each key, the
+    /// result's bf16 2^-8.
+    fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
+        let (len, scale) = (self.context - self.rows + row + 1, f64::from(self.scale));
+        let at = row * self.heads + head;
+        let query: Vec<f64> =
+            (0..QUERY).map(|i| f64::from(self.queries.bf16(at * QUERY + i))).collect();
+        // The weights' sum and the weighted sums, relative to the greatest score so far.
+        let (mut greatest, mut score_error, mut sum) = (f64::NEG_INFINITY, 0f64, 0f64);
+        let (mut mean, mut size) = ([0f64; VALUE], [0f64; VALUE]);
+        for key in 0..len {
+            let first = (key * self.heads + head) * EXPANDED;
+            let value = |i: usize| match i {
+                ..NOPE => self.keys_values.bf16(first + i),
+                _ => self.ropes.bf16(key * ROPE + i - NOPE),
+            };
+            let terms = query.iter().enumerate().map(|(i, q)| q * f64::from(value(i)));
+            let (total, magnitude) = terms.fold((0.0, 0.0), |(s, m), t: f64| (s + t, m + t.abs()));
+            score_error = score_error.max(scale * magnitude * (QUERY + 4) as f64 * 2f64.powi(-24));
+            let score = scale * total;
+            if score > greatest {
+                let factor = (greatest - score).exp();
+                greatest = score;
+                sum *= factor;
+                mean.iter_mut().chain(&mut size).for_each(|x| *x *= factor);
+            }
+            let weight = (score - greatest).exp();
+            sum += weight;
+            for i in 0..VALUE {
+                let term = weight * f64::from(self.keys_values.bf16(first + NOPE + i));
+                mean[i] += term;
+                size[i] += term.abs();
+            }
+        }
+        let factor = score_error.exp() * (1.0 + 2f64.powi(-21)) * (1.0 + BF16) - 1.0;
+        let mixed = 2.0 * factor / (1.0 - factor) + (len + 12) as f64 * 2f64.powi(-23);
+        for i in 0..VALUE {
+            let exact = Exact { value: mean[i] / sum, bound: mixed * size[i] / sum }.to_bf16();
+            close("out", &[row, head, i], out.bf16(at * VALUE + i), exact)?;
+        }
+        Ok(())
+    }
+}
+
+impl Work for Prompt {
+    fn cost(&self) -> Cost {
+        let Prompt { heads, rows, context, .. } = *self;
+        let keys = rows * (context - rows) + rows * (rows + 1) / 2;
+        Cost {
+            bytes: 2 * (rows * heads * (QUERY + VALUE) + context * (heads * EXPANDED + ROPE)),
+            in_place: 0,
+            operations: 2 * heads * keys * (QUERY + VALUE),
+            rate: Rate::Bf16,
+        }
+    }
+
+    fn outputs(&self) -> Vec<&Memory> {
+        vec![&self.out]
+    }
+
+    fn launch(&self, gpu: &Gpu, _: usize) -> Result<(), Error> {
+        let chunk = Chunk { row: 0, rows: self.rows, first: self.context - self.rows };
+        let buffers = Buffers {
+            queries: &self.queries.memory,
+            keys_values: &self.keys_values.memory,
+            ropes: &self.ropes.memory,
+            out: &self.out,
+        };
+        attention_prompt(&gpu.stream, &gpu.kernels, chunk, buffers, self.heads, self.scale)
+    }
+
+    fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
+        let out = gpu.download(&self.out)?;
+        halves_written("out", &out)?;
+        for row in sample(self.rows, 2, self.context) {
+            for head in sample(self.heads, 0, row) {
+                self.check_head(&out, row, head)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All entries of a sequence.
+struct Gather {
+    format: CacheFormat,
+    context: usize,
+    caches: Vec<Operand>,
+    table: Vec<u32>,
+    blocks: Memory,
+    latents: Memory,
+    ropes: Memory,
+}
+
+impl Gather {
+    fn new(
+        gpu: &Gpu,
+        random: &mut Random,
+        format: CacheFormat,
+        context: usize,
+    ) -> Result<Gather, Error> {
+        let table = random.permutation(context.div_ceil(BLOCK));
+        let mut caches = vec![cache(gpu, random, table.len() * BLOCK, format)?];
+        for _ in 1..gpu.sets(caches[0].memory.bytes()) {
+            caches.push(caches[0].copy(gpu)?);
+        }
+        Ok(Gather {
+            format,
+            context,
+            caches,
+            blocks: gpu.numbers(&table)?,
+            table,
+            latents: gpu.empty(2 * context * LATENT)?,
+            ropes: gpu.empty(2 * context * ROPE)?,
+        })
+    }
+}
+
+impl Work for Gather {
+    fn cost(&self) -> Cost {
+        let entry = entry_bytes(self.format, LATENT, ROPE) + 2 * (LATENT + ROPE);
+        Cost::of_bytes(self.context * entry + 4 * self.table.len())
+    }
+
+    fn sets(&self) -> usize {
+        self.caches.len()
+    }
+
+    fn outputs(&self) -> Vec<&Memory> {
+        vec![&self.latents, &self.ropes]
+    }
+
+    fn launch(&self, gpu: &Gpu, set: usize) -> Result<(), Error> {
+        let buffers = gather_entries::Buffers {
+            cache: &self.caches[set].memory,
+            format: self.format,
+            cache_offset: 0,
+            latents: &self.latents,
+            ropes: &self.ropes,
+        };
+        let table = self.blocks.ptr();
+        gather_entries(&gpu.stream, &gpu.kernels, table, self.context, buffers, BLOCK)
+    }
+
+    fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
+        let (latents, ropes) = (gpu.download(&self.latents)?, gpu.download(&self.ropes)?);
+        halves_written("latents", &latents)?;
+        halves_written("ropes", &ropes)?;
+        for key in sample(self.context, 64, self.context) {
+            let slot = self.table[key / BLOCK] as usize * BLOCK + key % BLOCK;
+            let values = entry(&self.caches[0], self.format, slot);
+            for (i, &value) in values.iter().enumerate() {
+                let found = match i {
+                    ..LATENT => latents.bf16(key * LATENT + i),
+                    _ => ropes.bf16(key * ROPE + i - LATENT),
+                };
+                same("entries", &[key, i], found, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prompts whose last rows come in one chunk.
+pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts: &[usize]) {
+    for (format, name) in [(CacheFormat::Bf16, "bf16"), (CacheFormat::Fp8, "fp8")] {
+        for &context in contexts {
+            let build = move |gpu: &Gpu, random: &mut Random| {
+                Ok(Gather::new(gpu, random, format, context)?)
+            };
+            cases.push(Case::new(
+                format!("gather_entries {name}"),
+                format!("{context} keys"),
+                build,
+            ));
+        }
+    }
+    for &context in contexts {
+        for &rows in tokens.iter().filter(|&&n| n >= LEAST_CHUNK && n <= context) {
+            let build = move |gpu: &Gpu, random: &mut Random| {
+                Ok(Prompt::new(gpu, random, s, rows, context)?)
+            };
+            cases.push(Case::new("attention_prompt", format!("{rows} x {context} keys"), build));
+        }
+    }
+}

@@ -60,11 +60,11 @@ fn absorbed_equals_expanded_over_paged_blocks() {
     let kv: Vec<f32> = (0..14 * ENTRY).map(|i| value(i * 11 + 3)).collect();
     let mut q: Vec<f32> = (0..14 * SHAPE.heads * head).map(|i| value(i * 3 + 7)).collect();
     let spans = [
-        Span { row: 0, rows: 5, position: 4, blocks: vec![6, 1, 3] },
-        Span { row: 5, rows: 9, position: 0, blocks: vec![0, 7, 2] },
+        Span { row: 0, rows: 5, position: 4, blocks: vec![6, 1, 3], generated: false },
+        Span { row: 5, rows: 9, position: 0, blocks: vec![0, 7, 2], generated: false },
     ];
     // The first sequence's positions 0..4 were written by an earlier batch.
-    let earlier = [Span { row: 0, rows: 4, position: 0, blocks: vec![6, 1, 3] }];
+    let earlier = [Span { row: 0, rows: 4, position: 0, blocks: vec![6, 1, 3], generated: false }];
     let first: Vec<f32> = (0..4 * ENTRY).map(|i| value(i * 13 + 1)).collect();
     let mut unused = vec![0.0; 4 * SHAPE.heads * head];
     let write = |cache: &mut Cache, spans: &[Span], q: &mut [f32], kv: &[f32]| {

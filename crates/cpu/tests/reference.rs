@@ -83,14 +83,15 @@ fn greedy_draw(index: u64) -> Want {
     Want::Sample(Draw { params, index, counts: None, mask: None })
 }
 
-/// A batch of runs `(ids, from, to, first block)`: rows `from..to` of each sequence. Every row's
+/// A batch of runs of prompts `(ids, from, to, first block)`: rows `from..to` of each. Every row's
 /// logits are wanted: the next prompt token's score, or a draw after the last one.
 fn batch(runs: &[(&[u32], usize, usize, u32)]) -> Batch {
     let mut batch = Batch::default();
     for &(ids, from, to, first) in runs {
         let row = batch.tokens.len();
         let blocks = (first..first + ids.len().div_ceil(BLOCK_SIZE) as u32).collect();
-        batch.spans.push(Span { row, rows: to - from, position: from, blocks });
+        let rows = to - from;
+        batch.spans.push(Span { row, rows, position: from, blocks, generated: false });
         batch.tokens.extend(&ids[from..to]);
         for i in from..to {
             let want = ids.get(i + 1).map_or_else(|| greedy_draw(0), |&next| Want::Score(next));

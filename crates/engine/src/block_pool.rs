@@ -3,6 +3,12 @@
 //! A full block can be published under its content: its tokens and all those before them. Sequences
 //! that begin alike then hold the same blocks. A published block is never written again. When
 //! nobody holds it, it stays findable until its place is needed, least recently used first.
+//!
+//! A backend may compute a prompt's tokens and generated ones differently (`Span::generated`), so a
+//! block's content is also which of its tokens are of a prompt. A sequence that is computed again
+//! takes the blocks of its own answer; a request whose prompt holds that answer does not. What that
+//! costs: a conversation's next turn computes the last answer again, from the block on that holds
+//! its first token. Earlier answers were computed as a prompt's tokens by the turn before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,6 +26,8 @@ enum Parent {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Content {
     parent: Parent,
+    /// How many of `tokens`, from the first, are of a prompt; the others were generated.
+    prompt_tokens: usize,
     tokens: Box<[u32]>,
 }
 
@@ -87,12 +95,17 @@ impl BlockPool {
         Some(block)
     }
 
-    /// The published blocks that hold the beginning of `tokens`, as many as there are.
-    pub(crate) fn find(&self, salt: Option<&Arc<str>>, tokens: &[u32]) -> Vec<u32> {
+    /// The published blocks that hold the beginning of `tokens`, as many as there are. The first
+    /// `prompt_len` tokens are of a prompt.
+    pub(crate) fn find(
+        &self,
+        salt: Option<&Arc<str>>,
+        tokens: &[u32],
+        prompt_len: usize,
+    ) -> Vec<u32> {
         let mut found = Vec::new();
         for tokens in tokens.chunks_exact(self.block_size) {
-            let parent = self.parent(salt, &found);
-            match self.published.get(&Content { parent, tokens: tokens.into() }) {
+            match self.published.get(&self.content(salt, &found, tokens, prompt_len)) {
                 Some(block) => found.push(*block),
                 None => break,
             }
@@ -100,12 +113,22 @@ impl BlockPool {
         found
     }
 
-    /// What comes before the block after `blocks`, which are all published.
-    fn parent(&self, salt: Option<&Arc<str>>, blocks: &[u32]) -> Parent {
-        match blocks.last().and_then(|last| self.blocks[*last as usize].published.as_ref()) {
+    /// The content of a block that holds `tokens` behind the published blocks `before`, of a
+    /// sequence whose first `prompt_len` tokens are of a prompt.
+    fn content(
+        &self,
+        salt: Option<&Arc<str>>,
+        before: &[u32],
+        tokens: &[u32],
+        prompt_len: usize,
+    ) -> Content {
+        let last = before.last().and_then(|last| self.blocks[*last as usize].published.as_ref());
+        let parent = match last {
             Some(last) => Parent::Block(last.serial),
             None => Parent::Root(salt.cloned()),
-        }
+        };
+        let prompt_left = prompt_len.saturating_sub(before.len() * self.block_size);
+        Content { parent, prompt_tokens: prompt_left.min(self.block_size), tokens: tokens.into() }
     }
 
     /// How many of these blocks nobody holds.
@@ -123,17 +146,18 @@ impl BlockPool {
     }
 
     /// Publishes the caller's block `block`, which now holds `tokens` behind the published blocks
-    /// `before`. Returns the block to use from now on: if another one has this content already,
-    /// the caller holds that one instead.
+    /// `before`, of a sequence whose first `prompt_len` tokens are of a prompt. Returns the block
+    /// to use from now on: if another one has this content already, the caller holds that one
+    /// instead.
     pub(crate) fn publish(
         &mut self,
         salt: Option<&Arc<str>>,
         before: &[u32],
         tokens: &[u32],
+        prompt_len: usize,
         block: u32,
     ) -> u32 {
-        let content =
-            Arc::new(Content { parent: self.parent(salt, before), tokens: tokens.into() });
+        let content = Arc::new(self.content(salt, before, tokens, prompt_len));
         if let Some(&other) = self.published.get(&content) {
             self.hold(other);
             self.release(&[block]);

@@ -73,10 +73,27 @@ pub(crate) struct Chunk {
     pub(crate) last: bool,
 }
 
-impl Plan {
-    fn push(&mut self, place: Place, sequence: &mut Sequence, rows: usize, block_size: usize) {
-        let (outputs, last) = sequence.launch(&mut self.batch, rows, block_size);
-        self.chunks.push(Chunk { place, rows, outputs, last });
+/// Who gets rows of a batch, and how many.
+struct Shares {
+    /// Rows that nobody has got.
+    left: usize,
+    given: Vec<Share>,
+}
+
+struct Share {
+    place: Place,
+    rows: usize,
+    generated: bool,
+}
+
+impl Shares {
+    /// Gives a sequence as many of the rows left as it can use.
+    fn give(&mut self, place: Place, sequence: &Sequence) {
+        let rows = sequence.next_rows().min(self.left);
+        if rows > 0 {
+            self.left -= rows;
+            self.given.push(Share { place, rows, generated: sequence.is_past_prompt() });
+        }
     }
 }
 
@@ -119,28 +136,34 @@ impl Scheduler {
         }
     }
 
-    /// The next batch: one row for each decoding sequence, then prompt chunks in the order of
-    /// places as far as the budget goes, starting waiting sequences as they fit. `None` if no
-    /// sequence is left, or if all depends on results under way.
+    /// The next batch: one row for each decoding sequence, then chunks of the others in the order
+    /// of places as far as the budget goes, starting waiting sequences as they fit. A chunk is of
+    /// the prompt or of generated tokens that are computed again. In the batch prompts come last.
+    /// `None` if no sequence is left, or if all depends on results under way.
     pub(crate) fn plan(&mut self) -> Option<Plan> {
         let preemptions_before = self.preemptions;
         self.make_room_for_decodes();
 
+        let mut shares = Shares { left: self.max_rows, given: Vec::new() };
+        for decoding in [true, false] {
+            for (place, sequence) in &self.running {
+                if sequence.is_decoding() == decoding {
+                    shares.give(*place, sequence);
+                }
+            }
+        }
         let mut plan = Plan::default();
-        for (place, sequence) in &mut self.running {
-            if sequence.is_decoding() {
-                plan.push(*place, sequence, 1, self.block_size);
-            }
-        }
-        for (place, sequence) in &mut self.running {
-            let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
-            if rows > 0 && !sequence.is_decoding() {
-                plan.push(*place, sequence, rows, self.block_size);
-            }
-        }
         // Who was just preempted must not take its blocks back at once.
         if self.preemptions == preemptions_before {
-            self.start_waiting(&mut plan);
+            plan.started = self.start_waiting(&mut shares);
+        }
+        // The sort is stable: decodes stay before what is computed again.
+        shares.given.sort_by_key(|share| !share.generated);
+        for Share { place, rows, .. } in shares.given {
+            if let Some(sequence) = self.running.get_mut(&place) {
+                let (outputs, last) = sequence.launch(&mut plan.batch, rows, self.block_size);
+                plan.chunks.push(Chunk { place, rows, outputs, last });
+            }
         }
         (!plan.chunks.is_empty()).then_some(plan)
     }
@@ -175,19 +198,21 @@ impl Scheduler {
         }
     }
 
-    fn start_waiting(&mut self, plan: &mut Plan) {
-        while plan.batch.tokens.len() < self.max_rows
+    /// Starts waiting sequences while rows are left; returns those that run for the first time.
+    fn start_waiting(&mut self, shares: &mut Shares) -> Vec<Started> {
+        let mut started = Vec::new();
+        while shares.left > 0
             && self.running.len() < self.max_running
             && let Some((place, mut sequence)) = self.admit()
         {
             if let Some(cached_tokens) = sequence.first_start() {
                 let prompt_tokens = sequence.prompt_len();
-                plan.started.push(Started { place, prompt_tokens, cached_tokens });
+                started.push(Started { place, prompt_tokens, cached_tokens });
             }
-            let rows = sequence.pending().min(self.max_rows - plan.batch.tokens.len());
-            plan.push(place, &mut sequence, rows, self.block_size);
+            shares.give(place, &sequence);
             self.running.insert(place, sequence);
         }
+        started
     }
 
     /// Takes the first waiting sequence with blocks for its tokens so far, if there are enough. One

@@ -92,8 +92,19 @@ impl Sequence {
 
     /// Tokens not yet in a batch. At least 1 in every running sequence, unless its last result is
     /// under way.
-    pub(crate) fn pending(&self) -> usize {
+    fn pending(&self) -> usize {
         self.runnable() - self.launched
+    }
+
+    /// Whether the next token to be run was generated, rather than of the prompt.
+    pub(crate) fn is_past_prompt(&self) -> bool {
+        self.launched >= self.prompt_len
+    }
+
+    /// The most rows of this sequence that can be in the next batch: none of generated tokens with
+    /// the prompt's, as a backend may compute them differently.
+    pub(crate) fn next_rows(&self) -> usize {
+        if self.is_past_prompt() { self.pending() } else { self.prompt_len - self.launched }
     }
 
     /// Whether only the token generated last is to be run.
@@ -110,7 +121,7 @@ impl Sequence {
     pub(crate) fn find_prefix(&self, pool: &BlockPool) -> Vec<u32> {
         let unscored = self.request.prompt_logprobs.is_some() && self.scored + 1 < self.prompt_len;
         let usable = if unscored { self.scored } else { self.tokens.len() - 1 };
-        pool.find(self.request.cache_salt.as_ref(), &self.tokens[..usable])
+        pool.find(self.request.cache_salt.as_ref(), &self.tokens[..usable], self.prompt_len)
     }
 
     /// Begins to run with these blocks, the first `published` of them from [`Self::find_prefix`].
@@ -146,13 +157,13 @@ impl Sequence {
         while (self.published + 1) * block_size <= self.landed {
             let (before, rest) = self.blocks.split_at_mut(self.published);
             let tokens = &self.tokens[self.published * block_size..][..block_size];
-            rest[0] = pool.publish(salt, before, tokens, rest[0]);
+            rest[0] = pool.publish(salt, before, tokens, self.prompt_len, rest[0]);
             self.published += 1;
         }
     }
 
-    /// Appends the next `rows` pending tokens to the batch. Returns how many outputs they ask for,
-    /// and whether nothing is pending behind them before they land.
+    /// Appends the next `rows` tokens to the batch, at most [`Self::next_rows`]. Returns how many
+    /// outputs they ask for, and whether nothing is pending behind them before they land.
     pub(crate) fn launch(
         &mut self,
         batch: &mut Batch,
@@ -168,7 +179,7 @@ impl Sequence {
             batch.tokens.push(0);
         }
         let blocks = self.blocks[..end.div_ceil(block_size)].to_vec();
-        batch.spans.push(Span { row, rows, position, blocks });
+        batch.spans.push(Span { row, rows, position, blocks, generated: self.is_past_prompt() });
         for position in position..end {
             if let Some((want, logprobs)) = self.wanted(position) {
                 let row = row + position - self.launched;

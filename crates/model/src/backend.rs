@@ -73,7 +73,7 @@ pub trait Backend: Sized + 'static {
     type Matrix;
     /// Norm weights, router bias, rotary table: values in full precision.
     type Vector;
-    /// A rank's `kv_b_proj`, ready for both of its uses in absorbed attention.
+    /// A rank's `kv_b_proj`, ready for attention in the forms that the backend takes it in.
     type LatentProjection;
     /// A layer's routed experts.
     type Experts;
@@ -143,7 +143,7 @@ pub trait Backend: Sized + 'static {
 
     /// Takes up a batch: token ids, positions, block tables and outputs of all following verbs, up
     /// to [`Backend::end`]. Carried rows take what the batch before this one drew, whose results
-    /// may still be on their way.
+    /// may still be on their way. The spans are in order, as [`Batch::check_order`] has it.
     ///
     /// # Errors
     /// A failed device, or a batch with impossible carried rows.
@@ -213,9 +213,11 @@ pub trait Backend: Sized + 'static {
         table: &Self::Vector,
     ) -> Result<(), DeviceError>;
 
-    /// Absorbed MLA over the paged cache, causal: with `c_j, k_j` the cached latent and rotary key
-    /// of position `j`, per head `ql = q_nope W_UK`, `s_j = scale * (ql . c_j + q_rope . k_j)`,
-    /// `out = W_UV sum_j softmax(s)_j c_j`. `out` is `[rows, heads * v]`.
+    /// MLA over the paged cache, causal: with `c_j, k_j` the cached latent and rotary key of
+    /// position `j`, per head `ql = q_nope W_UK`, `s_j = scale * (ql . c_j + q_rope . k_j)`,
+    /// `out = W_UV sum_j softmax(s)_j c_j`: the absorbed form. The expanded one, which a backend
+    /// may take for prompts' rows (see `Span::generated`), has `q_nope . (W_UK c_j)` for `ql . c_j`
+    /// and sums `W_UV c_j`. `out` is `[rows, heads * v]`.
     ///
     /// # Errors
     /// A failed device.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::DeviceError;
 use crate::sampling::Draw;
 
-/// A run of consecutive tokens of one sequence within a batch: a prompt chunk or one decode token.
+/// A run of consecutive tokens of one sequence within a batch: of its prompt, or of those generated
+/// (one that was drawn last, or several that are computed again), never of both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     /// First row of the run in `Batch::tokens`.
@@ -16,6 +17,9 @@ pub struct Span {
     pub position: usize,
     /// The sequence's KV blocks in order, enough for `position + rows` tokens.
     pub blocks: Vec<u32>,
+    /// Whether the run's tokens were generated, rather than of the request's prompt: a backend may
+    /// compute the two differently, and each the same whenever it is computed.
+    pub generated: bool,
 }
 
 /// What is wanted of one row's logits.
@@ -49,8 +53,9 @@ pub struct Carried {
 
 /// One step: prompt chunks and decode tokens of any number of sequences.
 ///
-/// Rows of one span are consecutive, spans follow one another without gaps, and `outputs` is sorted
-/// by row. A row's result depends on its own sequence alone, never on its neighbours.
+/// Rows of one span are consecutive, spans follow one another without gaps, those of generated
+/// tokens before those of prompts, and `outputs` is sorted by row. A row's result depends on its
+/// own sequence alone, never on its neighbours.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Input token of every row.
@@ -97,6 +102,25 @@ impl Batch {
                 "row {row} carries output {output}, but the previous batch had {outputs}"
             ))),
         }
+    }
+
+    /// Refuses spans in a wrong order.
+    ///
+    /// # Errors
+    /// A span of generated tokens behind one of a prompt.
+    pub fn check_order(&self) -> Result<(), DeviceError> {
+        match self.spans.windows(2).find(|pair| !pair[0].generated && pair[1].generated) {
+            None => Ok(()),
+            Some(pair) => Err(DeviceError(format!(
+                "row {} was generated, but comes behind a prompt's row",
+                pair[1].row
+            ))),
+        }
+    }
+
+    /// How many rows hold generated tokens: so many from the first.
+    pub fn generated_rows(&self) -> usize {
+        self.spans.iter().take_while(|span| span.generated).map(|span| span.rows).sum()
     }
 
     /// Whether `row`'s token is one that the previous batch draws.
@@ -154,5 +178,36 @@ mod tests {
         assert!(error.0.contains("output 2, but the previous batch had 2"), "{error}");
         let beyond = Batch { tokens: vec![5], ..batch };
         assert!(beyond.resolved(&[1, 2, 7]).is_err());
+    }
+
+    #[test]
+    fn generated_rows_come_first() {
+        let batch = |spans: &[(usize, bool)]| {
+            let mut batch = Batch::default();
+            for &(rows, generated) in spans {
+                let row = batch.tokens.len();
+                batch.tokens.resize(row + rows, 5);
+                batch.spans.push(Span {
+                    row,
+                    rows,
+                    position: 3,
+                    blocks: vec![row as u32],
+                    generated,
+                });
+            }
+            batch
+        };
+        for (spans, rows) in [
+            (&[][..], 0),
+            (&[(3, false)], 0),
+            (&[(1, true), (4, true)], 5),
+            (&[(1, true), (4, true), (2, false), (1, false)], 5),
+        ] {
+            let batch = batch(spans);
+            assert_eq!((batch.check_order().is_ok(), batch.generated_rows()), (true, rows));
+        }
+        let error =
+            batch(&[(1, true), (2, false), (1, false), (1, true)]).check_order().unwrap_err();
+        assert!(error.0.starts_with("row 4 was generated"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The forward pass (DeepSeek-V3's, in absorbed MLA form), once for every backend.
+//! The forward pass (DeepSeek-V3's), once for every backend.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,8 +113,9 @@ impl<B: Backend> Model<B> {
     /// before this one draws, whose results need not be there.
     ///
     /// # Errors
-    /// A failed device or rank, or a batch with impossible carried rows.
+    /// A failed device or rank, or a batch with impossible carried rows or spans in a wrong order.
     pub fn compute(&mut self, batch: &Arc<Batch>) -> Result<(), DeviceError> {
+        batch.check_order()?;
         self.backend.begin(batch)?;
         self.backend.embed(&self.weights.embed, &mut self.work.residual)?;
         let mut norm = &self.weights.layers[0].input_norm;

@@ -1,11 +1,14 @@
 //! A device that keeps a paged cache of tokens instead of attention keys, and whose "model" is a
 //! hash of a sequence's whole history: a wrong position, token, block or draw changes what it
-//! answers or is an error.
+//! answers or is an error, and so is a token of a prompt that was computed like a generated one, or
+//! the other way round.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use model::{Batch, DeviceError, Draw, LateMask, OutputRow, RowOutput, Span, TokenMask, Want};
+use model::{
+    Batch, Carried, DeviceError, Draw, LateMask, OutputRow, RowOutput, Span, TokenMask, Want,
+};
 
 use crate::{Constraint, Device, Event, FinishReason, Request, TokenInfo};
 
@@ -14,8 +17,9 @@ pub(super) struct FakeDevice {
     block_size: usize,
     vocab_size: u32,
     max_rows: usize,
-    /// What was last written to each slot of each block: a position and its token.
-    slots: Vec<Option<(usize, u32)>>,
+    /// What was last written to each slot of each block: a position, its token, and whether that
+    /// was computed as a generated one.
+    slots: Vec<Option<(usize, u32, bool)>>,
     /// What the latest batch drew.
     drawn: Vec<u32>,
     /// Batches not waited for.
@@ -43,8 +47,8 @@ impl FakeDevice {
     }
 
     pub(super) fn execute(&mut self, batch: Batch) -> Result<Vec<RowOutput>, DeviceError> {
-        let batch = batch.resolved(&self.drawn)?;
         self.check_form(&batch)?;
+        let batch = batch.resolved(&self.drawn)?;
         self.write(&batch)?;
         let answers = batch.outputs.iter().map(|output| self.answer(&batch, output));
         let answers = answers.collect::<Result<Vec<RowOutput>, DeviceError>>()?;
@@ -55,6 +59,9 @@ impl FakeDevice {
     fn check_form(&self, batch: &Batch) -> Result<(), DeviceError> {
         let rows = batch.tokens.len();
         ensure(1 <= rows && rows <= self.max_rows, || format!("{rows} rows"))?;
+        batch.check_order()?;
+        let generated = |carried: &Carried| carried.row < batch.generated_rows();
+        ensure(batch.carried.iter().all(generated), || "a prompt's row is carried".into())?;
         let mut next = 0;
         for span in &batch.spans {
             ensure(span.row == next && span.rows > 0, || format!("{span:?} follows row {next}"))?;
@@ -75,7 +82,7 @@ impl FakeDevice {
                 let position = span.position + row;
                 let slot = self.slot(span, position);
                 ensure(written.insert(slot), || format!("slot {slot} is written twice"))?;
-                self.slots[slot] = Some((position, batch.tokens[span.row + row]));
+                self.slots[slot] = Some((position, batch.tokens[span.row + row], span.generated));
             }
         }
         Ok(())
@@ -90,10 +97,19 @@ impl FakeDevice {
         let covers = |span: &&Span| (span.row..span.row + span.rows).contains(&output.row);
         let span = batch.spans.iter().find(covers).ok_or_else(|| device_error("no span"))?;
         let last = span.position + output.row - span.row;
+        // A score is wanted of prompts alone.
+        let prompt_len = match &output.want {
+            Want::Score(_) => last + 2,
+            Want::Sample(draw) => last + 1 - draw.index as usize,
+        };
         let mut history = Vec::with_capacity(last + 1);
         for position in 0..=last {
             match self.slots[self.slot(span, position)] {
-                Some((found, token)) if found == position => history.push(token),
+                Some((found, token, generated))
+                    if (found, generated) == (position, position >= prompt_len) =>
+                {
+                    history.push(token);
+                }
                 other => {
                     return Err(device_error(&format!("position {position} holds {other:?}")));
                 }

@@ -1,5 +1,7 @@
-//! Tests of the scheduler alone (a seeded simulation) and of the whole engine, over a fake device.
+//! Tests of the block pool, of the scheduler alone (a seeded simulation) and of the whole engine,
+//! over a fake device.
 
+mod block_pool;
 mod fake_device;
 mod simulation;
 mod threads;

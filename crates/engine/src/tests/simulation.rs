@@ -2,7 +2,7 @@
 //!
 //! `ENGINE_SIM_SEED=n cargo test -p engine simulation` runs world `n` alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use crate::{EngineConfig, Event, FinishReason, Request};
 
 /// Each test runs worlds until it has made this many steps.
 const STEPS: usize = 500_000;
+
+/// Earlier requests that a request may go on from.
+const KEPT_TURNS: usize = 4;
 
 #[test]
 fn fixed_worlds_keep_every_invariant() {
@@ -57,7 +60,11 @@ fn run_worlds(first_seed: u64) {
         seen.held_back,
         seen.split_prompts,
         seen.preempted,
+        seen.recomputed,
+        seen.prompts_behind,
+        seen.next_turns,
         seen.prefix_hits,
+        seen.own_answers,
         seen.shared_blocks,
         seen.carried_rows,
         seen.late_stops,
@@ -79,11 +86,19 @@ struct Seen {
     mixed_batches: usize,
     /// Steps in which a sequence waited for blocks though it might have run.
     held_back: usize,
-    /// Prompt chunks that left some of the prompt.
+    /// Chunks that left some of the prompt, or of what is computed again.
     split_prompts: usize,
     preempted: usize,
+    /// Chunks of generated tokens that were computed again.
+    recomputed: usize,
+    /// Chunks of prompts behind such ones.
+    prompts_behind: usize,
+    /// Requests whose prompt holds the answer of an earlier one.
+    next_turns: usize,
     /// Sequences that began with cached blocks.
     prefix_hits: usize,
+    /// Tokens of their own answers that preempted ones began again with.
+    own_answers: usize,
     /// Blocks with several holders, summed over steps.
     shared_blocks: usize,
     /// Rows whose token was being drawn when they were planned.
@@ -108,7 +123,11 @@ impl std::ops::AddAssign for Seen {
         self.held_back += other.held_back;
         self.split_prompts += other.split_prompts;
         self.preempted += other.preempted;
+        self.recomputed += other.recomputed;
+        self.prompts_behind += other.prompts_behind;
+        self.next_turns += other.next_turns;
         self.prefix_hits += other.prefix_hits;
+        self.own_answers += other.own_answers;
         self.shared_blocks += other.shared_blocks;
         self.carried_rows += other.carried_rows;
         self.late_stops += other.late_stops;
@@ -116,6 +135,14 @@ impl std::ops::AddAssign for Seen {
         self.promised_masks += other.promised_masks;
         self.failed_constraints += other.failed_constraints;
     }
+}
+
+/// What a chunk is of, in a batch's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Decode,
+    Recomputed,
+    Prompt,
 }
 
 /// A caller: what it may still be told, and its salt.
@@ -135,6 +162,8 @@ struct World {
     /// Masks that nobody has computed yet.
     works: Vec<MaskWork>,
     callers: BTreeMap<Place, Caller>,
+    /// The latest requests' prompts, each with the answer that is due.
+    turns: VecDeque<Vec<u32>>,
     arrivals: u64,
     seen: Seen,
 }
@@ -170,6 +199,7 @@ impl World {
             under_way,
             works,
             callers,
+            turns: VecDeque::new(),
             arrivals: 0,
             seen,
         }
@@ -200,14 +230,24 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        let request = random_request(&mut self.random, &self.config);
+        let turn = self.random.below(8 * KEPT_TURNS);
+        let turn = self.turns.get(turn).map_or(&[][..], |turn| turn);
+        let request = random_request(&mut self.random, &self.config, turn);
         if self.config.admits(&request).is_err() {
             return;
         }
         let place = Place { priority: request.priority, arrival: self.arrivals };
         self.arrivals += 1;
-        let expected = expected_events(&request, self.config.vocab_size).into_iter();
-        self.callers.insert(place, Caller { expected, salt: request.cache_salt.clone() });
+        let expected = expected_events(&request, self.config.vocab_size);
+        self.seen.next_turns += usize::from(!turn.is_empty());
+        let answer = expected.iter().filter_map(|event| match event {
+            Event::Token(info) => Some(info.id),
+            _ => None,
+        });
+        self.turns.push_front(request.prompt.iter().copied().chain(answer).collect());
+        self.turns.truncate(KEPT_TURNS);
+        let (expected, salt) = (expected.into_iter(), request.cache_salt.clone());
+        self.callers.insert(place, Caller { expected, salt });
         self.scheduler.add(place, Sequence::new(request));
     }
 
@@ -286,7 +326,7 @@ impl World {
         let chunks = self.under_way.iter().flat_map(|plan| &plan.chunks);
         self.seen.preempted_under_way += chunks.filter(ours).count();
         self.check_places(&plan, &running_before, preempted)?;
-        self.check_plan(&plan, &decoding)?;
+        self.check_plan(&plan, &running_before, &decoding)?;
         self.check_blocks(Some(&plan.batch))?;
         Ok(Some(plan))
     }
@@ -326,6 +366,12 @@ impl World {
         if let (Some(last), Some(first)) = (started.last(), self.scheduler.waiting.keys().next()) {
             ensure(*last < first, "someone was overtaken")?;
         }
+        for (chunk, span) in plan.chunks.iter().zip(&plan.batch.spans) {
+            let again = started.contains(&&chunk.place);
+            let prompt_len = self.scheduler.running[&chunk.place].prompt_len();
+            self.seen.own_answers +=
+                if again { span.position.saturating_sub(prompt_len) } else { 0 };
+        }
         for start in &plan.started {
             ensure(started.contains(&&start.place), "called started, but was not")?;
             ensure(start.cached_tokens < start.prompt_tokens, "nothing left to compute")?;
@@ -336,8 +382,14 @@ impl World {
         Ok(())
     }
 
-    /// What is in the batch: all decodes, then prompts in the order of places, within the budget.
-    fn check_plan(&mut self, plan: &Plan, decoding: &BTreeSet<Place>) -> Result<(), String> {
+    /// What is in the batch: all decodes, then chunks in the order of places, within the budget, of
+    /// generated tokens before those of prompts.
+    fn check_plan(
+        &mut self,
+        plan: &Plan,
+        before: &BTreeSet<Place>,
+        decoding: &BTreeSet<Place>,
+    ) -> Result<(), String> {
         let rows = plan.batch.tokens.len();
         let running = &self.scheduler.running;
         let in_batch: BTreeSet<Place> = plan.chunks.iter().map(|chunk| chunk.place).collect();
@@ -346,11 +398,34 @@ impl World {
         ensure(in_batch.len() == plan.chunks.len(), "a sequence twice in a batch")?;
         let served = |place: &Place| in_batch.contains(place) || !running.contains_key(place);
         ensure(decoding.iter().all(served), "a decode was left out")?;
-        let prompts: Vec<&Chunk> =
-            plan.chunks.iter().filter(|chunk| !decoding.contains(&chunk.place)).collect();
-        let cut = |chunk: &&&Chunk| !chunk.last;
-        let cut_short = prompts.iter().filter(cut).count();
-        ensure(cut_short <= 1, "two prompts share the budget")?;
+        if let Some((first, sequence)) = running.first_key_value() {
+            // Unless all that is left of it is under way.
+            ensure(served(first) || sequence.next_rows() == 0, "the first one stands still")?;
+        }
+        ensure(plan.batch.spans.len() == plan.chunks.len(), "not a span for each chunk")?;
+        let (mut order, mut cut_short) = (Vec::new(), 0);
+        for (chunk, span) in plan.chunks.iter().zip(&plan.batch.spans) {
+            let sequence = running.get(&chunk.place).ok_or("a chunk of nobody")?;
+            let (prompt_len, end) = (sequence.prompt_len(), span.position + span.rows);
+            ensure(span.rows == chunk.rows, "another's span")?;
+            ensure(span.generated == (span.position >= prompt_len), "taken for what it is not")?;
+            ensure(span.generated || end <= prompt_len, "a prompt's and generated tokens mixed")?;
+            let kind = match (decoding.contains(&chunk.place), span.generated) {
+                (true, generated) => {
+                    ensure(generated && span.rows == 1, "a decode of many rows, or of a prompt")?;
+                    Kind::Decode
+                }
+                (false, true) => Kind::Recomputed,
+                (false, false) => Kind::Prompt,
+            };
+            cut_short += usize::from(kind != Kind::Decode && !chunk.last && end != prompt_len);
+            // Who starts comes behind who ran before.
+            order.push((kind, !before.contains(&chunk.place), chunk.place));
+        }
+        ensure(cut_short <= 1, "two chunks share the budget")?;
+        ensure(order.is_sorted(), "not in order")?;
+        let count = |kind| order.iter().filter(|(other, ..)| *other == kind).count();
+        let counts = [Kind::Decode, Kind::Recomputed, Kind::Prompt].map(count);
 
         let seats = self.config.max_num_seqs.min(self.config.max_num_batched_tokens);
         let held_back = rows < self.config.max_num_batched_tokens
@@ -358,7 +433,9 @@ impl World {
             && self.scheduler.waiting() > 0;
         self.seen.held_back += usize::from(held_back);
         self.seen.split_prompts += cut_short;
-        self.seen.mixed_batches += usize::from(!decoding.is_empty() && !prompts.is_empty());
+        self.seen.recomputed += counts[1];
+        self.seen.mixed_batches += usize::from(counts[0] > 0 && counts[2] > 0);
+        self.seen.prompts_behind += if counts[1] > 0 { counts[2] } else { 0 };
         Ok(())
     }
 
@@ -388,10 +465,11 @@ impl World {
     }
 }
 
-fn random_request(random: &mut Random, config: &EngineConfig) -> Request {
+/// A request whose prompt begins with `turn`, as far as there is room.
+fn random_request(random: &mut Random, config: &EngineConfig, turn: &[u32]) -> Request {
     let vocab = config.vocab_size;
     let longest = 1 + random.below(config.max_model_len);
-    let prompt_len = 1 + random.below(longest);
+    let prompt_len = (turn.len() + 1 + random.below(longest)).min(config.max_model_len);
     let max_tokens = random.below(config.max_model_len - prompt_len + 1);
     let stop_ids = (0..random.below(2)).map(|_| random.below(vocab) as u32).collect();
     // Prompts begin like one of a few documents, so that prefixes are shared.
@@ -400,7 +478,8 @@ fn random_request(random: &mut Random, config: &EngineConfig) -> Request {
     let prompt = (0..prompt_len).map(|position| {
         let random_token = random.below(vocab) as u32;
         let document_token = (uniform(document, position as u64) * vocab as f32) as u32;
-        if position < same { document_token } else { random_token }
+        let other = if position < same { document_token } else { random_token };
+        turn.get(position).copied().unwrap_or(other)
     });
     let prompt = prompt.collect();
     let logprobs = |random: &mut Random| random.percent(20).then(|| random.below(4));

@@ -156,6 +156,29 @@ fn a_prompt_that_begins_like_an_earlier_one_takes_its_blocks() {
     assert_eq!((prompt_tokens, cached_prompt_tokens), (20 + 20 + 11 + 29 + 19 + 20 + 20, 48));
 }
 
+/// What was generated may have been computed otherwise than a prompt is, so a prompt does not take
+/// it from the cache.
+#[test]
+fn a_conversations_next_turn_computes_the_last_answer_again() {
+    let mut device = device();
+    let engine = Engine::start(CONFIG, Box::new(move |batch| device.execute(batch)));
+    let mut prompt: Vec<u32> = (0..10).collect();
+    // Whole blocks of the prompt before, and never the last token.
+    for cached in [0, 8, 20, 32] {
+        let mut turn = request(&prompt, 12);
+        turn.stop_ids.clear();
+        let expected = expected_events(&turn, CONFIG.vocab_size);
+        let mut stream = engine.submit(turn).expect("a request within the limits");
+        let events: Vec<Event> = std::iter::from_fn(|| stream.next_blocking()).collect();
+        assert_eq!(events, expected);
+        assert_eq!(stream.cached_tokens(), cached, "of {}", prompt.len());
+        prompt.extend(events.iter().filter_map(|event| match event {
+            Event::Token(info) => Some(info.id),
+            _ => None,
+        }));
+    }
+}
+
 #[test]
 fn a_constraint_that_panics_ends_its_own_sequence() {
     let mut device = device();

@@ -1,9 +1,12 @@
 // rope_and_cache: makes queries ready for attention, and writes the rows' cache entries.
 //
-// q: f32 `[rows, heads, nope + rope]`. q_nope: bf16 `[rows, heads, nope]`. queries: bf16 `[rows,
-// heads, latent + rope]`, of which the last `rope` values are written here: q's, with neighbouring
-// pairs `(x, y)` turned to `(x cos - y sin, y cos + x sin)`. kv_a: f32 `[rows, kv_stride]`, of
-// whose rows the first `latent + rope` count; `kv_stride` is a multiple of 4.
+// q: f32 `[rows, heads, nope + rope]`, whose last `rope` values are turned: of neighbouring pairs
+// `(x, y)` they become `(x cos - y sin, y cos + x sin)`. The first `*generated` rows are of
+// generated tokens, which attention takes in absorbed form, the others of prompts: expanded:
+// bf16 `[rows, heads, nope + rope]` gets all of these, and of the first only the nope, which is
+// still to be projected. absorbed: bf16 `[rows, heads, latent + rope]` gets the first's turned
+// rope. kv_a: f32 `[rows, kv_stride]`, of whose rows the first `latent + rope` count; `kv_stride`
+// is a multiple of 4.
 // norm: f32 `[latent]`. table: f32 `[positions, rope / 2, 2]` of cos, sin. cache: the layer's
 // entries; entry `slots[r]` gets `rms_norm(kv_a[..latent])` and the turned rest. All widths are
 // multiples of 4, `latent` at most 1024. All bf16 are rounded to nearest even.
@@ -23,8 +26,9 @@ struct RopeAndCacheArgs {
   const float *kv_a;
   const float *norm;
   const float *table;
-  __bf16 *q_nope;
-  __bf16 *queries;
+  const u32 *generated;
+  __bf16 *expanded;
+  __bf16 *absorbed;
   u8 *cache;
   u32 heads;
   u32 nope;
@@ -48,17 +52,20 @@ __device__ inline bf16x4 rotate(f32x4 x, const float *turn) {
 __device__ inline void write_queries(const RopeAndCacheArgs &args, u32 row, const float *turns) {
   u32 width = args.nope + args.rope;
   const float *q = args.q + (u64)row * args.heads * width;
-  __bf16 *plain = args.q_nope + (u64)row * args.heads * args.nope;
-  __bf16 *turned = args.queries + (u64)row * args.heads * (args.latent + args.rope) + args.latent;
+  __bf16 *expanded = args.expanded + (u64)row * args.heads * width;
+  u32 entry = args.latent + args.rope;
+  __bf16 *absorbed = args.absorbed + (u64)row * args.heads * entry + args.latent;
+  bool prompt = row >= *args.generated;
   for (u32 i = 4 * thread(); i < args.heads * width; i += 4 * 256) {
     u32 head = i / width, at = i % width;
     f32x4 x = *(const f32x4 *)(q + i);
     if (at < args.nope) {
       bf16x4 y = {(__bf16)x[0], (__bf16)x[1], (__bf16)x[2], (__bf16)x[3]};
-      *(bf16x4 *)(plain + head * args.nope + at) = y;
+      *(bf16x4 *)(expanded + i) = y;
     } else {
       at -= args.nope;
-      *(bf16x4 *)(turned + head * (args.latent + args.rope) + at) = rotate(x, turns + at);
+      __bf16 *rope = absorbed + head * entry + at;
+      *(bf16x4 *)(prompt ? expanded + i : rope) = rotate(x, turns + at);
     }
   }
 }

@@ -8,12 +8,15 @@ use model::{Backend, Batch, CacheShape, DeviceError, HeadShape, Limits, RouterSh
 
 use crate::device::Memory;
 use crate::gpu::{AllReduce, Buffer, Cache, Gpu, Mode, Weights};
+use crate::input::Prompt;
 use crate::kernels::embed::Tokens;
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
 use crate::kernels::rope_and_cache::entry_bytes;
 use crate::kernels::route::Hidden;
-use crate::kernels::{self, all_reduce, attention, rope_and_cache};
+use crate::kernels::{
+    self, all_reduce, attention, attention_prompt, gather_entries, rope_and_cache,
+};
 use crate::moe::{Experts, Quantized, Routing};
 use crate::weights::{Dense, LatentProjection, upload};
 
@@ -210,8 +213,8 @@ impl Backend for Gpu {
             kv_stride: kv_a.width,
             norm,
             table,
-            q_nope: &self.attention.nope,
-            queries: &self.attention.queries,
+            expanded: &self.attention.expanded,
+            absorbed: &self.attention.absorbed,
             cache: &cache.memory,
             format: cache.format,
             cache_offset: cache.offset(layer),
@@ -222,6 +225,7 @@ impl Backend for Gpu {
             q.rows,
             self.input.positions(),
             self.input.slots(),
+            self.input.generated().count,
             shape,
             buffers,
             eps,
@@ -237,61 +241,18 @@ impl Backend for Gpu {
         scale: f32,
         out: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        let HeadShape { heads, nope, rope, v, latent } = kv_b.shape;
+        let HeadShape { heads, v, .. } = kv_b.shape;
         (out.rows, out.width) = (q.rows, heads * v);
         if self.mode == Mode::Replay {
             return Ok(());
         }
-        let (stream, kernels) = (&self.stream, &self.kernels);
-        let (cache, own, rows) = (self.cache()?, &self.attention, q.rows);
-        let by_head = |memory, width| View { memory, stride: heads * width, batch: width };
-        kernels::matmul::matmul(
-            stream,
-            kernels,
-            rows,
-            by_head(&own.nope, nope),
-            kv_b.into.view(),
-            by_head(&own.queries, latent + rope),
-            Output::Bf16,
-        )?;
-        let places = attention::Places {
-            positions: self.input.positions(),
-            table_starts: self.input.starts(),
-            tables: self.input.tables(),
-            groups: self.input.groups(),
-            group_rows: self.input.group_rows(),
-            split_count: self.input.split_count(),
-            splits: self.input.splits(),
-        };
-        let buffers = attention::Buffers {
-            queries: &own.queries,
-            cache: &cache.memory,
-            format: cache.format,
-            cache_offset: cache.offset(layer),
-            out: &own.mixed,
-        };
-        let block = cache.shape.block_size;
-        attention::attention(
-            stream,
-            kernels,
-            &own.splits,
-            rows,
-            places,
-            buffers,
-            heads,
-            block,
-            scale,
-        )?;
-        kernels::matmul::matmul(
-            stream,
-            kernels,
-            rows,
-            by_head(&own.mixed, latent),
-            kv_b.out_of.view(),
-            by_head(&out.memory, v),
-            Output::Bf16,
-        )?;
-        Ok(())
+        if self.input.generated().bound > 0 {
+            self.absorbed(layer, kv_b, scale, &out.memory)?;
+        }
+        self.input
+            .prompts()
+            .iter()
+            .try_for_each(|prompt| self.expanded(prompt, layer, kv_b, scale, &out.memory))
     }
 
     fn swiglu(&mut self, gate_up: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
@@ -399,6 +360,107 @@ impl Backend for Gpu {
 }
 
 impl Gpu {
+    /// Attention of generated tokens' rows, whose keys are the latents themselves.
+    fn absorbed(
+        &self,
+        layer: usize,
+        kv_b: &LatentProjection,
+        scale: f32,
+        out: &Memory,
+    ) -> Result<(), DeviceError> {
+        let HeadShape { heads, nope, rope, v, latent } = kv_b.shape;
+        let (stream, kernels) = (&self.stream, &self.kernels);
+        let (cache, own, rows) = (self.cache()?, &self.attention, self.input.generated());
+        let by_head = |memory, width| View { memory, stride: heads * width, batch: width };
+        kernels::matmul::matmul(
+            stream,
+            kernels,
+            rows,
+            by_head(&own.expanded, nope + rope),
+            kv_b.into.view(),
+            by_head(&own.absorbed, latent + rope),
+            Output::Bf16,
+        )?;
+        let places = attention::Places {
+            positions: self.input.positions(),
+            table_starts: self.input.starts(),
+            tables: self.input.tables(),
+            groups: self.input.groups(),
+            group_rows: self.input.group_rows(),
+            split_count: self.input.split_count(),
+            splits: self.input.splits(),
+        };
+        let buffers = attention::Buffers {
+            queries: &own.absorbed,
+            cache: &cache.memory,
+            format: cache.format,
+            cache_offset: cache.offset(layer),
+            out: &own.mixed,
+        };
+        let block = cache.shape.block_size;
+        attention::attention(
+            stream,
+            kernels,
+            &own.splits,
+            rows,
+            places,
+            buffers,
+            heads,
+            block,
+            scale,
+        )?;
+        kernels::matmul::matmul(
+            stream,
+            kernels,
+            rows,
+            by_head(&own.mixed, latent),
+            kv_b.out_of.view(),
+            by_head(out, v),
+            Output::Bf16,
+        )?;
+        Ok(())
+    }
+
+    /// Attention of a prompt's rows: each head's keys and values are made of the latents first.
+    fn expanded(
+        &self,
+        prompt: &Prompt,
+        layer: usize,
+        kv_b: &LatentProjection,
+        scale: f32,
+        out: &Memory,
+    ) -> Result<(), DeviceError> {
+        let HeadShape { heads, nope, v, latent, .. } = kv_b.shape;
+        let (stream, kernels) = (&self.stream, &self.kernels);
+        let (cache, own, &Prompt { chunk, keys, table }) = (self.cache()?, &self.attention, prompt);
+        let entries = gather_entries::Buffers {
+            cache: &cache.memory,
+            format: cache.format,
+            cache_offset: cache.offset(layer),
+            latents: &own.latents,
+            ropes: &own.ropes,
+        };
+        let block = cache.shape.block_size;
+        gather_entries::gather_entries(stream, kernels, table, keys.bound, entries, block)?;
+        kernels::matmul::matmul(
+            stream,
+            kernels,
+            keys,
+            whole(&own.latents, latent),
+            kv_b.expand.view(),
+            whole(&own.keys_values, heads * (nope + v)),
+            Output::Bf16,
+        )?;
+        let buffers = attention_prompt::Buffers {
+            queries: &own.expanded,
+            keys_values: &own.keys_values,
+            ropes: &own.ropes,
+            out,
+        };
+        attention_prompt::attention_prompt(stream, kernels, chunk, buffers, heads, scale)?;
+        Ok(())
+    }
+
     /// Adds the ranks' `x` into every rank's.
     fn add_ranks(&self, x: &Buffer) -> Result<(), DeviceError> {
         match &self.group {

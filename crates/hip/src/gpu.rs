@@ -108,13 +108,18 @@ impl Cache {
 
 /// What attention needs beside its input and output.
 pub(crate) struct Attention {
-    /// bf16 `[rows, heads, nope]`.
-    pub(crate) nope: Memory,
+    /// bf16 `[rows, heads, nope + rope]`: see `rope_and_cache`.
+    pub(crate) expanded: Memory,
     /// bf16 `[rows, heads, latent + rope]`.
-    pub(crate) queries: Memory,
+    pub(crate) absorbed: Memory,
     /// bf16 `[rows, heads, latent]`.
     pub(crate) mixed: Memory,
     pub(crate) splits: attention::Workspace,
+    /// Of one sequence with a prompt's rows: bf16 `[max_model_len, latent]`, `[.., rope]`, and
+    /// `[.., heads, nope + v]`.
+    pub(crate) latents: Memory,
+    pub(crate) ropes: Memory,
+    pub(crate) keys_values: Memory,
     /// Width of the rotary key.
     pub(crate) rope: usize,
 }
@@ -160,14 +165,18 @@ impl Gpu {
         let rows = limits.max_num_batched_tokens;
         let heads = config.num_attention_heads / ranks;
         let bf16 = |width: usize| device.allocate(2 * rows * heads * width);
+        let of_keys = |width: usize| device.allocate(2 * limits.max_model_len * width);
         let blocks = options.max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
         let splits = attention::most_listed(limits.max_model_len, rows, device.platform());
         let stream = Stream::new(device)?;
         let attention = Attention {
-            nope: bf16(config.qk_nope_head_dim)?,
-            queries: bf16(config.latent_dim())?,
+            expanded: bf16(config.qk_nope_head_dim + config.qk_rope_head_dim)?,
+            absorbed: bf16(config.latent_dim())?,
             mixed: bf16(config.kv_lora_rank)?,
             splits: attention::Workspace::new(device, heads, limits.max_model_len, rows)?,
+            latents: of_keys(config.kv_lora_rank)?,
+            ropes: of_keys(config.qk_rope_head_dim)?,
+            keys_values: of_keys(heads * (config.qk_nope_head_dim + config.v_head_dim))?,
             rope: config.qk_rope_head_dim,
         };
         let gathered = gathered_values(config, limits, ranks);
@@ -197,7 +206,9 @@ impl Gpu {
     /// The size of the graph that runs a decode batch, if one does.
     pub(crate) fn bucket(&self, batch: &Batch) -> Option<usize> {
         let rows = batch.tokens.len();
-        let decode = batch.spans.len() == rows && batch.outputs.len() == rows;
+        let decode = batch.generated_rows() == rows
+            && batch.spans.len() == rows
+            && batch.outputs.len() == rows;
         let mut buckets = self.buckets.iter().copied();
         (self.options.graphs && decode).then(|| buckets.find(|&size| size >= rows))?
     }
@@ -240,12 +251,14 @@ pub fn scratch_bytes(
 ) -> usize {
     let rows = limits.max_num_batched_tokens;
     let heads = config.num_attention_heads / ranks;
-    let per_head = config.qk_nope_head_dim + config.latent_dim() + config.kv_lora_rank;
+    let (nope, rope) = (config.qk_nope_head_dim, config.qk_rope_head_dim);
+    let per_head = nope + rope + config.latent_dim() + config.kv_lora_rank;
+    let per_key = config.latent_dim() + heads * (nope + config.v_head_dim);
     let blocks = max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
     let splits = attention::most_listed(limits.max_model_len, rows, platform);
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
     let peers = if ranks > 1 { Peers::bytes(ranks) } else { 0 };
-    2 * rows * heads * per_head
+    2 * (rows * heads * per_head + limits.max_model_len * per_key)
         + attention::Workspace::bytes(heads, limits.max_model_len, rows, platform)
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)

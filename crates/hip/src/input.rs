@@ -5,28 +5,32 @@ use model::{Batch, CacheFormat, DeviceError, Limits};
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
 use crate::kernels::attention::{GROUP, splits, spreads};
+use crate::kernels::attention_prompt::Chunk;
 use crate::kernels::embed::NONE;
 use crate::steps::UNDER_WAY;
 use crate::stream::Stream;
 
-/// Where the numbers stand, in words from the start: counts (rows, groups of rows, splits that
-/// attention takes rows' keys in, then the outputs of each round of logits), token, position, start
-/// in `tables`, KV slot of every row, row of every output, first row of every group and the end of
-/// the last, which output of the batch before each row's token is; then the splits, and behind the
-/// last of them the sequences' block tables one after another. Every list before those has room for
-/// `bound` rows, so that a graph recorded for so many finds them whatever the batch; what follows
-/// is found from where the splits begin, which is also where `tables` does.
+/// Where the numbers stand, in words from the start: counts (rows, those of generated tokens, which
+/// are the first, their groups, splits that attention takes their keys in, then the outputs of each
+/// round of logits), token, position, start in `tables`, KV slot of every row, row of every output,
+/// first row of every group and the end of the last, which output of the batch before each row's
+/// token is, how many keys the last row of each prompt's chunk sees; then the splits, and behind
+/// the last of them the sequences' block tables one after another. Every list before those has room
+/// for `bound` rows, so that a graph recorded for so many finds them whatever the batch; what
+/// follows is found from where the splits begin, which is also where `tables` does.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
     rounds: usize,
-    /// Groups at most.
+    /// Rows of generated tokens at most, and their groups.
+    generated: usize,
     groups: usize,
 }
 
 impl Layout {
     fn new(bound: usize) -> Layout {
-        Layout { bound, rounds: bound.div_ceil(Limits::LOGIT_ROWS).max(1), groups: bound }
+        let rounds = bound.div_ceil(Limits::LOGIT_ROWS).max(1);
+        Layout { bound, rounds, generated: bound, groups: bound }
     }
 
     /// Start of list `index`, the splits last; 16-byte aligned.
@@ -38,9 +42,10 @@ impl Layout {
 
 /// Where counts stand.
 const ROW_COUNT: usize = 0;
-const GROUP_COUNT: usize = 1;
-const SPLIT_COUNT: usize = 2;
-const OUTPUT_COUNTS: usize = 3;
+const GENERATED_COUNT: usize = 1;
+const GROUP_COUNT: usize = 2;
+const SPLIT_COUNT: usize = 3;
+const OUTPUT_COUNTS: usize = 4;
 /// Lists.
 const TOKENS: usize = 0;
 const POSITIONS: usize = 1;
@@ -49,13 +54,26 @@ const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
 const GROUPS: usize = 5;
 const CARRIED: usize = 6;
-const SPLITS: usize = 7;
+const LENGTHS: usize = 7;
+const SPLITS: usize = 8;
+
+/// A chunk of a prompt.
+#[derive(Clone, Copy)]
+pub(crate) struct Prompt {
+    /// Its rows.
+    pub(crate) chunk: Chunk,
+    /// How many keys its last row sees.
+    pub(crate) keys: Rows,
+    /// Address of its sequence's blocks.
+    pub(crate) table: u64,
+}
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
     staged: [Pinned; UNDER_WAY],
     memory: Memory,
     layout: Layout,
+    prompts: Vec<Prompt>,
 }
 
 impl Input {
@@ -70,7 +88,7 @@ impl Input {
         let layout = Layout::new(rows);
         let bytes = 4 * (layout.list(SPLITS) + splits + blocks);
         let staged = [device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?];
-        Ok(Input { staged, memory: device.allocate(bytes)?, layout })
+        Ok(Input { staged, memory: device.allocate(bytes)?, layout, prompts: Vec::new() })
     }
 
     /// Queues the copy of a batch whose lists are laid out for `bound` rows, over a cache of
@@ -85,10 +103,13 @@ impl Input {
         format: CacheFormat,
     ) -> Result<(), DeviceError> {
         self.layout = Layout::new(bound);
-        let rows = batch.tokens.len();
+        let (rows, generated) = (batch.tokens.len(), batch.generated_rows());
+        if generated < rows {
+            self.layout.generated = generated;
+        }
         let tables: usize = batch.spans.iter().map(|span| span.blocks.len()).sum();
         let (mut positions, mut groups) = (Vec::with_capacity(rows), Vec::new());
-        for span in &batch.spans {
+        for span in batch.spans.iter().filter(|span| span.generated) {
             for i in 0..span.rows {
                 if i == 0 || (span.position + i).is_multiple_of(GROUP) {
                     groups.push(span.row + i);
@@ -97,9 +118,9 @@ impl Input {
             }
         }
         // A decode graph is recorded for as many groups as rows.
-        let decodes = groups.len() == rows;
-        self.layout.groups = if decodes { bound } else { groups.len() };
-        let splits = match spreads(bound, decodes) {
+        let decodes = groups.len() == generated;
+        self.layout.groups = if decodes { self.layout.generated } else { groups.len() };
+        let splits = match spreads(self.layout.generated, decodes) {
             true => splits(&positions, format, stream.device().platform()),
             false => Vec::new(),
         };
@@ -114,6 +135,7 @@ impl Input {
             bytes[4 * at..4 * at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
         };
         put(ROW_COUNT, rows);
+        put(GENERATED_COUNT, generated);
         for round in 0..self.layout.rounds {
             let left = batch.outputs.len().saturating_sub(round * Limits::LOGIT_ROWS);
             put(OUTPUT_COUNTS + round, left.min(Limits::LOGIT_ROWS));
@@ -130,7 +152,19 @@ impl Input {
             put(self.layout.list(SPLITS) + i, split as usize);
         }
         let mut start = splits.len();
+        self.prompts.clear();
         for span in &batch.spans {
+            if !span.generated {
+                let (index, len) = (self.prompts.len(), span.position + span.rows);
+                let at = self.layout.list(LENGTHS) + index;
+                put(at, len);
+                let word = |word: usize| self.memory.ptr() + 4 * word as u64;
+                self.prompts.push(Prompt {
+                    chunk: Chunk { row: span.row, rows: span.rows, first: span.position },
+                    keys: Rows { count: word(at), bound: len },
+                    table: word(self.layout.list(SPLITS) + start),
+                });
+            }
             for i in 0..span.rows {
                 let (row, position) = (span.row + i, span.position + i);
                 let block = span.blocks.get(position / block_size).ok_or_else(|| {
@@ -147,7 +181,7 @@ impl Input {
             start += span.blocks.len();
         }
         put(GROUP_COUNT, groups.len());
-        for (i, &row) in groups.iter().chain(&[rows]).enumerate() {
+        for (i, &row) in groups.iter().chain(&[generated]).enumerate() {
             put(self.layout.list(GROUPS) + i, row);
         }
         for (i, output) in batch.outputs.iter().enumerate() {
@@ -167,7 +201,17 @@ impl Input {
         Rows { count: self.at(ROW_COUNT), bound: self.layout.bound }
     }
 
-    /// The groups that attention takes rows in.
+    /// Those of generated tokens, the first ones.
+    pub(crate) fn generated(&self) -> Rows {
+        Rows { count: self.at(GENERATED_COUNT), bound: self.layout.generated }
+    }
+
+    /// The chunks of prompts, which have the other rows.
+    pub(crate) fn prompts(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
+    /// The groups that attention takes generated tokens' rows in.
     pub(crate) fn groups(&self) -> Rows {
         Rows { count: self.at(GROUP_COUNT), bound: self.layout.groups }
     }

@@ -55,13 +55,20 @@ pub fn warm_up(
     Ok(())
 }
 
-/// A batch of `rows` sequences of one token each, which depends on `variant`, and a draw for each.
-/// With `beside` there are two rows of another sequence behind them, so that it is not recorded.
+/// A batch of `rows` sequences of one generated token each, which depends on `variant`, and a draw
+/// for each. With `beside` there are two rows of another's prompt behind them, so that it is not
+/// recorded.
 fn batch(rows: usize, variant: usize, beside: bool) -> Batch {
     let more = if beside { 2 } else { 0 };
-    let span = |row: usize, rows| Span { row, rows, position: 0, blocks: vec![row as u32] };
-    let mut spans: Vec<Span> = (0..rows).map(|row| span(row, 1)).collect();
-    spans.extend(beside.then(|| span(rows, more)));
+    let span = |row: usize, rows, generated| Span {
+        row,
+        rows,
+        position: 0,
+        blocks: vec![row as u32],
+        generated,
+    };
+    let mut spans: Vec<Span> = (0..rows).map(|row| span(row, 1, true)).collect();
+    spans.extend(beside.then(|| span(rows, more, false)));
     Batch {
         tokens: (0..rows + more).map(|row| ((3 * row + variant) % 64) as u32).collect(),
         spans,

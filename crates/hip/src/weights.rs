@@ -86,12 +86,15 @@ fn rounded(matrix: &Matrix) -> Vec<u16> {
     values
 }
 
-/// A rank's `kv_b_proj` as two batches of matrices, one matrix a head.
+/// A rank's `kv_b_proj`: as two batches of matrices, one matrix a head, for absorbed attention, and
+/// as it is for the expanded form.
 pub struct LatentProjection {
     /// `[heads][latent, nope]`: queries into the latent space.
     pub(crate) into: Dense,
     /// `[heads][v, latent]`: sums of latents to values.
     pub(crate) out_of: Dense,
+    /// `[heads * (nope + v), latent]`: latents to each head's key and value.
+    pub(crate) expand: Dense,
     pub(crate) shape: HeadShape,
 }
 
@@ -104,6 +107,7 @@ impl LatentProjection {
     ) -> Result<LatentProjection, DeviceError> {
         let HeadShape { heads, nope, v, latent, .. } = shape;
         let values = rounded(kv_b);
+        let expand = Dense::upload_all(stream, staging, &[&values], heads * (nope + v), latent)?;
         // Head `h`'s row `i` of the file.
         let row = |h: usize, i: usize| &values[(h * (nope + v) + i) * latent..][..latent];
         let keys = (0..heads).map(|h| {
@@ -116,13 +120,16 @@ impl LatentProjection {
         let values: Vec<_> =
             (0..heads).map(|h| &values[(h * (nope + v) + nope) * latent..][..v * latent]).collect();
         let out_of = Dense::upload_all(stream, staging, &values, v, latent)?;
-        Ok(LatentProjection { into, out_of, shape })
+        Ok(LatentProjection { into, out_of, expand, shape })
     }
 }
 
-/// Bytes of one rank's weights on a GPU: the checkpoint's formats, and what fills up the last tiles
-/// (at most a fiftieth; narrow matrices aside, nothing).
+/// Bytes of one rank's weights on a GPU: the checkpoint's formats, `kv_b_proj` a second time, and
+/// what fills up the last tiles (at most a fiftieth; narrow matrices aside, nothing).
 pub fn weight_bytes(checkpoint: &Checkpoint, ranks: usize) -> usize {
-    let bytes = model::weight_bytes(checkpoint, ranks);
-    bytes + bytes / 50
+    let (bytes, config) = (model::weight_bytes(checkpoint, ranks), checkpoint.config());
+    let kv_b = config.num_attention_heads / ranks
+        * (config.qk_nope_head_dim + config.v_head_dim)
+        * config.kv_lora_rank;
+    bytes + bytes / 50 + 2 * config.num_hidden_layers * kv_b
 }

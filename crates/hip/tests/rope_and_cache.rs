@@ -68,7 +68,8 @@ fn run(rows: usize, shape: HeadShape) {
     let positions: Vec<u32> = (0..rows).map(|_| random.below(POSITIONS) as u32).collect();
     let order = random.permutation(SLOTS);
     let slots: Vec<u32> = order[..rows].iter().map(|&slot| slot as u32).collect();
-    let count = gpu.upload(&[rows as u32]);
+    let generated = rows / 2;
+    let (count, first) = (gpu.upload(&[rows as u32]), gpu.upload(&[generated as u32]));
     let (places, targets) = (gpu.upload_into(&positions, bound), gpu.upload_into(&slots, bound));
     let memory = [
         gpu.upload_into(&q, bound * heads * head),
@@ -76,8 +77,8 @@ fn run(rows: usize, shape: HeadShape) {
         gpu.upload(&norm),
         gpu.upload(&table),
     ];
-    let q_nope = gpu.poisoned(bound * heads * nope / 2);
-    let queries = gpu.poisoned(bound * heads * entry / 2);
+    let expanded = gpu.poisoned(bound * heads * head / 2);
+    let absorbed = gpu.poisoned(bound * heads * entry / 2);
     let cache = gpu.poisoned(8 + SLOTS * entry / 2);
     let buffers = Buffers {
         q: &memory[0],
@@ -85,38 +86,44 @@ fn run(rows: usize, shape: HeadShape) {
         kv_stride,
         norm: &memory[2],
         table: &memory[3],
-        q_nope: &q_nope,
-        queries: &queries,
+        expanded: &expanded,
+        absorbed: &absorbed,
         cache: &cache,
         format: CacheFormat::Bf16,
         cache_offset: 32,
     };
     let rows_of = Rows { count: count.ptr(), bound };
     let (stream, kernels) = (&gpu.stream, &gpu.kernels);
-    let (places, targets) = (places.ptr(), targets.ptr());
-    rope_and_cache(stream, kernels, rows_of, places, targets, shape, buffers, EPS).unwrap();
+    let (places, targets, first) = (places.ptr(), targets.ptr(), first.ptr());
+    rope_and_cache(stream, kernels, rows_of, places, targets, first, shape, buffers, EPS).unwrap();
     let fp8_entry = entry_bytes(CacheFormat::Fp8, latent, rope);
     let fp8 = gpu.poisoned(8 + SLOTS * fp8_entry / 4);
     if latent.is_multiple_of(512) {
         let buffers = Buffers { cache: &fp8, format: CacheFormat::Fp8, ..buffers };
-        rope_and_cache(stream, kernels, rows_of, places, targets, shape, buffers, EPS).unwrap();
+        rope_and_cache(stream, kernels, rows_of, places, targets, first, shape, buffers, EPS)
+            .unwrap();
     }
     let fp8: Vec<u8> = gpu.download(&fp8);
 
-    let q_nope: Vec<u16> = gpu.download(&q_nope);
-    let queries: Vec<u16> = gpu.download(&queries);
+    let expanded: Vec<u16> = gpu.download(&expanded);
+    let absorbed: Vec<u16> = gpu.download(&absorbed);
     let cache: Vec<u16> = gpu.download(&cache);
     for row in 0..rows {
         let turns = &table[positions[row] as usize * rope..][..rope];
         for h in 0..heads {
             let i = row * heads + h;
             let x = &q[i * head..][..head];
-            for (value, code) in x[..nope].iter().zip(&q_nope[i * nope..]) {
+            let (own, query) = (&expanded[i * head..][..head], &absorbed[i * entry..][..entry]);
+            for (value, code) in x[..nope].iter().zip(own) {
                 assert_eq!(from_f32(*value), *code);
             }
-            let query = &queries[i * entry..][..entry];
             assert!(query[..latent].iter().all(|&v| v == u16::MAX), "the latent part is not ours");
-            check(&query[latent..], &x[nope..], turns);
+            let (rope, other) = match row < generated {
+                true => (&query[latent..], &own[nope..]),
+                false => (&own[nope..], &query[latent..]),
+            };
+            check(rope, &x[nope..], turns);
+            assert!(other.iter().all(|&v| v == u16::MAX), "row {row} has another form");
         }
         let x = &kv_a[row * entry..][..entry];
         let found = &cache[16 + slots[row] as usize * entry..][..entry];
@@ -138,8 +145,8 @@ fn run(rows: usize, shape: HeadShape) {
         let other = &fp8[32 + slot as usize * fp8_entry..][..fp8_entry];
         assert!(other.iter().all(|&v| v == u8::MAX), "slot {slot} belongs to others");
     }
-    assert!(q_nope[rows * heads * nope..].iter().all(|&v| v == u16::MAX));
-    assert!(queries[rows * heads * entry..].iter().all(|&v| v == u16::MAX));
+    assert!(expanded[rows * heads * head..].iter().all(|&v| v == u16::MAX));
+    assert!(absorbed[rows * heads * entry..].iter().all(|&v| v == u16::MAX));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use hip::{Error, Memory};
 use model::{CacheFormat, HeadShape};
 
 use super::case::{Case, Cost, Work};
-use super::check::{Exact, close, halves_written, same, sample};
+use super::check::{Exact, close, halves_written_in, same, sample};
 use super::gpu::{Bytes, Count, Gpu, Operand, Random};
 use super::norm::normalized;
 use super::shapes::Shapes;
@@ -19,6 +19,8 @@ struct Rope {
     shape: HeadShape,
     format: CacheFormat,
     count: Count,
+    /// Half of the rows: in a batch with prompts.
+    generated: Count,
     slots: Vec<u32>,
     positions: Vec<u32>,
     numbers: [Memory; 2],
@@ -26,8 +28,8 @@ struct Rope {
     kv_a: Operand,
     norm: Operand,
     table: Operand,
-    q_nope: Memory,
-    queries: Memory,
+    expanded: Memory,
+    absorbed: Memory,
     cache: Memory,
 }
 
@@ -47,6 +49,7 @@ impl Rope {
             shape,
             format,
             count: gpu.count(rows)?,
+            generated: gpu.count(rows.div_ceil(2))?,
             numbers: [gpu.numbers(&positions)?, gpu.numbers(&slots)?],
             slots,
             positions,
@@ -54,8 +57,8 @@ impl Rope {
             kv_a: Operand::f32s(gpu, random, rows * (latent + rope), 2.0)?,
             norm: Operand::f32s(gpu, random, latent, 1.5)?,
             table: Operand::f32s(gpu, random, POSITIONS * rope, 1.0)?,
-            q_nope: gpu.empty(2 * rows * heads * nope)?,
-            queries: gpu.empty(2 * rows * heads * (latent + rope))?,
+            expanded: gpu.empty(2 * rows * heads * (nope + rope))?,
+            absorbed: gpu.empty(2 * rows * heads * (latent + rope))?,
             cache: gpu.empty(rows * entry_bytes(format, latent, rope))?,
         })
     }
@@ -79,16 +82,20 @@ impl Rope {
         Ok(())
     }
 
-    fn check_queries(&self, row: usize, q_nope: &Bytes, queries: &Bytes) -> anyhow::Result<()> {
+    fn check_queries(&self, row: usize, expanded: &Bytes, absorbed: &Bytes) -> anyhow::Result<()> {
         let HeadShape { heads, nope, rope, latent, .. } = self.shape;
+        let width = nope + rope;
         for head in 0..heads {
             let at = row * heads + head;
-            let q = |i: usize| self.q.f32(at * (nope + rope) + i);
+            let q = |i: usize| self.q.f32(at * width + i);
             for i in 0..nope {
                 let expected = mx::bf16::round(q(i));
-                same("q_nope", &[row, head, i], q_nope.bf16(at * nope + i), expected)?;
+                same("expanded", &[row, head, i], expanded.bf16(at * width + i), expected)?;
             }
-            let turned = |i: usize| queries.bf16(at * (latent + rope) + latent + i);
+            let turned = |i: usize| match row < self.generated.rows().bound {
+                true => absorbed.bf16(at * (latent + rope) + latent + i),
+                false => expanded.bf16(at * width + nope + i),
+            };
             self.check_turned("queries", row, turned, |i| q(nope + i))?;
         }
         Ok(())
@@ -130,7 +137,7 @@ impl Work for Rope {
     }
 
     fn outputs(&self) -> Vec<&Memory> {
-        vec![&self.q_nope, &self.queries, &self.cache]
+        vec![&self.expanded, &self.absorbed, &self.cache]
     }
 
     fn launch(&self, gpu: &Gpu, _: usize) -> Result<(), Error> {
@@ -141,23 +148,29 @@ impl Work for Rope {
             kv_stride: self.shape.latent + self.shape.rope,
             norm: &self.norm.memory,
             table: &self.table.memory,
-            q_nope: &self.q_nope,
-            queries: &self.queries,
+            expanded: &self.expanded,
+            absorbed: &self.absorbed,
             cache: &self.cache,
             format: self.format,
             cache_offset: 0,
         };
         let (stream, kernels, rows) = (&gpu.stream, &gpu.kernels, self.count.rows());
-        rope_and_cache(stream, kernels, rows, positions, slots, self.shape, buffers, EPS)
+        let generated = self.generated.rows().count;
+        let shape = self.shape;
+        rope_and_cache(stream, kernels, rows, positions, slots, generated, shape, buffers, EPS)
     }
 
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
-        let q_nope = gpu.download(&self.q_nope)?;
-        halves_written("q_nope", &q_nope)?;
-        let queries = gpu.download(&self.queries)?;
+        let HeadShape { heads, nope, rope, .. } = self.shape;
+        let expanded = gpu.download(&self.expanded)?;
+        for at in 0..self.rows * heads {
+            let first = at * (nope + rope);
+            halves_written_in("expanded", &expanded, first..first + nope)?;
+        }
+        let absorbed = gpu.download(&self.absorbed)?;
         let cache = gpu.download(&self.cache)?;
         for row in sample(self.rows, 30, self.shape.heads) {
-            self.check_queries(row, &q_nope, &queries)?;
+            self.check_queries(row, &expanded, &absorbed)?;
             self.check_entry(row, &cache)?;
         }
         Ok(())

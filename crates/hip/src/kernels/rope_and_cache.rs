@@ -15,8 +15,9 @@ struct Args {
     kv_a: u64,
     norm: u64,
     table: u64,
-    q_nope: u64,
-    queries: u64,
+    generated: u64,
+    expanded: u64,
+    absorbed: u64,
     cache: u64,
     heads: u32,
     nope: u32,
@@ -48,10 +49,10 @@ pub struct Buffers<'a> {
     pub norm: &'a Memory,
     /// f32 `[positions, rope / 2, 2]`: cosines and sines.
     pub table: &'a Memory,
-    /// bf16 `[rows, heads, nope]`, written.
-    pub q_nope: &'a Memory,
-    /// bf16 `[rows, heads, latent + rope]`, of which the last `rope` are written.
-    pub queries: &'a Memory,
+    /// bf16 `[rows, heads, nope + rope]`, written: of generated rows only the nope.
+    pub expanded: &'a Memory,
+    /// bf16 `[rows, heads, latent + rope]`, of which generated rows' last `rope` are written.
+    pub absorbed: &'a Memory,
     /// `[slots]` of [`entry_bytes`] from [`Buffers::cache_offset`] on, written.
     pub cache: &'a Memory,
     /// What an entry is.
@@ -61,7 +62,8 @@ pub struct Buffers<'a> {
 }
 
 /// Rotates the rows' queries and makes them bf16, and writes their cache entries: see
-/// [`model::Backend::rope_and_cache`]. `positions` and `slots` are addresses of a u32 for each row.
+/// [`model::Backend::rope_and_cache`]. `positions` and `slots` are addresses of a u32 for each row,
+/// `generated` is that of a u32: how many rows, the first ones, are of generated tokens.
 ///
 /// # Errors
 /// Buffers that are too small, widths that are no multiples of 4, a latent beyond 1024 or for FP8
@@ -73,6 +75,7 @@ pub fn rope_and_cache(
     rows: Rows,
     positions: u64,
     slots: u64,
+    generated: u64,
     shape: HeadShape,
     buffers: Buffers<'_>,
     eps: f32,
@@ -86,7 +89,8 @@ pub fn rope_and_cache(
         "widths must be multiples of 4, latent at most 1024",
     )?;
     check_shape(NAME, rope <= 1024, "rope must be at most 1024")?;
-    let Buffers { q, kv_a, kv_stride, norm, table, q_nope, queries, cache, format, .. } = buffers;
+    let Buffers { q, kv_a, kv_stride, norm, table, expanded, absorbed, cache, format, .. } =
+        buffers;
     let kernel = match format {
         CacheFormat::Native | CacheFormat::Bf16 => NAME,
         CacheFormat::Fp8 => "rope_and_cache_fp8",
@@ -98,8 +102,8 @@ pub fn rope_and_cache(
     check_shape(NAME, fits, "kv_a's stride must be a multiple of 4, at least latent + rope")?;
     check_room(NAME, "kv_a", kv_a, rows.bound * kv_stride * 4)?;
     check_room(NAME, "norm", norm, latent * 4)?;
-    check_room(NAME, "q_nope", q_nope, rows.bound * heads * nope * 2)?;
-    check_room(NAME, "queries", queries, rows.bound * heads * (latent + rope) * 2)?;
+    check_room(NAME, "expanded", expanded, rows.bound * heads * (nope + rope) * 2)?;
+    check_room(NAME, "absorbed", absorbed, rows.bound * heads * (latent + rope) * 2)?;
     let args = Args {
         rows: rows.count,
         positions,
@@ -108,8 +112,9 @@ pub fn rope_and_cache(
         kv_a: kv_a.ptr() + (4 * (kv_stride - latent - rope)) as u64,
         norm: norm.ptr(),
         table: table.ptr(),
-        q_nope: q_nope.ptr(),
-        queries: queries.ptr(),
+        generated,
+        expanded: expanded.ptr(),
+        absorbed: absorbed.ptr(),
         cache: cache.ptr() + buffers.cache_offset as u64,
         heads: heads as u32,
         nope: nope as u32,

@@ -11,7 +11,7 @@ use crate::collective::Communicator;
 use crate::device::{Device, Memory};
 use crate::input::Input;
 use crate::kernels::ranks::Parts;
-use crate::kernels::{self, Rows, attention};
+use crate::kernels::{self, Rows, attention, attention_prompt};
 use crate::modules::Kernels;
 use crate::moe::{Moe, Quantized};
 use crate::peers::Peers;
@@ -161,6 +161,7 @@ impl Gpu {
         limits: &Limits,
         options: Options,
     ) -> Result<Gpu, DeviceError> {
+        check_heads(config)?;
         let ranks = group.as_ref().map_or(1, Communicator::ranks);
         let rows = limits.max_num_batched_tokens;
         let heads = config.num_attention_heads / ranks;
@@ -228,6 +229,22 @@ impl Gpu {
     }
 }
 
+/// Refuses a model whose heads have other widths than the kernels of attention know.
+fn check_heads(config: &Config) -> Result<(), DeviceError> {
+    let found = [
+        ("qk_nope_head_dim", config.qk_nope_head_dim, attention_prompt::NOPE),
+        ("qk_rope_head_dim", config.qk_rope_head_dim, attention::ROPE),
+        ("v_head_dim", config.v_head_dim, attention_prompt::VALUE),
+        ("kv_lora_rank", config.kv_lora_rank, attention::LATENT),
+    ];
+    match found.iter().find(|(_, found, known)| found != known) {
+        None => Ok(()),
+        Some((name, found, known)) => Err(DeviceError(format!(
+            "{name} is {found} in config.json; the GPU kernels are made for {known}"
+        ))),
+    }
+}
+
 /// Values that a rank gathers from all at most.
 fn gathered_values(config: &Config, limits: &Limits, ranks: usize) -> usize {
     let sums = limits.max_num_batched_tokens * config.hidden_size * ranks;
@@ -263,7 +280,7 @@ pub fn scratch_bytes(
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
         + peers
-        + 4 * (gathered + splits + blocks + 8 * rows + 64)
+        + 4 * (gathered + splits + blocks + 9 * rows + 64)
 }
 
 /// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.

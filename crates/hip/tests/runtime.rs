@@ -4,11 +4,14 @@
 
 mod device;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use hip::{Device, Platform, Runtime};
+use checkpoint::{Activations, Checkpoint, Config};
+use hip::{AllReduce, Device, Gpu, Options, Platform, Runtime};
+use model::{CacheFormat, Limits};
 
 #[test]
 fn memory_goes_there_and_back() {
@@ -69,6 +72,37 @@ fn rocm_before_7_2_2_is_refused() {
     assert!(beside_rocm_core(Some("return 2;")).contains("code 2"));
     assert!(beside_rocm_core(Some("return 0; } int other(void) {")).contains("7.2.2 or newer"));
     assert!(beside_rocm_core(None).contains("librocm-core.so.1"));
+}
+
+/// Attention would be wrong without a word.
+#[test]
+fn heads_of_other_widths_are_refused() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let data = std::env::var_os("MOONROCK_TEST_DATA").map_or(here, PathBuf::from);
+    let checkpoint = Checkpoint::open(&data.join("tests/data/tiny-k2/mxfp4")).unwrap();
+    let limits =
+        Limits { max_model_len: 64, max_num_batched_tokens: 64, block_size: 16, num_blocks: 8 };
+    let options = Options {
+        activations: Activations::Bf16,
+        cache: CacheFormat::Native,
+        max_num_seqs: 4,
+        graphs: false,
+        all_reduce: AllReduce::OneShot,
+        watchdog: Duration::from_secs(60),
+    };
+    let device = Device::open(&device::runtime(), 0).unwrap();
+    let known = checkpoint.config();
+    let new = |config: &Config| Gpu::new(&device, None, config, &limits, options).err();
+    assert!(new(known).is_none());
+    for (name, config) in [
+        ("qk_nope_head_dim", Config { qk_nope_head_dim: 64, ..known.clone() }),
+        ("qk_rope_head_dim", Config { qk_rope_head_dim: 32, ..known.clone() }),
+        ("v_head_dim", Config { v_head_dim: 192, ..known.clone() }),
+        ("kv_lora_rank", Config { kv_lora_rank: 256, ..known.clone() }),
+    ] {
+        let error = new(&config).unwrap().to_string();
+        assert!(error.contains(name) && error.contains("made for"), "{error}");
+    }
 }
 
 #[test]

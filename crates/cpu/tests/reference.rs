@@ -191,3 +191,13 @@ fn chunks_and_neighbours_do_not_change_a_bit() {
         }
     }
 }
+
+/// A backend may take all rows before the first prompt's for generated ones.
+#[test]
+fn spans_in_a_wrong_order_are_refused() {
+    let ids = [1, 2, 3, 4];
+    let mut wrong = batch(&[(&ids, 0, 4, 0), (&ids, 0, 4, 8)]);
+    wrong.spans[1].generated = true;
+    let error = ranks("mxfp4", 1, Activations::Bf16).run(wrong).unwrap_err();
+    assert!(error.to_string().contains("row 4 was generated"), "{error}");
+}

@@ -57,12 +57,14 @@ impl Row {
             Some(seconds) => format!("{:.1}", seconds * 1e6),
             None => String::new(),
         };
-        let share = self.of_ceilings(ceilings).map(|share| format!("{:.0} %", 100.0 * share));
+        let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+        let of_copy = self.seconds.map(|seconds| ceilings.copy_s(self.bytes) / seconds);
         vec![
             micros(self.seconds),
             rate(self.bytes, 1e9),
             rate(self.operations, 1e12),
-            share.unwrap_or_default(),
+            self.of_ceilings(ceilings).map(percent).unwrap_or_default(),
+            of_copy.map(percent).unwrap_or_default(),
             micros(self.library_s),
         ]
     }
@@ -114,7 +116,7 @@ impl<'a> Table<'a> {
     ) -> Table<'a> {
         let mut headings = vec!["kernel", "shape"];
         headings.extend_from_slice(match (ceilings, counted) {
-            (Some(_), _) => &["µs", "GB/s", "TFLOP/s", "of ceiling", "library µs"],
+            (Some(_), _) => &["µs", "GB/s", "TFLOP/s", "of ceiling", "of a copy", "library µs"],
             (None, true) => &[
                 "needed MB",
                 "roofline µs",
@@ -178,16 +180,24 @@ mod tests {
         (row.seconds, row.library_s) = (Some(1e-6), Some(2.5e-6));
         let mut wrong = Row::new("embed".into(), "4 of 16".into(), Cost::of_bytes(1));
         wrong.wrong = Some("out[0] is 1, expected 2".into());
-        let ceilings = Ceilings { copy_bytes_per_s: 4e12, library_flops_per_s: Some(6e15) };
+        let ceilings = Ceilings {
+            copy_bytes_per_s: 4e12,
+            copies: vec![(1_000_000, 6e-7), (3_000_000, 1e-6)],
+            library_flops_per_s: Some(6e15),
+        };
+        let copies = [1, 1_000_000, 1_500_000, 3_000_000, 8_000_000].map(|n| ceilings.copy_s(n));
+        assert!(
+            copies.iter().zip([6e-7, 6e-7, 7e-7, 1e-6, 2e-6]).all(|(a, b)| (a - b).abs() < 1e-12)
+        );
         let names = [("matmul", "1 row"), ("embed", "4 of 16")].into_iter();
         let table = Table::new(names, Some(&ceilings), false);
         assert_eq!(
             [table.head(), table.line(&row), table.line(&wrong)].join("\n"),
             "\
-| kernel | shape   |       µs |     GB/s |  TFLOP/s | of ceiling | library µs |
-| ------ | ------- | -------: | -------: | -------: | ---------: | ---------: |
-| matmul | 1 row   |      1.0 |   2000.0 |   3000.0 |       50 % |        2.5 |
-| embed  | 4 of 16 |    WRONG |          |          |            |            |"
+| kernel | shape   |       µs |     GB/s |  TFLOP/s | of ceiling | of a copy | library µs |
+| ------ | ------- | -------: | -------: | -------: | ---------: | --------: | ---------: |
+| matmul | 1 row   |      1.0 |   2000.0 |   3000.0 |       50 % |      80 % |        2.5 |
+| embed  | 4 of 16 |    WRONG |          |          |            |           |            |"
         );
     }
 }

@@ -50,12 +50,14 @@ __device__ inline void count_with_copies(const u64 &word) {
                : "memory");
 }
 
-/// Starts copying `bytes` from LDS to memory, both at multiples of 16. What was written to LDS
-/// before must have been told of by `operands_written`.
+/// Starts copying `bytes` from LDS to memory, both at multiples of 16, to be kept in the L2 cache
+/// before other. What was written to LDS before must have been told of by `operands_written`.
 __device__ inline void copy_out(void *to, const void *from, u32 bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n\t"
+  u64 keep;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(keep));
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;\n\t"
                "cp.async.bulk.commit_group;" ::"l"(to),
-               "r"(lds_address(from)), "r"(bytes)
+               "r"(lds_address(from)), "r"(bytes), "l"(keep)
                : "memory");
 }
 

@@ -481,7 +481,7 @@ STAYING_KERNEL(SPLIT_THREADS) void attention_split_fp8(AttentionArgs args) {
 KERNEL(128) void attention_merge_few(AttentionArgs args) {
   begin();
   /// Splits that are loaded and merged without a branch. What there is not has weight 0.
-  constexpr u32 BLOCK = 16;
+  constexpr u32 BLOCK = 8;
   static_assert(MAX_SPLITS == 2 * WAVE, "two waves join");
   __shared__ f32x2 joins[MAX_SPLITS]; // the factor of what was merged before, and the mean's weight
   __shared__ float first_max;

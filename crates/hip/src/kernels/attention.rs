@@ -313,10 +313,10 @@ pub fn attention(
             }
         }
         if splits > 1 {
-            // Of the form for few workgroups, which loads up to 64 means at once, three fit a
+            // Of the form for few workgroups, which loads all means at once, three fit a
             // processor.
             let merge = match workspace.workgroups {
-                Some(all) if splits > 16 && rows.bound * heads <= 3 * all => "attention_merge_few",
+                Some(all) if rows.bound * heads <= 3 * all => "attention_merge_few",
                 _ => "attention_merge",
             };
             stream.launch(kernels.get(merge), [x, heads as u32, 1], 128, &args)?;

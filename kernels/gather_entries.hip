@@ -1,12 +1,14 @@
-// gather_entries: a sequence's cache entries, one after another: what the expanded form of
-// attention is made of (`attention_prompt.hip`).
+// gather_entries: cache entries of sequences, one after another and one sequence's after another's:
+// what the expanded form of attention is made of (`attention_prompt.hip`).
 //
-// Entry `j` of `len` is in slot `table[j / block_size] * block_size + j % block_size` of `cache`,
-// in the form that `rope_and_cache.hip` writes: bf16 `[576]`, or in the `_fp8` kernel E4M3 `[512]`,
-// E8M0 `[16]` and bf16 `[64]`. latents: bf16 `[len, 512]`; an E4M3 value times its scale is exact
-// in it. ropes: bf16 `[len, 64]`.
-// Grid: (len / 32 rounded up): a workgroup moves 32 entries, a thread 16 bytes of nine results.
-// Must move 2304 (bf16) or 1808 (E4M3) bytes an entry, and 4 a block.
+// Entry `j` of the `len` of a sequence is in slot `table[j / block_size] * block_size + j %
+// block_size` of `cache`, where `table` is `tables` from the sequence's start on, in the form that
+// `rope_and_cache.hip` writes: bf16 `[576]`, or in the `_fp8` kernel E4M3 `[512]`, E8M0 `[16]` and
+// bf16 `[64]`. latents: bf16 `[all len, 512]`; an E4M3 value times its scale is exact in it. ropes:
+// bf16 `[all len, 64]`.
+// Grid: (sum of all len / 32, each rounded up): a workgroup moves 32 entries of one sequence, a
+// thread 16 bytes of nine results.
+// Must move 2304 (bf16) or 1808 (E4M3) bytes an entry, 4 a block and 16 a sequence.
 #include "device.h"
 
 constexpr u32 LATENT = 512, ROPE = 64;
@@ -15,12 +17,19 @@ constexpr u32 LATENT_PIECES = LATENT / 8, PIECES = LATENT_PIECES + ROPE / 8;
 constexpr u32 THREADS = 256, ENTRIES = 32, EACH = ENTRIES * PIECES / THREADS;
 static_assert(EACH * THREADS == ENTRIES * PIECES);
 
+/// A sequence: the first of its workgroups, where its entries begin in the results, how many they
+/// are, and where its blocks begin in `tables`.
+struct alignas(16) Sequence {
+  u32 begin, start, len, table;
+};
+
 struct GatherArgs {
-  const u32 *table;
+  const Sequence *sequences;
+  const u32 *tables;
   const u8 *cache;
   bf16x8 *latents;
   bf16x8 *ropes;
-  u32 len;
+  u32 count;
   u32 block_size;
 };
 
@@ -55,26 +64,40 @@ struct Fp8Entry {
   }
 };
 
+/// The last one that begins at the workgroup or before it: those without entries begin where the
+/// next one does.
+__device__ inline Sequence own_sequence(const GatherArgs &args) {
+  u32 begun = 0;
+  for (u32 i = 0; i < args.count; i += WAVE) {
+    u32 at = i + lane();
+    begun += __builtin_popcountg(ballot(at < args.count && args.sequences[at].begin <= block_x()));
+  }
+  return args.sequences[begun - 1];
+}
+
 template <class Entry> __device__ inline void gather(const GatherArgs &args) {
   begin();
+  Sequence own = own_sequence(args);
+  const u32 *table = args.tables + own.table;
   typename Entry::Piece pieces[EACH];
-  u32 first = block_x() * ENTRIES;
+  u32 first = (block_x() - own.begin) * ENTRIES;
   for (u32 i = 0; i < EACH; ++i) {
     u32 at = thread() + i * THREADS, entry = first + at / PIECES;
-    entry = entry < args.len ? entry : args.len - 1;
+    entry = entry < own.len ? entry : own.len - 1;
     u32 block = entry / args.block_size, place = entry - block * args.block_size;
-    u64 slot = (u64)args.table[block] * args.block_size + place;
+    u64 slot = (u64)table[block] * args.block_size + place;
     pieces[i] = Entry::load(args.cache + slot * Entry::BYTES, at % PIECES);
   }
   loads_first();
   for (u32 i = 0; i < EACH; ++i) {
     u32 at = thread() + i * THREADS, entry = first + at / PIECES, piece = at % PIECES;
-    if (entry >= args.len) continue;
+    if (entry >= own.len) continue;
     bf16x8 values = Entry::values(pieces[i], piece);
+    u64 to = own.start + entry;
     if (piece < LATENT_PIECES)
-      args.latents[(u64)entry * LATENT_PIECES + piece] = values;
+      args.latents[to * LATENT_PIECES + piece] = values;
     else
-      args.ropes[(u64)entry * (ROPE / 8) + piece - LATENT_PIECES] = values;
+      args.ropes[to * (ROPE / 8) + piece - LATENT_PIECES] = values;
   }
 }
 

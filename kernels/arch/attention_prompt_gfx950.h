@@ -7,10 +7,10 @@
 // `8 (e / 4) + 4 (lane / 32) + e % 4`, e = 0..7: that is how weights are an operand, and values are
 // read transposed in the same order.
 //
-// Grid: blocks of rows times heads. Heads come first, so that those of a die's workgroups, every
-// eighth, are few and their keys stay in its cache. Of blocks the first half of the workgroups
-// takes the later ones, the longest first, the second half the others, the shortest first: where
-// all are resident at once, those that share a compute unit are about as long as others together.
+// Grid: blocks times heads. Heads come first, so that those of a die's workgroups, every eighth,
+// are few and their keys stay in its cache. Blocks are taken in their order; but where all are
+// resident at once, the second half of the workgroups takes the second half of the blocks from its
+// end on, so that those that share a compute unit are about as long as others together.
 #pragma once
 
 /// A key without rope and a value.
@@ -18,6 +18,8 @@ constexpr u32 EXPANDED = NOPE + VALUE;
 constexpr u32 WAVES = 4, ROWS = BLOCK / WAVES, KEYS = 64, STEPS = QUERY / 16;
 /// Operands of keys, two at a time, and of values that are loaded before they are used.
 constexpr u32 STEPS_AHEAD = 2, VALUES_AHEAD = 4;
+/// Workgroups that an MI355X holds at once.
+constexpr u32 RESIDENT = 2 * 256;
 typedef __attribute__((ext_vector_type(16))) float f32x16;
 
 /// Keys in LDS. 16 bytes of key `k` stand at their place ^ (k / 2 % 8) in each 128 of the key, and
@@ -34,13 +36,14 @@ struct Copies {
   /// Bytes from a tile's begin in memory to the lane's 16, of 8 keys or 4 each.
   u32 nope[2], rope[2], value[4];
 
-  __device__ Copies(const PromptArgs &args, u32 head)
-      : keys_values((const u8 *)(args.keys_values + head * EXPANDED)),
-        ropes((const u8 *)args.ropes), pitch(args.heads * 2 * EXPANDED) {
+  __device__ Copies(const PromptArgs &args, u32 head, u32 key)
+      : pitch(args.heads * 2 * EXPANDED) {
+    keys_values = (const u8 *)(args.keys_values + head * EXPANDED) + key * pitch;
+    ropes = (const u8 *)args.ropes + (u64)key * 2 * ROPE;
     place(KEYS - 1);
   }
 
-  /// Of a tile's keys there are none beyond `last`, which is copied in their place.
+  /// Of a tile's keys none beyond `last` is needed, which is copied in their place.
   __device__ void place(u32 last) {
     u32 first = 16 * wave(), part = lane() % 8, quarter = lane() / 16;
     auto at = [&](u32 key) { return key < last ? key : last; };
@@ -79,10 +82,10 @@ struct WaveRows {
   /// Where the lane's chunk of a key is in LDS, and its part of four keys' values.
   u32 key_at, value_at;
 
-  __device__ WaveRows(const PromptArgs &args, u32 head, u32 row)
-      : scale(args.scale), position(args.first + row) {
-    u32 own = row < args.rows ? row : args.rows - 1;
-    const __bf16 *q = args.queries + ((u64)own * args.heads + head) * QUERY + lane() / 32 * 8;
+  __device__ WaveRows(const PromptArgs &args, const Block &block, u32 head, u32 row)
+      : scale(args.scale), position(block.first + row) {
+    u64 own = block.row + (row < block.rows ? row : block.rows - 1);
+    const __bf16 *q = args.queries + (own * args.heads + head) * QUERY + lane() / 32 * 8;
     for (u32 s = 0; s < STEPS; ++s) query[s] = *(const bf16x8 *)(q + 16 * s);
     for (u32 c = 0; c < VALUE / 32; ++c) columns[c] = f32x16{};
     u32 key = lane() % 32, four = lane() % 16 / 4;
@@ -183,28 +186,27 @@ void attention_prompt(PromptArgs args) {
   begin();
   __shared__ Tile tiles[2];
   u32 head = block_x() % args.heads, turn = block_x() / args.heads;
-  u32 blocks = (args.rows + BLOCK - 1) / BLOCK, half = (blocks + 1) / 2;
-  u32 block = turn < half ? blocks - 1 - turn : turn - half;
-  u32 row = block * BLOCK + ROWS * wave(), end = block * BLOCK + BLOCK;
-  u32 last = args.first + (end < args.rows ? end : args.rows) - 1;
-  u32 len = args.first + args.rows;
-  Copies copies(args, head);
+  u32 half = (args.count + 1) / 2;
+  if (args.count * args.heads <= RESIDENT && turn >= half) turn = args.count - 1 - (turn - half);
+  Block block = args.blocks[turn];
+  u32 row = ROWS * wave(), last = block.first + block.rows - 1;
+  Copies copies(args, head, block.key);
   u32 at = (u32)(u64)(__attribute__((address_space(3))) void *)tiles;
   auto copy = [&](u32 first, u32 tile) {
-    if (first + KEYS > len) copies.place(len - 1 - first);
+    if (first + KEYS > last + 1) copies.place(last - first);
     copies.start(at + tile * sizeof(Tile));
   };
   copy(0, 0);
-  WaveRows rows(args, head, row + lane() % 32);
+  WaveRows rows(args, block, head, row + lane() % 32);
   // Else the compiler would wait for queries, and so for copies, in the loop.
   __builtin_amdgcn_s_waitcnt(0);
-  u32 now = 0, lowest = args.first + row;
+  u32 now = 0, lowest = block.first + row;
   for (u32 first = 0; first <= last; first += KEYS, now ^= 1) {
     sync_copies<0>();
     if (first + KEYS <= last) copy(first + KEYS, now ^ 1);
-    if (row < args.rows && first < lowest + ROWS)
+    if (row < block.rows && first < lowest + ROWS)
       rows.add(tiles[now], first, first + KEYS > lowest + 1);
   }
   u32 own = row + lane() % 32;
-  rows.finish(args.out + ((u64)own * args.heads + head) * VALUE, own < args.rows);
+  rows.finish(args.out + ((u64)(block.row + own) * args.heads + head) * VALUE, own < block.rows);
 }

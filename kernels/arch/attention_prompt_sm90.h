@@ -4,19 +4,23 @@
 // and weighs them; the other's instructions follow meanwhile. On an H200 4,096 rows of as many keys
 // and 16 heads take 134 us, 642 TFLOP/s of what rows see; without these turns 151 us.
 //
-// Workgroups stay, one a processor, and take blocks of heads in turns: in the order of their
-// lengths, the longest first, and every second time from the other end, so that all have about as
-// much to do.
+// Workgroups stay, one a processor, and take blocks of heads in turns: in their order, and every
+// second time from the other end, so that all have about as much to do.
+//
+// Boxes of keys and values reach beyond a block's last key, where another sequence's may stand, or
+// nothing. Scores there are not used; values have weight 0 and are made 0 before they are
+// multiplied, as they may not be finite.
 // Grid: (workgroups).
 #pragma once
 #include "boxes.h"
 #include "warpgroups.h"
 
-constexpr u32 CONSUMERS = 256, KEYS = 128, GROUP_ROWS = 64, STAGES = 2;
+constexpr u32 CONSUMERS = 256, KEYS = 128, GROUP_ROWS = BLOCK / 2, STAGES = 2;
 /// Bytes of a box, 64 values of 128 rows, and boxes of a key and a value.
 constexpr u32 BOX = 128 * 128, KEY_BOXES = QUERY / 64, VALUE_BOXES = VALUE / 64;
-/// Barriers: `TURN + g` lets warpgroup `g` start its matrix instructions.
-constexpr u32 TURN = 1;
+/// Barriers: `TURN + g` lets warpgroup `g` start its matrix instructions, at `CLEARED + g` it has
+/// cleared values.
+constexpr u32 TURN = 1, CLEARED = 3;
 
 /// The parameter.
 struct BoxedArgs {
@@ -42,7 +46,8 @@ static_assert(sizeof(SharedPrompt) == 214016 && sizeof(BoxedArgs) == 448);
 /// The blocks that a workgroup takes.
 struct Blocks {
   const PromptArgs &args;
-  u32 blocks = (args.rows + BLOCK - 1) / BLOCK, round = 0, block, head, row, tiles;
+  Block block;
+  u32 round = 0, head, keys, tiles;
 
   __device__ Blocks(const PromptArgs &args) : args(args) {}
 
@@ -50,12 +55,11 @@ struct Blocks {
   __device__ bool next() {
     u32 place = round % 2 == 0 ? block_x() : blocks_x() - 1 - block_x();
     u32 index = round++ * blocks_x() + place;
-    if (index >= blocks * args.heads) return false;
-    block = blocks - 1 - index / args.heads;
+    if (index >= args.count * args.heads) return false;
+    block = args.blocks[index / args.heads];
     head = index % args.heads;
-    row = block * BLOCK;
-    u32 end = row + BLOCK < args.rows ? row + BLOCK : args.rows;
-    tiles = (args.first + end + KEYS - 1) / KEYS;
+    keys = block.first + block.rows;
+    tiles = (keys + KEYS - 1) / KEYS;
     return true;
   }
 };
@@ -66,7 +70,8 @@ __device__ inline void copy_all(const BoxedArgs &boxed) {
   u32 turn = 0, count = 0;
   for (Blocks at(boxed.args); at.next(); ++turn)
     for (u32 tile = 0; tile < at.tiles; ++tile, ++count) {
-      u32 stage = count % STAGES, parity = count / STAGES % 2 ^ 1, first = tile * KEYS;
+      u32 stage = count % STAGES, parity = count / STAGES % 2 ^ 1;
+      u32 first = at.block.key + tile * KEYS;
       u32 there = lds_address(&lds.keys_there[stage]);
       wait_for_bytes(lds_address(&lds.keys_used[stage]), parity);
       expect_bytes(there, KEY_BOXES * BOX);
@@ -79,7 +84,8 @@ __device__ inline void copy_all(const BoxedArgs &boxed) {
         wait_for_bytes(lds_address(&lds.queries_used), turn % 2 ^ 1);
         expect_bytes(there, KEY_BOXES * BOX);
         for (u32 i = 0; i < KEY_BOXES; ++i)
-          copy_box_3d(lds_address(lds.queries[i]), boxed.queries, 64 * i, at.head, at.row, there);
+          copy_box_3d(lds_address(lds.queries[i]), boxed.queries, 64 * i, at.head, at.block.row,
+                      there);
       }
       there = lds_address(&lds.values_there[stage]);
       wait_for_bytes(lds_address(&lds.values_used[stage]), parity);
@@ -130,10 +136,26 @@ struct Consumer {
     wgmma_end();
   }
 
-  /// Starts to add the weighted values of the tile before that in turn.
-  __device__ void start_columns() {
+  /// The values of the tile before that in turn are there.
+  __device__ u32 await_values() {
     u32 before = count - 1, stage = before % STAGES;
     wait_for_bytes(lds_address(&lds.values_there[stage]), before / STAGES % 2);
+    return stage;
+  }
+
+  /// Clears the values of that tile from key `end` of it on. Both warpgroups write these zeros, so
+  /// that none waits for the other.
+  __device__ void clear_values(u32 end) {
+    u32 stage = await_values();
+    for (u32 i = end * 8 + thread() % (CONSUMERS / 2); i < BOX / 16; i += CONSUMERS / 2)
+      for (u32 b = 0; b < VALUE_BOXES; ++b) ((u32x4 *)lds.values[stage][b])[i] = u32x4{};
+    operands_written();
+    await(CLEARED + group, CONSUMERS / 2);
+  }
+
+  /// Starts to add the weighted values of the tile before that in turn.
+  __device__ void start_columns() {
+    u32 stage = await_values();
     u64 values = box_at(lds_address(lds.values[stage]), BOX);
     wgmma_begin();
     for (u32 k = 0; k < KEYS / 16; ++k)
@@ -184,7 +206,7 @@ struct Consumer {
   }
 
   __device__ void take(const Blocks &at) {
-    position = args.first + at.row + group * GROUP_ROWS + wave() % 4 * 16 + lane() / 4;
+    position = at.block.first + group * GROUP_ROWS + wave() % 4 * 16 + lane() / 4;
     for (u32 h = 0; h < 2; ++h) {
       reference[h] = -__builtin_inff();
       sum[h] = 0;
@@ -210,6 +232,7 @@ struct Consumer {
       ++count;
     }
     release(lds.queries_used);
+    if (at.keys % KEYS != 0) clear_values(at.keys % KEYS);
     start_columns();
     finish_columns();
     finish(at);
@@ -222,8 +245,9 @@ struct Consumer {
       float all = sum[h] + shuffle_xor(sum[h], 1);
       all += shuffle_xor(all, 2);
       float inverse = 1.0f / all;
-      u32 row = position - args.first + 8 * h;
-      __bf16 *out = args.out + ((u64)row * args.heads + at.head) * VALUE + 8 * lane4;
+      u32 row = position - at.block.first + 8 * h;
+      __bf16 *out =
+          args.out + ((u64)(at.block.row + row) * args.heads + at.head) * VALUE + 8 * lane4;
       for (u32 c = 0; c < VALUE / 8; c += 4) {
         // Of 8 columns times four a lane has two of each; it gets all of one 8.
         u32 pair[4];
@@ -241,7 +265,8 @@ struct Consumer {
             pair[i] = odd ? other : low;
             pair[i | mask] = odd ? high : other;
           }
-        if (row < args.rows) *(u32x4 *)(out + 8 * c) = u32x4{pair[0], pair[1], pair[2], pair[3]};
+        if (row < at.block.rows)
+          *(u32x4 *)(out + 8 * c) = u32x4{pair[0], pair[1], pair[2], pair[3]};
       }
     }
   }

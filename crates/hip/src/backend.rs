@@ -8,7 +8,6 @@ use model::{Backend, Batch, CacheShape, DeviceError, HeadShape, Limits, RouterSh
 
 use crate::device::Memory;
 use crate::gpu::{AllReduce, Buffer, Cache, Gpu, Mode, Weights};
-use crate::input::Prompt;
 use crate::kernels::embed::Tokens;
 use crate::kernels::matmul::{Output, View};
 use crate::kernels::ranks::Parts;
@@ -18,6 +17,7 @@ use crate::kernels::{
     self, all_reduce, attention, attention_prompt, gather_entries, rope_and_cache,
 };
 use crate::moe::{Experts, Quantized, Routing};
+use crate::prompts::Launch;
 use crate::weights::{Dense, LatentProjection, upload};
 
 impl Backend for Gpu {
@@ -252,7 +252,7 @@ impl Backend for Gpu {
         self.input
             .prompts()
             .iter()
-            .try_for_each(|prompt| self.expanded(prompt, layer, kv_b, scale, &out.memory))
+            .try_for_each(|launch| self.expanded(launch, layer, kv_b, scale, &out.memory))
     }
 
     fn swiglu(&mut self, gate_up: &Buffer, out: &mut Buffer) -> Result<(), DeviceError> {
@@ -421,10 +421,10 @@ impl Gpu {
         Ok(())
     }
 
-    /// Attention of a prompt's rows: each head's keys and values are made of the latents first.
+    /// Attention of prompts' rows: each head's keys and values are made of the latents first.
     fn expanded(
         &self,
-        prompt: &Prompt,
+        launch: &Launch,
         layer: usize,
         kv_b: &LatentProjection,
         scale: f32,
@@ -432,7 +432,10 @@ impl Gpu {
     ) -> Result<(), DeviceError> {
         let HeadShape { heads, nope, v, latent, .. } = kv_b.shape;
         let (stream, kernels) = (&self.stream, &self.kernels);
-        let (cache, own, &Prompt { chunk, keys, table }) = (self.cache()?, &self.attention, prompt);
+        let (cache, own) = (self.cache()?, &self.attention);
+        let Launch { chunks, keys, sequences, blocks } = launch;
+        let places =
+            gather_entries::Places { list: *sequences, tables: self.input.tables() };
         let entries = gather_entries::Buffers {
             cache: &cache.memory,
             format: cache.format,
@@ -441,11 +444,11 @@ impl Gpu {
             ropes: &own.ropes,
         };
         let block = cache.shape.block_size;
-        gather_entries::gather_entries(stream, kernels, table, keys.bound, entries, block)?;
+        gather_entries::gather_entries(stream, kernels, chunks, places, entries, block)?;
         kernels::matmul::matmul(
             stream,
             kernels,
-            keys,
+            *keys,
             whole(&own.latents, latent),
             kv_b.expand.view(),
             whole(&own.keys_values, heads * (nope + v)),
@@ -457,7 +460,9 @@ impl Gpu {
             ropes: &own.ropes,
             out,
         };
-        attention_prompt::attention_prompt(stream, kernels, chunk, buffers, heads, scale)?;
+        attention_prompt::attention_prompt(
+            stream, kernels, chunks, *blocks, buffers, heads, scale,
+        )?;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::kernels::{self, Rows, attention, attention_prompt};
 use crate::modules::Kernels;
 use crate::moe::{Moe, Quantized};
 use crate::peers::Peers;
+use crate::prompts;
 use crate::sampler::Sampler;
 use crate::staging::Staging;
 use crate::steps::Steps;
@@ -115,8 +116,8 @@ pub(crate) struct Attention {
     /// bf16 `[rows, heads, latent]`.
     pub(crate) mixed: Memory,
     pub(crate) splits: attention::Workspace,
-    /// Of one sequence with a prompt's rows: bf16 `[max_model_len, latent]`, `[.., rope]`, and
-    /// `[.., heads, nope + v]`.
+    /// Of sequences with prompts' rows that are taken together: bf16 `[max_model_len, latent]`,
+    /// `[.., rope]`, and `[.., heads, nope + v]`.
     pub(crate) latents: Memory,
     pub(crate) ropes: Memory,
     pub(crate) keys_values: Memory,
@@ -167,7 +168,8 @@ impl Gpu {
         let heads = config.num_attention_heads / ranks;
         let bf16 = |width: usize| device.allocate(2 * rows * heads * width);
         let of_keys = |width: usize| device.allocate(2 * limits.max_model_len * width);
-        let blocks = options.max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
+        let sequences = options.max_num_seqs;
+        let blocks = sequences * limits.max_model_len.div_ceil(limits.block_size);
         let splits = attention::most_listed(limits.max_model_len, rows, device.platform());
         let stream = Stream::new(device)?;
         let attention = Attention {
@@ -186,7 +188,7 @@ impl Gpu {
         Ok(Gpu {
             options,
             ranks,
-            input: Input::new(device, rows, blocks, splits)?,
+            input: Input::new(device, rows, sequences, blocks, splits, limits.max_model_len)?,
             mode: Mode::Run,
             buckets: decode_buckets(limits, options.max_num_seqs),
             graphs: HashMap::new(),
@@ -273,6 +275,7 @@ pub fn scratch_bytes(
     let per_key = config.latent_dim() + heads * (nope + config.v_head_dim);
     let blocks = max_num_seqs * limits.max_model_len.div_ceil(limits.block_size);
     let splits = attention::most_listed(limits.max_model_len, rows, platform);
+    let prompts = prompts::most_words(max_num_seqs, rows);
     let gathered = if ranks > 1 { gathered_values(config, limits, ranks) } else { 0 };
     let peers = if ranks > 1 { Peers::bytes(ranks) } else { 0 };
     2 * (rows * heads * per_head + limits.max_model_len * per_key)
@@ -280,7 +283,7 @@ pub fn scratch_bytes(
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
         + peers
-        + 4 * (gathered + splits + blocks + 9 * rows + 64)
+        + 4 * (gathered + splits + blocks + prompts + 8 * rows + 64)
 }
 
 /// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.

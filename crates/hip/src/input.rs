@@ -1,12 +1,13 @@
 //! A batch's numbers in device memory, where the kernels read them: one copy a step.
 
-use model::{Batch, CacheFormat, DeviceError, Limits};
+use model::{Batch, CacheFormat, DeviceError, Limits, Span};
 
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
 use crate::kernels::attention::{GROUP, splits, spreads};
 use crate::kernels::attention_prompt::Chunk;
 use crate::kernels::embed::NONE;
+use crate::prompts::{self, Launch};
 use crate::steps::UNDER_WAY;
 use crate::stream::Stream;
 
@@ -14,10 +15,11 @@ use crate::stream::Stream;
 /// are the first, their groups, splits that attention takes their keys in, then the outputs of each
 /// round of logits), token, position, start in `tables`, KV slot of every row, row of every output,
 /// first row of every group and the end of the last, which output of the batch before each row's
-/// token is, how many keys the last row of each prompt's chunk sees; then the splits, and behind
-/// the last of them the sequences' block tables one after another. Every list before those has room
-/// for `bound` rows, so that a graph recorded for so many finds them whatever the batch; what
-/// follows is found from where the splits begin, which is also where `tables` does.
+/// token is; then the splits, and behind the last of them the sequences' block tables one after
+/// another. Every list before those has room for `bound` rows, so that a graph recorded for so many
+/// finds them whatever the batch; what follows is found from where the splits begin, which is also
+/// where `tables` does. At last comes what prompts' launches read, which no graph has: 16-byte
+/// aligned.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
@@ -54,41 +56,35 @@ const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
 const GROUPS: usize = 5;
 const CARRIED: usize = 6;
-const LENGTHS: usize = 7;
-const SPLITS: usize = 8;
-
-/// A chunk of a prompt.
-#[derive(Clone, Copy)]
-pub(crate) struct Prompt {
-    /// Its rows.
-    pub(crate) chunk: Chunk,
-    /// How many keys its last row sees.
-    pub(crate) keys: Rows,
-    /// Address of its sequence's blocks.
-    pub(crate) table: u64,
-}
+const SPLITS: usize = 7;
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
     staged: [Pinned; UNDER_WAY],
     memory: Memory,
     layout: Layout,
-    prompts: Vec<Prompt>,
+    prompts: Vec<Launch>,
+    /// Keys that prompts' launches have room for.
+    room: usize,
 }
 
 impl Input {
-    /// Room for batches of `rows` rows with `blocks` entries in all block tables together, and so
-    /// many splits.
+    /// Room for batches of `rows` rows of so many sequences with `blocks` entries in all block
+    /// tables together, and so many splits. A launch of prompts has room for `room` keys.
     pub(crate) fn new(
         device: &Device,
         rows: usize,
+        sequences: usize,
         blocks: usize,
         splits: usize,
+        room: usize,
     ) -> Result<Input, DeviceError> {
         let layout = Layout::new(rows);
-        let bytes = 4 * (layout.list(SPLITS) + splits + blocks);
+        let lists = (layout.list(SPLITS) + splits + blocks).next_multiple_of(4);
+        let bytes = 4 * (lists + prompts::most_words(sequences, rows));
         let staged = [device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?];
-        Ok(Input { staged, memory: device.allocate(bytes)?, layout, prompts: Vec::new() })
+        let memory = device.allocate(bytes)?;
+        Ok(Input { staged, memory, layout, prompts: Vec::new(), room })
     }
 
     /// Queues the copy of a batch whose lists are laid out for `bound` rows, over a cache of
@@ -107,7 +103,6 @@ impl Input {
         if generated < rows {
             self.layout.generated = generated;
         }
-        let tables: usize = batch.spans.iter().map(|span| span.blocks.len()).sum();
         let (mut positions, mut groups) = (Vec::with_capacity(rows), Vec::new());
         for span in batch.spans.iter().filter(|span| span.generated) {
             for i in 0..span.rows {
@@ -124,7 +119,19 @@ impl Input {
             true => splits(&positions, format, stream.device().platform()),
             false => Vec::new(),
         };
-        let words = self.layout.list(SPLITS) + splits.len() + tables;
+        let (mut chunks, mut tables) = (Vec::new(), 0);
+        for Span { row, rows, position, blocks, generated } in &batch.spans {
+            if !generated {
+                let (row, rows, first, table) = (*row, *rows, *position, splits.len() + tables);
+                chunks.push(Chunk { row, rows, first, table });
+            }
+            tables += blocks.len();
+        }
+        let lists = self.layout.list(SPLITS) + splits.len() + tables;
+        let prompts_at = lists.next_multiple_of(4);
+        let (prompts, listed) = prompts::launches(&chunks, self.room, self.at(prompts_at));
+        self.prompts = prompts;
+        let words = if listed.is_empty() { lists } else { prompts_at + listed.len() };
         if rows > bound || 4 * words > self.memory.bytes() {
             return Err(DeviceError(format!(
                 "a batch of {rows} rows and {tables} blocks is larger than what was planned for"
@@ -152,19 +159,7 @@ impl Input {
             put(self.layout.list(SPLITS) + i, split as usize);
         }
         let mut start = splits.len();
-        self.prompts.clear();
         for span in &batch.spans {
-            if !span.generated {
-                let (index, len) = (self.prompts.len(), span.position + span.rows);
-                let at = self.layout.list(LENGTHS) + index;
-                put(at, len);
-                let word = |word: usize| self.memory.ptr() + 4 * word as u64;
-                self.prompts.push(Prompt {
-                    chunk: Chunk { row: span.row, rows: span.rows, first: span.position },
-                    keys: Rows { count: word(at), bound: len },
-                    table: word(self.layout.list(SPLITS) + start),
-                });
-            }
             for i in 0..span.rows {
                 let (row, position) = (span.row + i, span.position + i);
                 let block = span.blocks.get(position / block_size).ok_or_else(|| {
@@ -187,6 +182,9 @@ impl Input {
         for (i, output) in batch.outputs.iter().enumerate() {
             put(self.layout.list(OUTPUTS) + i, output.row);
         }
+        for (i, &word) in listed.iter().enumerate() {
+            put(prompts_at + i, word as usize);
+        }
         // SAFETY: it is next written when the batch has ended, and lives as long as this.
         unsafe { stream.send(&self.staged[slot], &self.memory, 0, 4 * words)? };
         Ok(())
@@ -206,8 +204,8 @@ impl Input {
         Rows { count: self.at(GENERATED_COUNT), bound: self.layout.generated }
     }
 
-    /// The chunks of prompts, which have the other rows.
-    pub(crate) fn prompts(&self) -> &[Prompt] {
+    /// Launches of prompts' chunks, which have the other rows.
+    pub(crate) fn prompts(&self) -> &[Launch] {
         &self.prompts
     }
 

@@ -18,6 +18,7 @@ pub mod kernels;
 mod modules;
 mod moe;
 mod peers;
+mod prompts;
 mod recording;
 mod sampler;
 mod staging;

@@ -7,7 +7,7 @@ mod random;
 
 use device::Gpu;
 use hip::kernels::attention::ROPE;
-use hip::kernels::attention_prompt::{Buffers, Chunk, NOPE, VALUE, attention_prompt};
+use hip::kernels::attention_prompt::{Buffers, Chunk, NOPE, VALUE, attention_prompt, list};
 use mx::bf16::{from_f32, to_f32};
 use random::Random;
 
@@ -35,25 +35,9 @@ impl Prompt {
         }
     }
 
-    /// bf16 `[rows, heads, VALUE]` of the rows from `first` on. They stand behind another row of a
-    /// batch and before one; there are no keys beyond theirs.
+    /// bf16 `[rows, heads, VALUE]` of the rows from `first` on, alone.
     fn run(&self, gpu: &Gpu, first: usize, rows: usize) -> Vec<u16> {
-        let (query, result, len) = (self.heads * QUERY, self.heads * VALUE, first + rows);
-        let own = &self.queries[first * query..len * query];
-        let queries: Vec<u16> = [&self.queries[..query], own].concat();
-        let queries = gpu.upload_into(&queries, (rows + 2) * query);
-        let keys_values = gpu.upload(&self.keys_values[..len * self.heads * EXPANDED]);
-        let ropes = gpu.upload(&self.ropes[..len * ROPE]);
-        let out = gpu.poisoned((rows + 2) * result / 2);
-        let chunk = Chunk { row: 1, rows, first };
-        let buffers =
-            Buffers { queries: &queries, keys_values: &keys_values, ropes: &ropes, out: &out };
-        attention_prompt(&gpu.stream, &gpu.kernels, chunk, buffers, self.heads, SCALE).unwrap();
-        let values: Vec<u16> = gpu.download(&out);
-        let (before, rest) = values.split_at(result);
-        let (values, after) = rest.split_at(rows * result);
-        assert!(before.iter().chain(after).all(|&v| v == u16::MAX), "others' rows");
-        values.to_vec()
+        run(gpu, &[(self, first, rows)]).remove(0)
     }
 
     fn key_value(&self, key: usize, head: usize) -> (impl Iterator<Item = f64>, &[u16]) {
@@ -104,6 +88,44 @@ impl Prompt {
     }
 }
 
+/// The results of chunks `(prompt, first, rows)` in one launch. Their rows stand behind another row
+/// of a batch and before one; there are no keys beyond theirs.
+fn run(gpu: &Gpu, parts: &[(&Prompt, usize, usize)]) -> Vec<Vec<u16>> {
+    let heads = parts[0].0.heads;
+    let (query, result) = (heads * QUERY, heads * VALUE);
+    let (mut chunks, mut total) = (Vec::new(), 0);
+    let mut queries = vec![0; query];
+    let (mut keys_values, mut ropes) = (Vec::<u16>::new(), Vec::<u16>::new());
+    for &(prompt, first, rows) in parts {
+        let len = first + rows;
+        chunks.push(Chunk { row: 1 + total, rows, first, table: 0 });
+        total += rows;
+        queries.extend(&prompt.queries[first * query..len * query]);
+        keys_values.extend(&prompt.keys_values[..len * heads * EXPANDED]);
+        ropes.extend(&prompt.ropes[..len * ROPE]);
+    }
+    let queries = gpu.upload_into(&queries, (total + 2) * query);
+    let keys_values = gpu.upload_into(&keys_values, keys_values.len() + 130 * heads * EXPANDED);
+    let ropes = gpu.upload_into(&ropes, ropes.len() + 130 * ROPE);
+    let out = gpu.poisoned((total + 2) * result / 2);
+    let buffers =
+        Buffers { queries: &queries, keys_values: &keys_values, ropes: &ropes, out: &out };
+    let blocks = gpu.upload(&list(&chunks));
+    attention_prompt(&gpu.stream, &gpu.kernels, &chunks, blocks.ptr(), buffers, heads, SCALE)
+        .unwrap();
+    let values: Vec<u16> = gpu.download(&out);
+    let (before, rest) = values.split_at(result);
+    let (mut rest, after) = rest.split_at(total * result);
+    assert!(before.iter().chain(after).all(|&v| v == u16::MAX), "others' rows");
+    let mut results = Vec::new();
+    for chunk in chunks {
+        let (own, others) = rest.split_at(chunk.rows * result);
+        results.push(own.to_vec());
+        rest = others;
+    }
+    results
+}
+
 /// One launch for all, and chunks of any size that begin anywhere.
 #[test]
 fn rows_are_right_and_the_same_bits_in_every_chunk() {
@@ -137,6 +159,49 @@ fn rows_are_right_and_the_same_bits_in_every_chunk() {
         }
         let last = prompt.len - 1;
         assert!(prompt.run(&gpu, last, 1) == all[last * width..], "the last row alone");
+    }
+}
+
+/// Chunks of several prompts in one launch, in any order and whatever the neighbours are made of,
+/// have the bits that each has alone.
+#[test]
+fn neighbours_change_no_bit() {
+    let gpu = device::gpu();
+    let mut random = Random::new(7);
+    let heads = 2;
+    let cases: [(usize, usize); 12] = [
+        (0, 1),
+        (0, 63),
+        (10, 54),
+        (64, 1),
+        (0, 127),
+        (99, 29),
+        (0, 0),
+        (128, 1),
+        (7, 0),
+        (40, 300),
+        (0, 5),
+        (190, 3),
+    ];
+    let prompts = cases.map(|(first, rows)| Prompt::new(&mut random, heads, first + rows, 2.0));
+    let part = |i: usize| (&prompts[i], cases[i].0, cases[i].1);
+    let alone: Vec<Vec<u16>> =
+        (0..cases.len()).map(|i| run(&gpu, &[part(i)]).remove(0)).collect();
+    let order = random.permutation(cases.len());
+    for order in [(0..cases.len()).collect(), (0..cases.len()).rev().collect(), order] {
+        let parts: Vec<_> = order.iter().map(|&i| part(i)).collect();
+        for (&i, found) in order.iter().zip(run(&gpu, &parts)) {
+            assert!(found == alone[i], "{:?} in {order:?}", cases[i]);
+        }
+    }
+    let mut broken = Prompt::new(&mut random, heads, 130, 1.0);
+    for values in [&mut broken.queries, &mut broken.keys_values, &mut broken.ropes] {
+        values.fill(u16::MAX);
+    }
+    let beside = |i: usize| [(&broken, 1, 7 * (i % 5)), part(i), (&broken, 0, 129)];
+    let parts: Vec<_> = (0..cases.len()).flat_map(beside).collect();
+    for (i, found) in run(&gpu, &parts).chunks(3).enumerate() {
+        assert!(found[1] == alone[i], "{:?} beside NaN", cases[i]);
     }
 }
 
@@ -205,4 +270,5 @@ fn workgroups_take_several_blocks() {
 fn in_every_schedule() {
     device::in_every_schedule("rows_are_right_and_the_same_bits_in_every_chunk");
     device::in_every_schedule("later_keys_and_other_rows_change_no_bit");
+    device::in_every_schedule("neighbours_change_no_bit");
 }

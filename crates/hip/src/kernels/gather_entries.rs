@@ -1,8 +1,9 @@
-//! A sequence's cache entries, one after another.
+//! Cache entries of sequences, one after another.
 
 use model::CacheFormat;
 
 use super::attention::{LATENT, ROPE};
+use super::attention_prompt::{Chunk, keys};
 use super::{check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
 
@@ -12,11 +13,12 @@ const ENTRIES: usize = 32;
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Args {
-    table: u64,
+    list: u64,
+    tables: u64,
     cache: u64,
     latents: u64,
     ropes: u64,
-    len: u32,
+    count: u32,
     block_size: u32,
 }
 
@@ -29,22 +31,44 @@ pub struct Buffers<'a> {
     pub format: CacheFormat,
     /// Where the layer's part of `cache` begins, in bytes.
     pub cache_offset: usize,
-    /// bf16 `[len, LATENT]`, written.
+    /// bf16 `[keys, LATENT]`, written.
     pub latents: &'a Memory,
-    /// bf16 `[len, ROPE]`, written.
+    /// bf16 `[keys, ROPE]`, written.
     pub ropes: &'a Memory,
 }
 
-/// Copies the first `len` entries of a sequence, whose block numbers (u32) are at address `table`
-/// in device memory, each of `block_size` entries; values of FP8 entries, which bf16 holds exactly.
+/// Addresses in device memory.
+#[derive(Clone, Copy)]
+pub struct Places {
+    /// The chunks' [`list`], at a multiple of 16.
+    pub list: u64,
+    /// Block numbers, u32: what [`Chunk::table`] counts from.
+    pub tables: u64,
+}
+
+/// The chunks' sequences as the kernel reads them: the first of each one's workgroups, where its
+/// entries begin in the results, how many they are, and where its blocks begin.
+pub fn list(chunks: &[Chunk]) -> Vec<u32> {
+    let (mut workgroup, mut start) = (0, 0);
+    let mut words = Vec::with_capacity(4 * chunks.len());
+    for chunk in chunks {
+        words.extend([workgroup, start, chunk.keys(), chunk.table].map(|n| n as u32));
+        workgroup += chunk.keys().div_ceil(ENTRIES);
+        start += chunk.keys();
+    }
+    words
+}
+
+/// Copies the entries of each chunk's sequence up to the chunk's last row, one sequence's after
+/// another's, from blocks of `block_size` entries; values of FP8 entries, which bf16 holds exactly.
 ///
 /// # Errors
 /// Buffers that are too small, a failed device.
 pub fn gather_entries(
     stream: &Stream,
     kernels: &Kernels,
-    table: u64,
-    len: usize,
+    chunks: &[Chunk],
+    places: Places,
     buffers: Buffers<'_>,
     block_size: usize,
 ) -> Result<(), Error> {
@@ -55,17 +79,19 @@ pub fn gather_entries(
         CacheFormat::Native | CacheFormat::Bf16 => NAME,
         CacheFormat::Fp8 => "gather_entries_fp8",
     };
-    check_room(NAME, "latents", latents, len * LATENT * 2)?;
-    check_room(NAME, "ropes", ropes, len * ROPE * 2)?;
+    check_room(NAME, "latents", latents, keys(chunks) * LATENT * 2)?;
+    check_room(NAME, "ropes", ropes, keys(chunks) * ROPE * 2)?;
     let args = Args {
-        table,
+        list: places.list,
+        tables: places.tables,
         cache: cache.ptr() + cache_offset as u64,
         latents: latents.ptr(),
         ropes: ropes.ptr(),
-        len: len as u32,
+        count: chunks.len() as u32,
         block_size: block_size as u32,
     };
-    let grid = [len.div_ceil(ENTRIES) as u32, 1, 1];
+    let workgroups: usize = chunks.iter().map(|chunk| chunk.keys().div_ceil(ENTRIES)).sum();
+    let grid = [workgroups as u32, 1, 1];
     // SAFETY: the parameter is the kernel's; results have room, blocks are in the cache.
     unsafe { stream.launch(kernels.get(kernel), grid, 256, &args) }
 }

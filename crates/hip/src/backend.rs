@@ -434,8 +434,7 @@ impl Gpu {
         let (stream, kernels) = (&self.stream, &self.kernels);
         let (cache, own) = (self.cache()?, &self.attention);
         let Launch { chunks, keys, sequences, blocks } = launch;
-        let places =
-            gather_entries::Places { list: *sequences, tables: self.input.tables() };
+        let places = gather_entries::Places { list: *sequences, tables: self.input.tables() };
         let entries = gather_entries::Buffers {
             cache: &cache.memory,
             format: cache.format,

@@ -185,8 +185,7 @@ fn neighbours_change_no_bit() {
     ];
     let prompts = cases.map(|(first, rows)| Prompt::new(&mut random, heads, first + rows, 2.0));
     let part = |i: usize| (&prompts[i], cases[i].0, cases[i].1);
-    let alone: Vec<Vec<u16>> =
-        (0..cases.len()).map(|i| run(&gpu, &[part(i)]).remove(0)).collect();
+    let alone: Vec<Vec<u16>> = (0..cases.len()).map(|i| run(&gpu, &[part(i)]).remove(0)).collect();
     let order = random.permutation(cases.len());
     for order in [(0..cases.len()).collect(), (0..cases.len()).rev().collect(), order] {
         let parts: Vec<_> = order.iter().map(|&i| part(i)).collect();

@@ -63,8 +63,7 @@ fn run(format: CacheFormat, lens: &[usize], block_size: usize) {
     let buffers =
         Buffers { cache: &cache, format, cache_offset: 128, latents: &latents, ropes: &ropes };
     gather_entries(&gpu.stream, &gpu.kernels, &chunks, places, buffers, block_size).unwrap();
-    for (found, expected, width) in
-        [(&latents, &expected[0], LATENT), (&ropes, &expected[1], ROPE)]
+    for (found, expected, width) in [(&latents, &expected[0], LATENT), (&ropes, &expected[1], ROPE)]
     {
         let found: Vec<u16> = gpu.download(found);
         let (found, rest) = found.split_at(total * width);

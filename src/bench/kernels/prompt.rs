@@ -1,8 +1,8 @@
-//! Expanded MLA: a sequence's cache entries one after another, and attention of a prompt's chunk.
-//! The product between the two is a `matmul` of `heads * (NOPE + VALUE)` columns.
+//! Expanded MLA: sequences' cache entries one after another, and attention of prompts' chunks. The
+//! product between the two is a `matmul` of `heads * (NOPE + VALUE)` columns.
 
 use hip::kernels::attention::{LATENT, ROPE};
-use hip::kernels::attention_prompt::{Buffers, Chunk, NOPE, VALUE, attention_prompt};
+use hip::kernels::attention_prompt::{self, Buffers, Chunk, NOPE, VALUE, attention_prompt};
 use hip::kernels::gather_entries::{self, gather_entries};
 use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Error, Memory};
@@ -17,35 +17,48 @@ use super::shapes::Shapes;
 const QUERY: usize = NOPE + ROPE;
 const EXPANDED: usize = NOPE + VALUE;
 
-/// The last `rows` of a prompt of so many keys.
-struct Prompt {
-    heads: usize,
-    scale: f32,
+/// So many prompts of `context` keys, of which the last `rows` are there.
+#[derive(Clone, Copy)]
+struct Batch {
+    prompts: usize,
     rows: usize,
     context: usize,
+}
+
+impl Batch {
+    fn chunks(self) -> Vec<Chunk> {
+        let Batch { prompts, rows, context } = self;
+        let blocks = context.div_ceil(BLOCK);
+        let chunk = |i| Chunk { row: i * rows, rows, first: context - rows, table: i * blocks };
+        (0..prompts).map(chunk).collect()
+    }
+}
+
+struct Prompts {
+    heads: usize,
+    scale: f32,
+    batch: Batch,
+    chunks: Vec<Chunk>,
+    blocks: Memory,
     queries: Operand,
     keys_values: Operand,
     ropes: Operand,
     out: Memory,
 }
 
-impl Prompt {
-    fn new(
-        gpu: &Gpu,
-        random: &mut Random,
-        s: Shapes,
-        rows: usize,
-        context: usize,
-    ) -> Result<Prompt, Error> {
-        let heads = s.heads.heads;
-        Ok(Prompt {
+impl Prompts {
+    fn new(gpu: &Gpu, random: &mut Random, s: Shapes, batch: Batch) -> Result<Prompts, Error> {
+        let (heads, chunks) = (s.heads.heads, batch.chunks());
+        let (rows, keys) = (batch.prompts * batch.rows, batch.prompts * batch.context);
+        Ok(Prompts {
             heads,
             scale: s.scale,
-            rows,
-            context,
+            batch,
+            blocks: gpu.numbers(&attention_prompt::list(&chunks))?,
+            chunks,
             queries: Operand::bf16s(gpu, random, rows * heads * QUERY, QUERY_SIZE)?,
-            keys_values: Operand::bf16s(gpu, random, context * heads * EXPANDED, 1.0)?,
-            ropes: Operand::bf16s(gpu, random, context * ROPE, 1.0)?,
+            keys_values: Operand::bf16s(gpu, random, keys * heads * EXPANDED, 1.0)?,
+            ropes: Operand::bf16s(gpu, random, keys * ROPE, 1.0)?,
             out: gpu.empty(rows * heads * VALUE * 2)?,
         })
     }
@@ -57,14 +70,16 @@ impl Prompt {
     /// 2 e / (1 - e) of the mean of absolute values. f32 sums add a rounding for each key, the
     /// result's bf16 2^-8.
     fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
-        let (len, scale) = (self.context - self.rows + row + 1, f64::from(self.scale));
+        let Batch { rows, context, .. } = self.batch;
+        let (len, scale) = (context - rows + row % rows + 1, f64::from(self.scale));
+        let begin = row / rows * context;
         let at = row * self.heads + head;
         let query: Vec<f64> =
             (0..QUERY).map(|i| f64::from(self.queries.bf16(at * QUERY + i))).collect();
         // The weights' sum and the weighted sums, relative to the greatest score so far.
         let (mut greatest, mut score_error, mut sum) = (f64::NEG_INFINITY, 0f64, 0f64);
         let (mut mean, mut size) = ([0f64; VALUE], [0f64; VALUE]);
-        for key in 0..len {
+        for key in begin..begin + len {
             let first = (key * self.heads + head) * EXPANDED;
             let value = |i: usize| match i {
                 ..NOPE => self.keys_values.bf16(first + i),
@@ -98,14 +113,15 @@ impl Prompt {
     }
 }
 
-impl Work for Prompt {
+impl Work for Prompts {
     fn cost(&self) -> Cost {
-        let Prompt { heads, rows, context, .. } = *self;
+        let Prompts { heads, batch: Batch { prompts, rows, context }, .. } = *self;
         let keys = rows * (context - rows) + rows * (rows + 1) / 2;
+        let values = rows * heads * (QUERY + VALUE) + context * (heads * EXPANDED + ROPE);
         Cost {
-            bytes: 2 * (rows * heads * (QUERY + VALUE) + context * (heads * EXPANDED + ROPE)),
+            bytes: 2 * prompts * values,
             in_place: 0,
-            operations: 2 * heads * keys * (QUERY + VALUE),
+            operations: 2 * prompts * heads * keys * (QUERY + VALUE),
             rate: Rate::Bf16,
         }
     }
@@ -115,20 +131,21 @@ impl Work for Prompt {
     }
 
     fn launch(&self, gpu: &Gpu, _: usize) -> Result<(), Error> {
-        let chunk = Chunk { row: 0, rows: self.rows, first: self.context - self.rows };
         let buffers = Buffers {
             queries: &self.queries.memory,
             keys_values: &self.keys_values.memory,
             ropes: &self.ropes.memory,
             out: &self.out,
         };
-        attention_prompt(&gpu.stream, &gpu.kernels, chunk, buffers, self.heads, self.scale)
+        let (chunks, blocks) = (&self.chunks, self.blocks.ptr());
+        attention_prompt(&gpu.stream, &gpu.kernels, chunks, blocks, buffers, self.heads, self.scale)
     }
 
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
         let out = gpu.download(&self.out)?;
         halves_written("out", &out)?;
-        for row in sample(self.rows, 2, self.context) {
+        let Batch { prompts, rows, context } = self.batch;
+        for row in sample(prompts * rows, 2, context) {
             for head in sample(self.heads, 0, row) {
                 self.check_head(&out, row, head)?;
             }
@@ -137,10 +154,12 @@ impl Work for Prompt {
     }
 }
 
-/// All entries of a sequence.
+/// All entries of a batch's sequences.
 struct Gather {
     format: CacheFormat,
-    context: usize,
+    batch: Batch,
+    chunks: Vec<Chunk>,
+    list: Memory,
     caches: Vec<Operand>,
     table: Vec<u32>,
     blocks: Memory,
@@ -153,21 +172,24 @@ impl Gather {
         gpu: &Gpu,
         random: &mut Random,
         format: CacheFormat,
-        context: usize,
+        batch: Batch,
     ) -> Result<Gather, Error> {
-        let table = random.permutation(context.div_ceil(BLOCK));
+        let (chunks, keys) = (batch.chunks(), batch.prompts * batch.context);
+        let table = random.permutation(batch.prompts * batch.context.div_ceil(BLOCK));
         let mut caches = vec![cache(gpu, random, table.len() * BLOCK, format)?];
         for _ in 1..gpu.sets(caches[0].memory.bytes()) {
             caches.push(caches[0].copy(gpu)?);
         }
         Ok(Gather {
             format,
-            context,
+            batch,
+            list: gpu.numbers(&gather_entries::list(&chunks))?,
+            chunks,
             caches,
             blocks: gpu.numbers(&table)?,
             table,
-            latents: gpu.empty(2 * context * LATENT)?,
-            ropes: gpu.empty(2 * context * ROPE)?,
+            latents: gpu.empty(2 * keys * LATENT)?,
+            ropes: gpu.empty(2 * keys * ROPE)?,
         })
     }
 }
@@ -175,7 +197,8 @@ impl Gather {
 impl Work for Gather {
     fn cost(&self) -> Cost {
         let entry = entry_bytes(self.format, LATENT, ROPE) + 2 * (LATENT + ROPE);
-        Cost::of_bytes(self.context * entry + 4 * self.table.len())
+        let Batch { prompts, context, .. } = self.batch;
+        Cost::of_bytes(prompts * context * entry + 4 * self.table.len())
     }
 
     fn sets(&self) -> usize {
@@ -194,16 +217,19 @@ impl Work for Gather {
             latents: &self.latents,
             ropes: &self.ropes,
         };
-        let table = self.blocks.ptr();
-        gather_entries(&gpu.stream, &gpu.kernels, table, self.context, buffers, BLOCK)
+        let places = gather_entries::Places { list: self.list.ptr(), tables: self.blocks.ptr() };
+        gather_entries(&gpu.stream, &gpu.kernels, &self.chunks, places, buffers, BLOCK)
     }
 
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
         let (latents, ropes) = (gpu.download(&self.latents)?, gpu.download(&self.ropes)?);
         halves_written("latents", &latents)?;
         halves_written("ropes", &ropes)?;
-        for key in sample(self.context, 64, self.context) {
-            let slot = self.table[key / BLOCK] as usize * BLOCK + key % BLOCK;
+        let Batch { prompts, context, .. } = self.batch;
+        for key in sample(prompts * context, 64, context) {
+            let (prompt, place) = (key / context, key % context);
+            let block = self.table[prompt * context.div_ceil(BLOCK) + place / BLOCK];
+            let slot = block as usize * BLOCK + place % BLOCK;
             let values = entry(&self.caches[0], self.format, slot);
             for (i, &value) in values.iter().enumerate() {
                 let found = match i {
@@ -217,26 +243,40 @@ impl Work for Gather {
     }
 }
 
-/// Prompts whose last rows come in one chunk.
+/// Rows of each of many prompts.
+const SHORT: usize = 64;
+
+/// Prompts whose last rows come in one chunk, and many short ones.
 pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts: &[usize]) {
+    let chunks = || tokens.iter().copied().filter(|&n| n >= LEAST_CHUNK);
+    let short = |rows: usize| {
+        let batch = Batch { prompts: rows / SHORT, rows: SHORT, context: SHORT };
+        (batch, format!("{} prompts of {SHORT}", batch.prompts))
+    };
+    let mut gathers: Vec<(Batch, String)> = contexts
+        .iter()
+        .map(|&context| (Batch { prompts: 1, rows: context, context }, format!("{context} keys")))
+        .collect();
+    gathers.extend(chunks().map(short));
     for (format, name) in [(CacheFormat::Bf16, "bf16"), (CacheFormat::Fp8, "fp8")] {
-        for &context in contexts {
-            let build = move |gpu: &Gpu, random: &mut Random| {
-                Ok(Gather::new(gpu, random, format, context)?)
-            };
-            cases.push(Case::new(
-                format!("gather_entries {name}"),
-                format!("{context} keys"),
-                build,
-            ));
+        for &(batch, ref text) in &gathers {
+            let build =
+                move |gpu: &Gpu, random: &mut Random| Ok(Gather::new(gpu, random, format, batch)?);
+            cases.push(Case::new(format!("gather_entries {name}"), text.clone(), build));
         }
     }
+    let mut batches = Vec::new();
     for &context in contexts {
-        for &rows in tokens.iter().filter(|&&n| n >= LEAST_CHUNK && n <= context) {
-            let build = move |gpu: &Gpu, random: &mut Random| {
-                Ok(Prompt::new(gpu, random, s, rows, context)?)
-            };
-            cases.push(Case::new("attention_prompt", format!("{rows} x {context} keys"), build));
-        }
+        let own = chunks().filter(|&rows| rows <= context);
+        batches.extend(
+            own.map(|rows| {
+                (Batch { prompts: 1, rows, context }, format!("{rows} x {context} keys"))
+            }),
+        );
+    }
+    batches.extend(chunks().map(short));
+    for (batch, text) in batches {
+        let build = move |gpu: &Gpu, random: &mut Random| Ok(Prompts::new(gpu, random, s, batch)?);
+        cases.push(Case::new("attention_prompt", text, build));
     }
 }

@@ -7,10 +7,10 @@
 // `8 (e / 4) + 4 (lane / 32) + e % 4`, e = 0..7: that is how weights are an operand, and values are
 // read transposed in the same order.
 //
-// Grid: blocks times heads. Heads come first, so that those of a die's workgroups, every eighth,
-// are few and their keys stay in its cache. Blocks are taken in their order; but where all are
-// resident at once, the second half of the workgroups takes the second half of the blocks from its
-// end on, so that those that share a compute unit are about as long as others together.
+// Grid: (heads, blocks), heads first, so that those of a die's workgroups, every eighth, are few and
+// their keys stay in its cache. Blocks are taken in their order; but where all are resident at
+// once, the second half of the workgroups takes the second half of the blocks from its end on, so
+// that those that share a compute unit are about as long as others together.
 #pragma once
 
 /// A key without rope and a value.
@@ -185,8 +185,7 @@ KERNEL(WAVES *WAVE) __attribute__((amdgpu_waves_per_eu(2)))
 void attention_prompt(PromptArgs args) {
   begin();
   __shared__ Tile tiles[2];
-  u32 head = block_x() % args.heads, turn = block_x() / args.heads;
-  u32 half = (args.count + 1) / 2;
+  u32 head = block_x(), turn = block_y(), half = (args.count + 1) / 2;
   if (args.count * args.heads <= RESIDENT && turn >= half) turn = args.count - 1 - (turn - half);
   Block block = args.blocks[turn];
   u32 row = ROWS * wave(), last = block.first + block.rows - 1;

@@ -147,7 +147,7 @@ pub fn attention_prompt(
     };
     let (device, kernel) = (stream.device(), kernels.get(NAME));
     if device.platform() == Platform::Hip {
-        let grid = [tasks as u32, 1, 1];
+        let grid = [heads as u32, count as u32, 1];
         // SAFETY: the parameter is the kernel's, and buffers have room.
         return unsafe { stream.launch(kernel, grid, 256, &args) };
     }

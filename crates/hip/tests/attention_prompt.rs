@@ -253,11 +253,12 @@ fn no_rows_are_no_work() {
     assert!(prompt.run(&gpu, 7, 0).is_empty());
 }
 
-/// More blocks of heads than a GPU has processors, so that where workgroups stay they take several.
+/// More blocks of heads than a GPU has processors, so that where workgroups stay they take several,
+/// and than are resident elsewhere.
 #[test]
 fn workgroups_take_several_blocks() {
     let gpu = device::gpu();
-    let heads = 150;
+    let heads = 260;
     let prompt = Prompt::new(&mut Random::new(6), heads, 140, 1.0);
     let out = prompt.run(&gpu, 0, 140);
     for row in [0, 64, 127, 128, 139] {

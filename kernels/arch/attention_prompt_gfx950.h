@@ -7,8 +7,8 @@
 // `8 (e / 4) + 4 (lane / 32) + e % 4`, e = 0..7: that is how weights are an operand, and values are
 // read transposed in the same order.
 //
-// Grid: (heads, blocks), heads first, so that those of a die's workgroups, every eighth, are few and
-// their keys stay in its cache. Blocks are taken in their order; but where all are resident at
+// Grid: (heads, blocks), heads first, so that those of a die's workgroups, every eighth, are few
+// and their keys stay in its cache. Blocks are taken in their order; but where all are resident at
 // once, the second half of the workgroups takes the second half of the blocks from its end on, so
 // that those that share a compute unit are about as long as others together.
 #pragma once

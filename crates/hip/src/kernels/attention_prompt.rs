@@ -106,9 +106,9 @@ struct BoxedArgs {
 
 /// `out = sum_j softmax(scale * (q . key_j))_j value_j` over each row's own position and all before
 /// it, where a key is the head's `NOPE` values and the position's rope. `blocks` is the address of
-/// the chunks' [`list`] in device memory, a multiple of 16; `scale` is positive. A row's bits depend
-/// on its query and position, and on keys and values up to there, alone; those of its sequence that
-/// come later must be finite.
+/// the chunks' [`list`] in device memory, a multiple of 16; `scale` is positive. A row's bits
+/// depend on its query and position, and on keys and values up to there, alone; those of its
+/// sequence that come later must be finite.
 ///
 /// # Errors
 /// Buffers that are too small, a failed device.

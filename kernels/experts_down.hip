@@ -10,9 +10,9 @@
 // of its 8 waves each. It adds them to the row as experts_combine does; y stays in LDS. On sm_90
 // weights are under way before the launch before this has ended, which was experts_gate_up by pair:
 // `begin_alone`. experts_down_*_16, for groups of up to 16 rows: a workgroup takes a group; each of
-// its 4 waves 64 columns of y. experts_down_bf16_32 (on sm_90), for groups of up to 32: as that, of
-// some blocks of 256 columns, see `arch/some_rows_sm90.h`. experts_down_*_64, for groups of up to
-// 64 (on sm_90 96): 256 columns, see `rows64.h`. All have the same bits.
+// its 4 waves 64 columns of y. experts_down_*_64, for groups of up to 64 (on sm_90 96): 256
+// columns, see `rows64.h`. experts_down_bf16_32 (on sm_90), for groups of up to 32: as well, see
+// `arch/some_rows_sm90.h`. All have the same bits.
 //
 // Must move the weights and scales once for each group (width * 17/32 bytes a column), the rows,
 // and y, or what is added to; matrix instructions: one for each 16 columns, 128 of k and 16 rows
@@ -149,7 +149,7 @@ EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)
 EXPERTS_DOWN(bf16, Bf16Rows)
 SM90_KERNELS(
-  SOME_KERNEL void experts_down_bf16_32(ExpertsDownArgs args) { some_rows<Bf16Rows>(args); })
+  SOME_KERNEL void experts_down_bf16_32(ExpertsDownArgs args) { some_rows(args); })
 
 struct ExpertsCombineArgs {
   const __bf16 *y;

@@ -11,9 +11,9 @@
 // nothing is sorted.
 // experts_gate_up_*_16, for groups of up to 16 rows: a workgroup takes a group and 32 hidden units.
 // Its 8 waves each multiply an eighth of the quads of 512 values; their sums are added in ascending
-// order. experts_gate_up_bf16_32 (on sm_90), for groups of up to 32: 128 units, see
-// `arch/some_rows_sm90.h`. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): as well, see
-// `rows64.h`.
+// order. experts_gate_up_*_64, for groups of up to 64 (on sm_90 96): 128 units, see `rows64.h`.
+// experts_gate_up_bf16_32 (on sm_90), for groups of up to 32: as well, see
+// `arch/some_rows_sm90.h`.
 // All have the same bits.
 // Must move, once for each group: hidden * 17/32 bytes for each of 2 * width rows of weights, and
 // the rows; matrix instructions: 4 * hidden / 128 for each 16 rows and 32 units (of BF16 four times
@@ -160,5 +160,5 @@ EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)
 EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16)
 SM90_KERNELS(
   SOME_KERNEL void experts_gate_up_bf16_32(ExpertsGateUpArgs args) {
-    some_rows<Bf16Rows>(args, StoreBf16());
+    some_rows(args, StoreBf16());
   })

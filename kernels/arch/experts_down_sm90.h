@@ -1,5 +1,5 @@
 // For sm_90: how experts_down_* write sums, experts_down_*_64, see `rows64_sm90.h`, and
-// experts_down_*_32.
+// experts_down_*_32, see `some_rows_sm90.h`.
 #pragma once
 #include "some_rows_sm90.h"
 
@@ -22,52 +22,21 @@ __device__ inline void store(const ExpertsDownArgs &args, const Acc (&sums)[COUN
     }
 }
 
-/// Blocks of 256 columns that a workgroup takes one after another.
-constexpr u32 SOME_BLOCKS = 4;
-
-/// A wave takes 64 columns of a block. Grid: (hidden / (256 * SOME_BLOCKS) rounded up, bound on
-/// groups).
-template <class Rows> __device__ inline void some_rows(const ExpertsDownArgs &args) {
-  begin();
-  u32x4 group = args.groups[block_y()]; // or none: one load does not wait for the other
-  u32 count = *args.group_count;
-  loads_first();
-  if (block_y() >= count) return;
-  u32 expert = group[0], first = group[1], rows = group[2];
-  u32 column_fours = (args.hidden + 63) / 64, all = (args.hidden + 255) / 256;
-  u32 begin = block_x() * SOME_BLOCKS, blocks = at_most(SOME_BLOCKS, all - begin);
-  auto four = [=](u32 block) { return (begin + block) * SOME_WAVES + wave(); };
-  auto weights = [=](u32 block) {
-    u64 tile = ((u64)expert * column_fours + at_most(four(block), column_fours - 1)) * TILES;
-    return Weights(args.weights, args.weight_scales, tile, args.width);
-  };
-  auto row = [=](u32 i) { return first + at_most(i, rows - 1); };
-  static_assert(SOME_ROWS == WAVE);
-  u32 own_pair = args.pairs[row(lane())];
-  auto use = [&](u32 block, const auto &sums) {
-    for (u32 m = 0; m < sizeof(sums) / sizeof(sums[0]); ++m)
-      store(
-          args, sums[m], [&](u32 row) { return shuffle(own_pair, row); }, rows, m,
-          [&](u32 t) { return four(block) * TILES + t; });
-  };
-  multiply_some<Rows, false>(args.h, args.h_scales, rows, row, weights, args.width, blocks, use);
-}
-
-/// The experts' groups, for many rows.
+/// The experts' groups, for some or many rows.
 struct DownWork {
   static constexpr bool NOTES = true;
-  const ExpertsDownArgs &args;
+  const ExpertsDownArgs *args;
   u32 expert, first, rows, own_fours;
 
-  __device__ DownWork(const ExpertsDownArgs &args) : args(args) {}
+  __device__ DownWork(const ExpertsDownArgs &args) : args(&args) {}
 
-  __device__ u32 groups() const { return *args.group_count; }
-  __device__ u32 fours() const { return (args.hidden + 63) / 64; }
+  __device__ u32 groups() const { return *args->group_count; }
+  __device__ u32 fours() const { return (args->hidden + 63) / 64; }
   __device__ Operands operands() const {
-    return {args.h, args.h_scales, args.weights, args.weight_scales, args.width};
+    return {args->h, args->h_scales, args->weights, args->weight_scales, args->width};
   }
   __device__ void take(u32 g) {
-    u32x4 group = args.groups[g];
+    u32x4 group = args->groups[g];
     expert = group[0], first = group[1], rows = group[2];
     own_fours = fours();
   }
@@ -75,12 +44,12 @@ struct DownWork {
   __device__ u64 tile(u32 four) const {
     return ((u64)expert * own_fours + at_most(four, own_fours - 1)) * TILES;
   }
-  __device__ u32 note(u32 i) const { return args.pairs[first + at_most(i, rows - 1)]; }
+  __device__ u32 note(u32 i) const { return args->pairs[first + at_most(i, rows - 1)]; }
   __device__ void use(const Acc (&sums)[OWN_TILES], u32 m, const Place &place) const {
     const u32 *pairs = place.notes;
     u32 tile = place.four * TILES;
     store(
-        args, sums, [=](u32 row) { return pairs[row]; }, rows, m,
+        *args, sums, [=](u32 row) { return pairs[row]; }, rows, m,
         [=](u32 t) { return tile + own_tile(t) % 4; });
   }
 };
@@ -88,4 +57,8 @@ struct DownWork {
 template <class Rows> __device__ inline void many_rows(const ExpertsDownArgs &args) {
   begin();
   multiply_all<Rows, false>(DownWork(args));
+}
+__device__ inline void some_rows(const ExpertsDownArgs &args) {
+  begin();
+  multiply_some<false>(DownWork(args));
 }

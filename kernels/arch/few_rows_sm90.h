@@ -46,6 +46,14 @@ template <u32 POWER, bool WIDE> struct Scaling {
   }
 };
 
+/// 8 FP4 values of a matrix times the scale in byte `step` of `scales`.
+template <bool WIDE> __device__ inline u32x4 expand_fp4(u32 codes, u32 scales, u32 step) {
+  Scaling<126, WIDE> scaled(scales, step);
+  u32x4 pairs = fp4_pairs(codes);
+  for (u32 i = 0; i < 4; ++i) pairs[i] = scaled(pairs[i]);
+  return pairs;
+}
+
 // `row_chunk`: BF16 values `8 * p ..` of a group of 32 values of a row, from its parts.
 template <bool WIDE> __device__ inline u32x4 row_chunk(const u32x4 (&bf16)[4], u32, u32, u32 p) {
   return bf16[p];

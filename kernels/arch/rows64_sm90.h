@@ -18,7 +18,7 @@
 //   use(sums, m, place)  takes the wave's sums of its tiles with tile m of the rows: value i is of
 //                row `sum_row(i)` and of the matrix's tile's row `sum_col(i)`
 #pragma once
-#include "warpgroups.h"
+#include "row_copies_sm90.h"
 
 constexpr u32 MULTIPLIERS = 256, LOADERS = 128;
 /// Threads of a workgroup, and rows that it takes.
@@ -26,12 +26,15 @@ constexpr u32 BLOCK_THREADS = MULTIPLIERS + LOADERS, BLOCK_ROWS = 96;
 #define BLOCK_KERNEL STAYING_KERNEL(BLOCK_THREADS)
 
 /// Which four tiles of the matrix the wave's are of: four `own` of the block's, whose first is
-/// `begin`. `notes` are by row of the group.
+/// `begin`. `notes` are by row of the group. `spare`: 8 KB of LDS where multipliers of SEGMENTED
+/// products may leave something for one another.
 struct Place {
   u32 own, begin, four;
   const u32 *notes;
-  __device__ Place(u32 block, const u32 *notes = nullptr)
-      : own(own_tile(0) / 4), begin(block * (BLOCK_TILES / 4)), four(begin + own), notes(notes) {}
+  void *spare;
+  __device__ Place(u32 block, const u32 *notes = nullptr, void *spare = nullptr)
+      : own(own_tile(0) / 4), begin(block * (BLOCK_TILES / 4)), four(begin + own), notes(notes),
+        spare(spare) {}
 };
 
 /// The operands of products.
@@ -43,9 +46,9 @@ struct Operands {
   u32 k;
 };
 
-/// A slab of rows in LDS: four pieces of 32 values.
+/// A slab of rows in LDS: of each eight of them four pieces of 32 values.
 struct Slab {
-  OperandRows pieces[4][BLOCK_ROWS / 8];
+  OperandRows eights[BLOCK_ROWS / 8][4];
 };
 
 /// What launches ask for.
@@ -62,14 +65,9 @@ extern __shared__ __attribute__((aligned(128))) SharedBlock shared_block[];
 static_assert(sizeof(SharedBlock) == 197120);
 static_assert(BLOCK_ROWS / 16 * OWN_TILES * 2 * MULTIPLIERS * sizeof(f32x4) <= 4 * sizeof(Slab));
 
-__device__ inline f32x4 *totals() { return (f32x4 *)&shared_block->slabs[4] + thread(); }
-
-/// Where multipliers may leave something for one another while they use sums, but for the first
-/// tile's until all have taken them.
-template <class T> __device__ inline T &spare() {
-  static_assert(sizeof(T) <= OWN_TILES * 2 * MULTIPLIERS * sizeof(f32x4));
-  return *(T *)&shared_block->slabs[4];
-}
+/// Those of the first tile may be overwritten when all have taken them.
+__device__ inline f32x4 *totals_begin() { return (f32x4 *)&shared_block->slabs[4]; }
+__device__ inline f32x4 *totals() { return totals_begin() + thread(); }
 
 /// The same value, of which the compiler does not know it: what is made of it is not made early and
 /// kept, for which there are no registers.
@@ -83,13 +81,14 @@ __device__ inline void sync_block() { await(1, MULTIPLIERS); }
 
 /// How many slabs were filled or used before.
 template <bool SEGMENTED> struct Slabs {
-  static constexpr u32 COUNT = SEGMENTED ? 4 : 8;
+  static constexpr u32 COUNT = SEGMENTED ? 4 : 8, AHEAD = 2;
   u32 before = 0;
 
   __device__ u32 index() const { return before % COUNT; }
   __device__ u32 filled() const { return lds_address(&shared_block->filled[index()]); }
   __device__ u32 used() const { return lds_address(&shared_block->used[index()]); }
   __device__ u32 parity() const { return before / COUNT % 2; }
+  __device__ OperandRows (*eights() const)[4] { return shared_block->slabs[index()].eights; }
 };
 
 /// What a workgroup does in turn `turn`.
@@ -98,19 +97,20 @@ struct Turn {
 };
 
 /// What there is to do.
-template <bool SEGMENTED, class Work> struct Turns {
+template <class Work> struct Turns {
   u32 blocks, run, runs, count;
-  /// Whether all slabs of rows stay.
+  /// Whether all slabs of rows stay: there is LDS for so many.
   bool stay;
 
-  __device__ Turns(const Work &work, u32 k) {
+  __device__ Turns(const Work &work, u32 k, u32 slabs) {
     u32 groups = work.groups();
     blocks = (work.fours() + BLOCK_TILES / 4 - 1) / (BLOCK_TILES / 4);
-    stay = (k + 127) / 128 <= Slabs<SEGMENTED>::COUNT;
+    stay = (k + 127) / 128 <= slabs;
     // So long that each workgroup has a few.
     run = at_most(groups * blocks / (4 * blocks_x()), stay ? 8 : 1);
     run = run == 0 ? 1 : run;
     runs = (blocks + run - 1) / run;
+    run = (blocks + runs - 1) / runs; // alike: a workgroup's may all be the last of their groups
     count = groups * runs;
   }
   __device__ Turn operator[](u32 turn) const {
@@ -126,10 +126,6 @@ template <class Rows> struct Loaded {
 
 /// Piece `p` of what was loaded, as BF16; `scale` is the row's word of scales of the quad.
 template <int STEP>
-__device__ inline u32x4 expand(const Loaded<Bf16Rows> &row, u32, u32 p) {
-  return row.parts[p];
-}
-template <int STEP>
 __device__ inline u32x4 expand(const Loaded<Fp4Rows> &row, u32 scale, u32 p) {
   return __builtin_bit_cast(u32x4, dequantize_row_fp4<STEP>(row.parts[0][p], scale));
 }
@@ -141,8 +137,8 @@ __device__ inline u32x4 expand(const Loaded<Fp8Rows> &row, u32 scale, u32 p) {
   return u32x4{words[0], words[1], words[2], words[3]};
 }
 
-/// Brings the rows of a group: a wave EACH eights of them at most, 4 / EACH slabs at once. What is
-/// under way is waited for when a slab is stored, all of it.
+/// Brings the rows of a group, codes: a wave EACH eights of them at most, 4 / EACH slabs at once.
+/// What is under way is waited for when a slab is stored, all of it.
 template <class Rows, bool SEGMENTED, u32 EACH> struct Loader {
   static constexpr u32 AT_ONCE = 4 / EACH;
   const u32 k, slabs, quads, eights;
@@ -186,7 +182,7 @@ template <class Rows, bool SEGMENTED, u32 EACH> struct Loader {
     for (u32 e = 0; e < EACH; ++e)
       if (eight(e) < eights)
         for (u32 p = 0; p < 4; ++p)
-          store_operand(shared_block->slabs[place.index()].pieces[p][eight(e)],
+          store_operand(place.eights()[eight(e)][p],
                         expand<STEP>(loaded[STEP % AT_ONCE][e], scales[e][0], p));
     operands_written();
     sync_wave();
@@ -224,10 +220,21 @@ __device__ inline void prefetch_block(const Work &work, const Operands &operands
   prefetch_bulk(weights.scales, 256);
 }
 
+template <class Rows, bool SEGMENTED, u32 EACH, class Work>
+__device__ inline void load(const Operands &operands, const Work &work, u32 tiles,
+                            Slabs<SEGMENTED> &place) {
+  if constexpr (Rows::CODE_BITS == 16)
+    RowCopies<LOADERS / WAVE, EACH, Slabs<SEGMENTED>>(operands.x, operands.k, work,
+                                                      wave() - BLOCK_WAVES, 2 * tiles)
+        .run(place);
+  else
+    Loader<Rows, SEGMENTED, EACH>(operands, work, tiles).run(place);
+}
+
 template <class Rows, bool SEGMENTED, class Work>
 __device__ inline void load_all(Work work) {
   const Operands operands = work.operands();
-  Turns<SEGMENTED, Work> turns(work, operands.k);
+  Turns<Work> turns(work, operands.k, Slabs<SEGMENTED>::COUNT);
   Slabs<SEGMENTED> place;
   for (u32 t = block_x(); t < turns.count; t += blocks_x()) {
     Turn turn = turns[t];
@@ -235,11 +242,11 @@ __device__ inline void load_all(Work work) {
     if (wave() == BLOCK_WAVES) prefetch_block(work, operands, turn.block);
     u32 tiles = at_most((work.rows + 15) / 16, BLOCK_ROWS / 16);
     if (tiles > 4)
-      Loader<Rows, SEGMENTED, 3>(operands, work, tiles).run(place);
+      load<Rows, SEGMENTED, 3>(operands, work, tiles, place);
     else if (tiles > 2)
-      Loader<Rows, SEGMENTED, 2>(operands, work, tiles).run(place);
+      load<Rows, SEGMENTED, 2>(operands, work, tiles, place);
     else
-      Loader<Rows, SEGMENTED, 1>(operands, work, tiles).run(place);
+      load<Rows, SEGMENTED, 1>(operands, work, tiles, place);
   }
 }
 
@@ -316,28 +323,36 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
   }
 
   /// Expands the operands of batch `BATCH` of the `STEP`th slab of its quad.
-  template <u32 BATCH, int STEP> __device__ void expand_batch(const Scales &of) {
+  template <u32 BATCH, int STEP, bool WIDE> __device__ void expand_batch(const Scales &of) {
     constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
     for (u32 c = 0; c < CHUNKS; ++c)
-      expanded[BATCH % 2][c] = __builtin_bit_cast(
-          u32x4, dequantize_fp4<STEP>(codes[STEP % 2][T][c][P], of.own[T][c]));
+      expanded[BATCH % 2][c] = expand_fp4<WIDE>(codes[STEP % 2][T][c][P], of.own[T][c], STEP);
+  }
+  /// Whether any lane has a scale of 2 or more.
+  __device__ bool is_wide() const {
+    u32 any = 0;
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 c = 0; c < CHUNKS; ++c) any |= scales.own[t][c];
+    return ballot((any & 0x80808080) != 0) != 0;
   }
 
-  template <u32 BATCH, int STEP> __device__ void add_batch(u64 matrices) {
+  template <u32 BATCH, int STEP, bool WIDE> __device__ void add_batch(u64 matrices) {
     constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
     wgmma_begin();
     wgmma_slab(sums[T], expanded[BATCH % 2],
-               matrices + P * (sizeof(OperandRows) * (BLOCK_ROWS / 8) >> 4), add || P > 0);
+               matrices + P * (sizeof(OperandRows) >> 4), add || P > 0);
     wgmma_end();
     wgmma_wait<1>();
     if constexpr (BATCH + 1 < BATCHES)
-      expand_batch<BATCH + 1, STEP>(scales);
+      expand_batch<BATCH + 1, STEP, WIDE>(scales);
+    else if constexpr (STEP < 3)
+      expand_batch<0, STEP + 1, WIDE>(scales);
     else
-      expand_batch<0, (STEP + 1) % 4>(STEP == 3 ? next : scales);
+      expand_batch<0, 0, true>(next); // as good for any
   }
 
   /// Adds slab `slab`, the `STEP`th of its quad.
-  template <int STEP> __device__ void add_slab(u32 slab) {
+  template <int STEP, bool WIDE> __device__ void add_slab(u32 slab) {
     // Before the wait, beyond which the assembler does not put them off.
     bool ends = STEP == 3 && slab + 1 == slabs && block + 1 < end;
     if (ends) find(block + 1);
@@ -345,18 +360,26 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     load_slab(ends ? 0 : slab + 1, (STEP + 1) % 2);
     place.before = opaque(place.before);
     wait_for_bytes(place.filled(), place.parity());
-    u64 matrices = operand_matrices(shared_block->slabs[place.index()].pieces[0]);
-    add_batch<0, STEP>(matrices);
+    u64 matrices = eights_at(place.eights());
+    add_batch<0, STEP, WIDE>(matrices);
     if (opaque(slab) > kept) release(Slabs<SEGMENTED>{place.before - 1});
-    add_batch<1, STEP>(matrices);
-    add_batch<2, STEP>(matrices);
-    add_batch<3, STEP>(matrices);
-    add_batch<4, STEP>(matrices);
-    add_batch<5, STEP>(matrices);
-    add_batch<6, STEP>(matrices);
-    add_batch<7, STEP>(matrices);
+    add_batch<1, STEP, WIDE>(matrices);
+    add_batch<2, STEP, WIDE>(matrices);
+    add_batch<3, STEP, WIDE>(matrices);
+    add_batch<4, STEP, WIDE>(matrices);
+    add_batch<5, STEP, WIDE>(matrices);
+    add_batch<6, STEP, WIDE>(matrices);
+    add_batch<7, STEP, WIDE>(matrices);
     ++place.before;
     add = true;
+  }
+
+  template <bool WIDE> __device__ void add_quad(u32 slab) {
+    add_slab<0, WIDE>(slab);
+    if (slab + 1 < slabs) add_slab<1, WIDE>(slab + 1);
+    if (slab + 2 < slabs) add_slab<2, WIDE>(slab + 2);
+    if (slab + 3 < slabs) add_slab<3, WIDE>(slab + 3);
+    wgmma_wait<0>(); // the assembler does not follow batches into another quad
   }
 
   /// Adds a segment's sums to the totals.
@@ -389,7 +412,7 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
             for (u32 i = 0; i < 4; ++i) own[t].v[4 * h + i] = half[i];
           }
         if (m == 0) sync_block();
-        work.use(own, m, Place(block, shared_block->notes));
+        work.use(own, m, Place(block, shared_block->notes, totals_begin()));
       }
       return;
     }
@@ -411,10 +434,10 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
       else if (block + 1 < end)
         prefetch(block + 1, 0);
       u32 slab = 4 * quad;
-      add_slab<0>(slab);
-      if (slab + 1 < slabs) add_slab<1>(slab + 1);
-      if (slab + 2 < slabs) add_slab<2>(slab + 2);
-      if (slab + 3 < slabs) add_slab<3>(slab + 3);
+      if (is_wide())
+        add_quad<true>(slab);
+      else
+        add_quad<false>(slab);
       scales = next;
       if (!SEGMENTED) continue;
       while (quads * (current + 1) / SEGMENTS <= quad) ++current;
@@ -428,7 +451,7 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     load_scales(0);
     scales = next;
     load_slab(0, 0);
-    expand_batch<0, 0>(scales);
+    expand_batch<0, 0, true>(scales);
   }
 
   /// Returns where the slabs after the turn's stand.
@@ -460,7 +483,7 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
 template <bool SEGMENTED, class Work>
 __device__ inline void multiply_turns(Work work) {
   const Operands operands = work.operands();
-  Turns<SEGMENTED, Work> turns(work, operands.k);
+  Turns<Work> turns(work, operands.k, Slabs<SEGMENTED>::COUNT);
   Slabs<SEGMENTED> place;
   for (u32 t = block_x(); t < turns.count; t += blocks_x()) {
     Turn turn = turns[t];

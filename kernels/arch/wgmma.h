@@ -89,7 +89,9 @@ __device__ inline u64 box_at(u32 first, u32 apart) {
                  : __VA_ARGS__                                                                    \
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(matrices), "r"(add));                  \
   }
+WGMMA(8, "%0,%1,%2,%3", "%4,%5,%6,%7", "%8", "%9", F4(0))
 WGMMA(16, "%0,%1,%2,%3,%4,%5,%6,%7", "%8,%9,%10,%11", "%12", "%13", F4(0), F4(4))
+WGMMA(24, TEN() ",%10,%11", "%12,%13,%14,%15", "%16", "%17", F4(0), F4(4), F4(8))
 WGMMA(32, TEN() ",%10,%11,%12,%13,%14,%15", "%16,%17,%18,%19", "%20", "%21", F16(0))
 WGMMA(48, TEN() "," TEN(1) ",%20,%21,%22,%23", "%24,%25,%26,%27", "%28", "%29", F16(0), F4(16),
       F4(20))
@@ -156,13 +158,13 @@ __device__ inline void wgmma_transposed(float (&d)[64], const u32 (&rows)[4], u6
 #undef F4
 #undef TEN
 
-/// Slabs of rows in LDS: the first two matrices are 128 bytes apart.
-__device__ inline u64 operand_matrices(const OperandRows *rows) {
-  return matrices_at(rows, 128, sizeof(OperandRows));
+/// Eights of rows of a slab in LDS, each four pieces of 32 values.
+__device__ inline u64 eights_at(const OperandRows (*eights)[4]) {
+  return matrices_at(eights, 128, sizeof(*eights));
 }
 
 /// Starts adding (to zero, without `add`) a slab's products of 64 rows in registers, of which the
-/// lane has its chunks of the wave's tile, with N rows in LDS, `operand_matrices`. Sum `4 * t + i`
+/// lane has its chunks of the wave's tile, with N rows in LDS, `eights_at`. Sum `4 * t + i`
 /// becomes that of row `acc_row(i)` of the wave's tile and row `8 * t + acc_col(i)` of the N.
 template <u32 HALF_N>
 __device__ inline void wgmma_slab(float (&sums)[HALF_N], const u32x4 (&own)[CHUNKS], u64 matrices,
@@ -218,6 +220,12 @@ __device__ inline bool elected() {
 /// Starts copying 16 bytes to LDS.
 __device__ inline void copy_async(void *to, const void *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(lds_address(to)), "l"(from)
+               : "memory");
+}
+
+/// The same of a word.
+__device__ inline void copy_word_async(void *to, const void *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(lds_address(to)), "l"(from)
                : "memory");
 }
 

@@ -174,7 +174,7 @@ const LARGE: &[(&str, u32)] = &[
     ("experts_down_bf16_1", ONE_ROW_DOWN),
     ("experts_down_bf16_4", FEW_ROWS),
     ("experts_down_bf16_16", FEW_ROWS_DOWN),
-    ("experts_down_bf16_32", SOME_ROWS_DOWN),
+    ("experts_down_bf16_32", SOME_ROWS),
     ("experts_down_bf16_64", MANY_ROWS),
     ("experts_down_mxfp4_1", ONE_ROW_DOWN),
     ("experts_down_mxfp4_4", FEW_ROWS),
@@ -212,9 +212,8 @@ const FEW_ROWS_DOWN: u32 = 4 * 8192;
 /// The same of one row, for 8 waves: so little that both have room beside each other.
 const ONE_ROW: u32 = 8 * 4 * 4096;
 const ONE_ROW_DOWN: u32 = 8 * 4 * 2048;
-/// Slabs and totals of `kernels/arch/some_rows_sm90.h`.
-const SOME_ROWS: u32 = 3 * 24_576 + 32_768;
-const SOME_ROWS_DOWN: u32 = 4 * 24_576;
+/// `SomeBlock` of `kernels/arch/some_rows_sm90.h`.
+const SOME_ROWS: u32 = 217_344;
 /// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
 const MANY_ROWS: u32 = 197_120;
 
@@ -274,7 +273,7 @@ impl Kernels {
         // SAFETY: the function is of a loaded module.
         let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
         self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
-        let shares = ["_1", "_4", "_32"].iter().any(|end| name.ends_with(end));
+        let shares = ["_1", "_4"].iter().any(|end| name.ends_with(end));
         if name.starts_with("experts_") && shares {
             // SAFETY: as above.
             let code = unsafe { set_attribute(function, CUDA_LDS_CARVEOUT, 100) };

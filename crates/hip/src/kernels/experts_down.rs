@@ -2,9 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{
-    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
-};
+use super::mxfp4::{Activated, RowTiles, Weights, has_form_of_one, many_rows_launch};
 use super::route::Choice;
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
@@ -24,9 +22,6 @@ struct Args {
     hidden: u32,
     width: u32,
 }
-
-/// Blocks of 256 columns that a workgroup takes of [`RowTiles::Some`].
-const SOME_BLOCKS: usize = 4;
 
 fn name(form: Activations, tiles: RowTiles) -> &'static str {
     match (form, tiles) {
@@ -85,8 +80,7 @@ pub fn experts_down(
     let blocks = weights.rows.div_ceil(256);
     let (grid, threads) = match tiles {
         RowTiles::Few => ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32),
-        RowTiles::Some => some_rows_launch(device, blocks.div_ceil(SOME_BLOCKS), groups),
-        RowTiles::Many => many_rows_launch(device, blocks, groups),
+        RowTiles::Some | RowTiles::Many => many_rows_launch(device, blocks, groups),
     };
     // SAFETY: the arguments are the kernel's, the buffers have room for `rows.bound` rows and
     // `experts` experts, and `sort` made slots and groups of no more.

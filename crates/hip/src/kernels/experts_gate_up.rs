@@ -2,9 +2,7 @@
 
 use checkpoint::Activations;
 
-use super::mxfp4::{
-    Activated, RowTiles, Weights, has_form_of_one, many_rows_launch, some_rows_launch,
-};
+use super::mxfp4::{Activated, RowTiles, Weights, has_form_of_one, many_rows_launch};
 use super::sort::{Sorted, groups, slots};
 use super::{Rows, check_room, check_shape};
 use crate::{Error, Kernels, Memory, Stream};
@@ -123,8 +121,9 @@ pub fn experts_gate_up(
             let groups = groups(pairs, experts, tiles.count(device.platform()));
             match tiles {
                 RowTiles::Few => few(groups),
-                RowTiles::Some => some_rows_launch(device, out.width.div_ceil(128), groups),
-                RowTiles::Many => many_rows_launch(device, out.width.div_ceil(128), groups),
+                RowTiles::Some | RowTiles::Many => {
+                    many_rows_launch(device, out.width.div_ceil(128), groups)
+                }
             }
         }
     };

@@ -317,11 +317,6 @@ pub(crate) fn many_rows_launch(device: &Device, blocks: usize, groups: usize) ->
     }
 }
 
-/// The same of a form for [`RowTiles::Some`].
-pub(crate) fn some_rows_launch(device: &Device, blocks: usize, groups: usize) -> ([u32; 3], u32) {
-    ([blocks as u32, groups as u32, 1], 4 * device.wave() as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

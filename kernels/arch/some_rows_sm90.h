@@ -115,8 +115,6 @@ template <class Work> struct Codes {
 
 /// The products of EIGHTS eights of rows with the wave's tiles of the blocks of a turn.
 template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
-  /// As those of `BlockProduct`.
-  static constexpr u32 BATCHES = 4 * OWN_TILES;
   static constexpr u32 SUMS = 4 * EIGHTS;
   const Work &work;
   const u32 slabs;
@@ -132,6 +130,7 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
 
   /// Takes the scales of a quad. Returns whether any lane has one of 2 or more.
   __device__ bool take_scales() {
+    copies_done<STAGES_OF_CODES - 2>();
     u32 any = 0;
     for (u32 t = 0; t < OWN_TILES; ++t)
       for (u32 c = 0; c < CHUNKS; ++c) {
@@ -142,6 +141,7 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
   }
   /// Takes codes, and has others brought to where the slab before had its.
   __device__ void take_codes() {
+    copies_done<STAGES_OF_CODES - 2>();
     for (u32 t = 0; t < OWN_TILES; ++t)
       for (u32 c = 0; c < CHUNKS; ++c)
         codes[t][c] = some_block->stages[stage].codes[t][c][thread()];
@@ -149,27 +149,44 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
     if (++stage == STAGES_OF_CODES) stage = 0;
   }
 
-  /// Expands operands and starts adding their products, while those of the batch before are in use.
+  /// The wave is done with a slab of rows.
+  __device__ static void release(SomeSlabs place) {
+    if (elected()) arrive_at(place.used());
+  }
+
+  /// Batches are those of `BlockProduct`. Expands the operands of one and starts adding their
+  /// products, while those of the batch before are in use.
   template <u32 BATCH, bool WIDE> __device__ void add_batch(u32 step, u64 matrices) {
     constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
-    for (u32 c = 0; c < CHUNKS; ++c)
-      expanded[BATCH % 2][c] = expand_fp4<WIDE>(codes[T][c][P], scales[T][c], step);
+    u32x4 (&own)[CHUNKS] = expanded[BATCH % 2];
+    for (u32 c = 0; c < CHUNKS; ++c) own[c] = expand_fp4<WIDE>(codes[T][c][P], scales[T][c], step);
     wgmma_begin();
-    wgmma_slab(sums[T], expanded[BATCH % 2], matrices + P * (sizeof(OperandRows) >> 4),
-               add || P > 0);
+    wgmma_slab(sums[T], own, matrices + P * (sizeof(OperandRows) >> 4), add || P > 0);
     wgmma_end();
-    // The assembler does not follow batches into another slab.
-    wgmma_wait<BATCH + 1 == BATCHES ? 0 : 1>();
+    wgmma_wait<1>();
   }
-  template <bool WIDE> __device__ void add_slab(u32 step, u64 matrices) {
-    add_batch<0, WIDE>(step, matrices);
-    add_batch<1, WIDE>(step, matrices);
-    add_batch<2, WIDE>(step, matrices);
-    add_batch<3, WIDE>(step, matrices);
-    add_batch<4, WIDE>(step, matrices);
-    add_batch<5, WIDE>(step, matrices);
-    add_batch<6, WIDE>(step, matrices);
-    add_batch<7, WIDE>(step, matrices);
+  template <u32 STEP, bool WIDE> __device__ void add_slab(u32 slab) {
+    take_codes();
+    wait_for_bytes(place.filled(), place.parity());
+    u64 matrices = eights_at(place.eights());
+    add_batch<0, WIDE>(STEP, matrices);
+    if (!stay && slab > 0) release({place.before - 1});
+    add_batch<1, WIDE>(STEP, matrices);
+    add_batch<2, WIDE>(STEP, matrices);
+    add_batch<3, WIDE>(STEP, matrices);
+    add_batch<4, WIDE>(STEP, matrices);
+    add_batch<5, WIDE>(STEP, matrices);
+    add_batch<6, WIDE>(STEP, matrices);
+    add_batch<7, WIDE>(STEP, matrices);
+    ++place.before;
+    add = true;
+  }
+  template <bool WIDE> __device__ void add_quad(u32 slab) {
+    add_slab<0, WIDE>(slab);
+    if (slab + 1 < slabs) add_slab<1, WIDE>(slab + 1);
+    if (slab + 2 < slabs) add_slab<2, WIDE>(slab + 2);
+    if (slab + 3 < slabs) add_slab<3, WIDE>(slab + 3);
+    wgmma_wait<0>(); // the assembler does not follow batches into another quad
   }
 
   /// Adds a segment's sums to the totals.
@@ -186,35 +203,22 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
 
   __device__ void add_block() {
     u32 quads = (slabs + 3) / 4, segment = 0;
-    bool wide = false, first = true;
+    bool first = true;
     add = false;
 #pragma nounroll
-    for (u32 slab = 0; slab < slabs; ++slab) {
-      copies_done<STAGES_OF_CODES - 2>();
-      if (slab % 4 == 0) wide = take_scales();
-      take_codes();
-      wait_for_bytes(place.filled(), place.parity());
-      sync_wave();
-      if (wide)
-        add_slab<true>(slab % 4, eights_at(place.eights()));
+    for (u32 quad = 0; quad < quads; ++quad) {
+      if (take_scales())
+        add_quad<true>(4 * quad);
       else
-        add_slab<false>(slab % 4, eights_at(place.eights()));
-      if (!stay) release(place);
-      ++place.before;
-      add = true;
-      u32 quad = slab / 4;
-      if (!SEGMENTED || (slab % 4 != 3 && slab + 1 < slabs)) continue;
+        add_quad<false>(4 * quad);
+      if (!SEGMENTED) continue;
       while (quads * (segment + 1) / SEGMENTS <= quad) ++segment;
       if (quads * (segment + 1) / SEGMENTS != quad + 1) continue;
       add_segment(first);
       first = false;
     }
     for (u32 t = 0; t < OWN_TILES; ++t) wgmma_wait(sums[t]);
-  }
-
-  /// The wave is done with a slab of rows.
-  __device__ static void release(SomeSlabs place) {
-    if (elected()) arrive_at(place.used());
+    if (!stay) release({place.before - 1});
   }
 
   __device__ void run(const Turn &turn) {

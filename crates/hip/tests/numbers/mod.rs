@@ -29,10 +29,13 @@ impl Random {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    /// Random codes; scales from 2^-9 to 2^-2.
+    /// Random codes; scales from 2^-9 to 2^-2, and of each second 512 columns to 2^4: kernels for
+    /// sm_90 expand those in another way.
     pub fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
         let packed = (0..rows * cols / 2).map(|_| self.bits() as u8).collect();
-        let scales = (0..rows * cols / BLOCK).map(|_| 118 + self.below(8) as u8).collect();
+        let scales = (0..rows * cols / BLOCK)
+            .map(|i| 118 + self.below(if i % (cols / BLOCK) / 16 % 2 == 0 { 8 } else { 14 }) as u8)
+            .collect();
         Matrix { rows, cols, data: Encoded::Mxfp4 { packed, scales } }
     }
 }

@@ -34,7 +34,7 @@ impl Random {
     pub fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
         let packed = (0..rows * cols / 2).map(|_| self.bits() as u8).collect();
         let scales = (0..rows * cols / BLOCK)
-            .map(|i| 118 + self.below(if i % (cols / BLOCK) / 16 % 2 == 0 { 8 } else { 14 }) as u8)
+            .map(|i| 118 + self.below([8, 14][i % (cols / BLOCK) / 16 % 2]) as u8)
             .collect();
         Matrix { rows, cols, data: Encoded::Mxfp4 { packed, scales } }
     }

@@ -170,10 +170,11 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
     wait_for_bytes(place.filled(), place.parity());
     u64 matrices = eights_at(place.eights());
     add_batch<0, WIDE>(STEP, matrices);
-    if (!stay && slab > 0) release({place.before - 1});
     add_batch<1, WIDE>(STEP, matrices);
     add_batch<2, WIDE>(STEP, matrices);
     add_batch<3, WIDE>(STEP, matrices);
+    // Earlier the assembler has batches wait for one another.
+    if (!stay && slab > 0) release({place.before - 1});
     add_batch<4, WIDE>(STEP, matrices);
     add_batch<5, WIDE>(STEP, matrices);
     add_batch<6, WIDE>(STEP, matrices);

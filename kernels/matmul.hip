@@ -17,7 +17,8 @@
 // of rows, batch).
 // matmul_rows: bound by matrix instructions. A workgroup computes 128 columns of 128 rows, see
 // `arch/matmul_rows_gfx950.h`. Grid: (tiles / 8, rows / 128, batch). sm_90's takes blocks of rows
-// and columns in turns, or shares one with others: see `arch/matmul_rows_sm90.h`.
+// and columns in turns, or shares one with others, as does its matmul_rows_64: see
+// `arch/matmul_rows_sm90.h`.
 // All sizes of grids are rounded up. Matrix instructions: ceil(rows / 16) * tiles * slabs * batch.
 #include "device.h"
 
@@ -173,11 +174,5 @@ FEW_ROWS(KERNEL, 32, 1, 4)
 FEW_ROWS(KERNEL, 32, 2, 4)
 FEW_ROWS(KERNEL, 64, 1, 4)
 FEW_ROWS(KERNEL, 64, 2, 2)
-ROWS_KERNEL void matmul_rows(ROWS_ARGS args) {
-  begin();
-  many_rows<float>(args);
-}
-ROWS_KERNEL void matmul_rows_bf16(ROWS_ARGS args) {
-  begin();
-  many_rows<__bf16>(args);
-}
+ROWS_KERNEL void matmul_rows(ROWS_ARGS args) { many_rows<float>(args); }
+ROWS_KERNEL void matmul_rows_bf16(ROWS_ARGS args) { many_rows<__bf16>(args); }

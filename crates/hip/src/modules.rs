@@ -154,6 +154,7 @@ const CUDA_FILES: &[(&str, &[&str])] = &[
             "experts_gate_up_bf16_32",
         ],
     ),
+    ("matmul", &["matmul_rows_64", "matmul_rows_64_bf16"]),
 ];
 
 /// The kernels that `file` has for a platform.
@@ -203,8 +204,10 @@ const LARGE: &[(&str, u32)] = &[
     ("matmul_mxfp4_mxfp4_64", MANY_ROWS),
     ("matmul_mxfp4_mxfp8_16", FEW_ROWS),
     ("matmul_mxfp4_mxfp8_64", MANY_ROWS),
-    ("matmul_rows", 209_920),
-    ("matmul_rows_bf16", 209_920),
+    ("matmul_rows", ROWS),
+    ("matmul_rows_64", ROWS_64),
+    ("matmul_rows_64_bf16", ROWS_64),
+    ("matmul_rows_bf16", ROWS),
 ];
 /// `WAVE_MEMORY` of `kernels/arch/few_rows_sm90.h` for 8 waves, and for 4.
 const FEW_ROWS: u32 = 8 * 8192;
@@ -216,6 +219,9 @@ const ONE_ROW_DOWN: u32 = 8 * 4 * 2048;
 const SOME_ROWS: u32 = 217_344;
 /// `SharedBlock` of `kernels/arch/rows64_sm90.h`.
 const MANY_ROWS: u32 = 197_120;
+/// `Stages` and `Arrivals` of `kernels/arch/matmul_rows_sm90.h`.
+const ROWS: u32 = 208_896 + 152;
+const ROWS_64: u32 = 114_688 + 152;
 
 impl Kernels {
     /// Loads all code objects.
@@ -262,7 +268,8 @@ impl Kernels {
     }
 
     /// Allows a kernel the LDS that it wants beyond what it declares; returns how much. Of experts'
-    /// several workgroups are to fit a processor, or those of the launch after beside them.
+    /// of few rows and of matmul_rows_64 several workgroups are to fit a processor, or those of the
+    /// launch after beside them.
     fn grant_lds(&self, name: &str, function: Handle) -> Result<u32, Error> {
         let large = LARGE.iter().find(|(large, _)| *large == name);
         let (Special::Cuda { set_attribute, .. }, Some(&(_, bytes))) =
@@ -274,7 +281,7 @@ impl Kernels {
         let code = unsafe { set_attribute(function, CUDA_DYNAMIC_SHARED, bytes as c_int) };
         self.device.check(&format!("allowing {name} {bytes} bytes of LDS"), code)?;
         let shares = ["_1", "_4"].iter().any(|end| name.ends_with(end));
-        if name.starts_with("experts_") && shares {
+        if name.starts_with("experts_") && shares || name.starts_with("matmul_rows_64") {
             // SAFETY: as above.
             let code = unsafe { set_attribute(function, CUDA_LDS_CARVEOUT, 100) };
             self.device.check(&format!("having all LDS for {name}"), code)?;
@@ -322,10 +329,14 @@ mod tests {
                 place("griddepcontrol.launch_dependents;");
                 // Forms for few rows load weights first. What says which ones was read before.
                 let few = name.starts_with("matmul_") && !name.contains("rows");
+                // Those for many copy the first block's, by a map of four dimensions.
+                let many = name.starts_with("matmul_rows");
                 let alone = name.starts_with("experts_down") && name.ends_with(['1', '4']);
                 let body = entry[..wait].split_once('{').unwrap().1;
                 for line in body.lines().map(str::trim) {
-                    let weights = few && line.starts_with("ld.global.L1::no_allocate");
+                    let weights = few && line.starts_with("ld.global.L1::no_allocate")
+                        || many && line.starts_with("cp.async.bulk.tensor.4d")
+                        || many && line.starts_with("bra.uni");
                     let memory = ["ld", "st", "atom", "red", "cp", "call", "ret", "bra"];
                     let touches = memory.iter().any(|op| {
                         line.strip_prefix(op).is_some_and(|rest| rest.starts_with(['.', ';', ' ']))

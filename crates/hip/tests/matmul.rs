@@ -128,9 +128,10 @@ fn products_are_right_and_the_same_bits_in_every_form() {
     }
 }
 
-/// Bounds so large that CUDA's form for many rows takes each of its cuts: blocks of 192 and 144
-/// columns by workgroups alone (of 128: `shapes`), then of 144 and 128 by clusters of 8 with a
-/// segment each, of 192, 144 and 128 by clusters of 4 with two.
+/// Bounds with which CUDA's forms for many rows take each of their cuts: blocks of 64 rows and 32,
+/// 64, 96 and 128 columns by workgroups alone, by clusters of 4 with two segments each and, but for
+/// 128, of 8 with one; of 128 rows and 128, 144 and 192 columns alone and by clusters of 4, of 144
+/// by clusters of 8.
 #[test]
 fn every_cut_has_the_same_bits() {
     let gpu = device::gpu();
@@ -138,13 +139,24 @@ fn every_cut_has_the_same_bits() {
     for (rows, n, k, batch, bound) in [
         (131, 160, 224, 1, 12800),
         (130, 270, 96, 1, 7680),
-        (3, 161, 352, 5, 2600),
-        (70, 270, 2048, 1, 896),
-        (40, 129, 1056, 2, 40),
-        (65, 129, 1056, 2, 300),
-        (2, 383, 2048, 1, 1920),
-        (2, 288, 2048, 1, 1920),
-        (7, 768, 1312, 1, 640),
+        (70, 41, 224, 1, 100),
+        (70, 99, 1312, 1, 200),
+        (33, 25, 1312, 1, 40),
+        (9, 201, 32, 5, 200),
+        (70, 235, 2048, 1, 200),
+        (2, 100, 3072, 1, 200),
+        (130, 447, 32, 5, 200),
+        (3, 199, 2048, 1, 500),
+        (2, 233, 3072, 1, 200),
+        (65, 100, 96, 5, 1920),
+        (2, 289, 3072, 1, 500),
+        (70, 607, 1056, 1, 2600),
+        (3, 289, 4096, 1, 1024),
+        (131, 395, 224, 2, 2600),
+        (2, 395, 4096, 1, 1024),
+        (2, 396, 4096, 1, 640),
+        (66, 1000, 512, 1, 2600),
+        (2, 607, 4096, 1, 896),
     ] {
         let case = Case::new(&mut random, rows, n, k, batch);
         let many = case.run(&gpu, bound, Output::F32);

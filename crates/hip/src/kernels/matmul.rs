@@ -142,7 +142,11 @@ pub fn matmul(
     let many_rows = kernels.get(name(["matmul_rows", "matmul_rows_bf16"]));
     let platform = stream.device().platform();
     if let (Platform::Cuda, Some(cut)) = (platform, Cut::of(tiles, slabs, batch, rows.bound)) {
-        return launch_cut(stream, many_rows, cut, rows.bound, batch, args);
+        let kernel = match cut.rows {
+            64 => kernels.get(name(["matmul_rows_64", "matmul_rows_64_bf16"])),
+            _ => many_rows,
+        };
+        return launch_cut(stream, kernel, cut, rows.bound, batch, args);
     }
     // Tiles that a workgroup of the forms for few rows takes when each wave takes one.
     let together = WAVES >> log_segments;
@@ -173,15 +177,16 @@ pub fn matmul(
     unsafe { stream.launch(kernel, grid.map(|size| size as u32), threads, &args) }
 }
 
-/// Rows of x of a block of CUDA's `matmul_rows`.
-const BLOCK_ROWS: usize = 128;
-/// Workgroups of it that an H200 holds at once: each alone, or in clusters.
+/// Workgroups of CUDA's `matmul_rows` that an H200 holds at once, each alone, or in clusters.
+/// `matmul_rows_64`, whose blocks have 64 rows of x rather than 128, it holds twice as many of.
 const AT_ONCE: usize = 132;
 const AT_ONCE_IN_CLUSTERS: usize = 120;
 
 /// How CUDA's `matmul_rows` cuts each product of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
+    /// Rows of x of a block: 128, or 64 for `matmul_rows_64`.
+    rows: usize,
     /// Rows of weights of a block.
     columns: usize,
     /// Workgroups that compute a block together.
@@ -191,31 +196,43 @@ struct Cut {
 }
 
 impl Cut {
-    /// The best cut, or none where a form for few rows is better: those for 16 and 32, and that for
-    /// 64 where this would leave most of a GPU without work.
+    /// The cut that takes the least time, or none where a form for few rows is better.
     fn of(tiles: usize, slabs: usize, batch: usize, bound: usize) -> Option<Cut> {
-        let splits: &[usize] = if log_segments(slabs) == 3 { &[1, 4, 8] } else { &[1] };
-        let mut best = None;
-        for columns in [128, 144, 192] {
-            let blocks = (16 * tiles).div_ceil(columns) * bound.div_ceil(BLOCK_ROWS);
-            for &split in splits {
-                let at_once = if split == 1 { AT_ONCE } else { AT_ONCE_IN_CLUSTERS };
-                let rounds = (blocks * batch * split).div_ceil(at_once);
-                // Fitted to times on an H200, in 2.3 ns: of pairs of slabs, and of a block's begin
-                // and end.
-                let pairs = slabs.div_ceil(2 * split) * (columns + 20);
-                let ends = 12 * columns + if split == 1 { 200 } else { 2200 };
-                let time = rounds * (pairs + ends);
-                let turns = if split == 1 { (AT_ONCE / batch).max(1) } else { usize::MAX };
-                let cut = Cut { columns, split, workgroups: (blocks * split).min(turns) };
-                if best.is_none_or(|(least, _)| time < least) {
-                    best = Some((time, cut));
-                }
-            }
+        const FORMS: [(usize, &[usize]); 2] = [(64, &[32, 64, 96, 128]), (128, &[128, 144, 192])];
+        if bound <= 32 {
+            return None;
         }
-        let (_, cut) = best?;
-        let few = bound <= 64 && cut.split == 1 && cut.workgroups * batch < 32;
-        (bound > 32 && !few).then_some(cut)
+        let splits: &[usize] = if log_segments(slabs) == 3 { &[1, 4, 8] } else { &[1] };
+        let widths =
+            FORMS.iter().flat_map(|&(rows, widths)| widths.iter().map(move |&w| (rows, w)));
+        let cuts = widths.flat_map(|(rows, columns)| {
+            let blocks = (16 * tiles).div_ceil(columns) * bound.div_ceil(rows);
+            splits.iter().map(move |&split| {
+                let turns = if split == 1 { AT_ONCE * 128 / rows / batch } else { usize::MAX };
+                let workgroups = (blocks * split).min(turns.max(1));
+                (Cut { rows, columns, split, workgroups }, blocks * batch)
+            })
+        });
+        let (best, _) = cuts.min_by_key(|(cut, blocks)| cut.time(*blocks, slabs))?;
+        Some(best)
+    }
+
+    /// Nanoseconds, about, of that many blocks: fitted to times on an H200.
+    fn time(&self, blocks: usize, slabs: usize) -> usize {
+        let Cut { rows, columns, split, .. } = *self;
+        let (pairs, workgroups) = (slabs.div_ceil(2 * split), blocks * split);
+        let at_once = if split == 1 { AT_ONCE } else { AT_ONCE_IN_CLUSTERS };
+        let rounds = workgroups.div_ceil(at_once);
+        if rows == 128 {
+            let ends = [200, 4470, 3100][split / 4] + 25 * columns;
+            return 2650 + rounds * (pairs * (147 * columns / 100 + 62) + ends);
+        }
+        // Two share a processor, which brings operands no faster, while each waits less.
+        let turns = workgroups.div_ceil(2 * at_once);
+        let brought = rounds * pairs * (64 + columns) * 126 / 100;
+        let waited = turns * pairs * (149 + 3 * columns / 2);
+        let ends = [525, 3275, 3800][split / 4] + 11 * columns;
+        brought.max(waited) + (rounds + turns) * ends / 2
     }
 }
 
@@ -227,11 +244,11 @@ struct RowsArgs {
     weights: TensorMap,
     args: Args,
     columns: u32,
-    groups: u32,
+    height: u32,
 }
 const _: () = assert!(size_of::<RowsArgs>() == 384);
 
-/// Launches CUDA's `matmul_rows`.
+/// Launches CUDA's `matmul_rows`, or `matmul_rows_64`.
 fn launch_cut(
     stream: &Stream,
     kernel: Kernel,
@@ -243,14 +260,13 @@ fn launch_cut(
     let Args { x_stride, x_batch, n, slabs, .. } = args;
     let [stride, between, n, slabs] = [x_stride, x_batch, n, slabs].map(|size| size as usize);
     let (device, tiles) = (stream.device(), n.div_ceil(16));
-    let groups = if bound > 64 { 2 } else { 1 };
     let x = TensorMap::new(
         device,
         Element::Bf16,
         args.x,
         [(batch - 1) * between + 32 * slabs, bound],
         [2, 2 * stride],
-        [64, 64 * groups],
+        [64, cut.rows as u32],
     )?;
     let weights = TensorMap::new(
         device,
@@ -258,12 +274,14 @@ fn launch_cut(
         args.weights,
         [128, tiles, slabs, batch],
         [8, 1024 * slabs, 1024, 1024 * slabs * tiles],
-        [128, cut.columns as u32 / 16, 1, 1],
+        [128, cut.columns as u32 / 16, 2, 1],
     )?;
-    let args = RowsArgs { x, weights, args, columns: cut.columns as u32, groups };
+    let height = bound.div_ceil(cut.rows) as u32;
+    let args = RowsArgs { x, weights, args, columns: cut.columns as u32, height };
     let grid = [cut.workgroups as u32, 1, batch as u32];
+    let threads = 2 * cut.rows as u32 + 128;
     // SAFETY: the parameter is the kernels'; the caller has seen that buffers have room.
-    unsafe { stream.launch_clusters(kernel, grid, cut.split as u32, 384, &args) }
+    unsafe { stream.launch_clusters(kernel, grid, cut.split as u32, threads, &args) }
 }
 
 #[cfg(test)]
@@ -296,29 +314,53 @@ mod tests {
     #[test]
     fn products_are_cut_as_was_measured() {
         let cuts = [
-            ([2112, 7168, 1], 64, (144, 8, 120)),
-            ([2112, 7168, 1], 256, (144, 4, 120)),
-            ([2112, 7168, 1], 1024, (144, 1, 120)),
-            ([2112, 7168, 1], 4096, (192, 1, 132)),
-            ([3072, 1536, 1], 64, (128, 4, 96)),
-            ([3072, 1536, 1], 256, (128, 1, 48)),
-            ([3072, 1536, 1], 1024, (192, 1, 128)),
-            ([7168, 2048, 1], 64, (128, 1, 56)),
-            ([7168, 2048, 1], 4096, (128, 1, 132)),
-            ([384, 7168, 1], 64, (128, 8, 24)),
-            ([384, 7168, 1], 1024, (128, 4, 96)),
-            ([1024, 7168, 1], 256, (192, 8, 96)),
-            ([1024, 7168, 1], 4096, (128, 1, 132)),
-            ([7168, 512, 1], 64, (128, 1, 56)),
-            ([512, 128, 16], 64, (128, 1, 4)),
-            ([512, 128, 16], 4096, (128, 1, 8)),
+            ([128, 512, 16], 64, (64, 32, 1, 4)),
+            ([128, 512, 16], 128, (64, 32, 1, 8)),
+            ([128, 512, 16], 256, (64, 64, 1, 8)),
+            ([128, 512, 16], 1024, (64, 128, 1, 16)),
+            ([128, 512, 16], 4096, (128, 128, 1, 8)),
+            ([512, 128, 16], 64, (64, 64, 1, 8)),
+            ([512, 128, 16], 256, (64, 128, 1, 16)),
+            ([512, 128, 16], 1024, (64, 128, 1, 16)),
+            ([512, 128, 16], 4096, (64, 128, 1, 16)),
+            ([1408, 7168, 1], 64, (64, 96, 8, 120)),
+            ([1408, 7168, 1], 128, (128, 128, 8, 88)),
+            ([1408, 7168, 1], 256, (128, 128, 4, 88)),
+            ([1408, 7168, 1], 512, (128, 128, 4, 176)),
+            ([1408, 7168, 1], 1024, (128, 128, 1, 88)),
+            ([1408, 7168, 1], 2048, (128, 192, 1, 128)),
+            ([1408, 7168, 1], 4096, (128, 192, 1, 132)),
+            ([2112, 7168, 1], 64, (64, 96, 4, 88)),
+            ([2112, 7168, 1], 128, (128, 144, 8, 120)),
+            ([2112, 7168, 1], 256, (128, 144, 4, 120)),
+            ([2112, 7168, 1], 512, (128, 128, 1, 68)),
+            ([2112, 7168, 1], 1024, (128, 144, 1, 120)),
+            ([2112, 7168, 1], 2048, (128, 144, 1, 132)),
+            ([2112, 7168, 1], 4096, (128, 192, 1, 132)),
+            ([3072, 1536, 1], 64, (64, 32, 1, 96)),
+            ([3072, 1536, 1], 512, (64, 96, 1, 256)),
+            ([3072, 1536, 1], 1024, (128, 192, 1, 128)),
+            ([3072, 1536, 1], 2048, (128, 192, 1, 132)),
+            ([7168, 512, 1], 64, (64, 64, 1, 112)),
+            ([7168, 512, 1], 256, (64, 128, 1, 224)),
+            ([7168, 512, 1], 512, (128, 128, 1, 132)),
+            ([7168, 512, 1], 2048, (128, 128, 1, 132)),
+            ([7168, 512, 1], 4096, (128, 128, 1, 132)),
+            ([7168, 2048, 1], 64, (64, 32, 1, 224)),
+            ([7168, 2048, 1], 128, (64, 64, 1, 224)),
+            ([7168, 2048, 1], 256, (128, 128, 1, 112)),
+            ([7168, 2048, 1], 512, (128, 128, 1, 132)),
+            ([7168, 2048, 1], 1024, (128, 128, 1, 132)),
+            ([7168, 2048, 1], 2048, (128, 128, 1, 132)),
+            ([7168, 2048, 1], 4096, (128, 128, 1, 132)),
+            ([40960, 7168, 1], 64, (64, 128, 1, 264)),
+            ([40960, 7168, 1], 256, (128, 128, 1, 132)),
         ];
-        for ([n, k, batch], bound, (columns, split, workgroups)) in cuts {
+        for ([n, k, batch], bound, (rows, columns, split, workgroups)) in cuts {
             let cut = Cut::of(n / 16, k / 32, batch, bound);
-            assert_eq!(cut, Some(Cut { columns, split, workgroups }), "{n} x {k}, {bound} rows");
+            let expected = Cut { rows, columns, split, workgroups };
+            assert_eq!(cut, Some(expected), "{n} x {k}, {bound} rows");
         }
-        // w_uv, for whose 16 blocks the form for 64 rows is better.
-        assert_eq!(Cut::of(8, 16, 16, 64), None);
         assert_eq!(Cut::of(132, 224, 1, 32), None);
     }
 }

@@ -29,13 +29,19 @@ pub(super) enum Stage {
     /// Of very few rows with the sum of each row's.
     Down,
     Combine,
-    /// `route`, `quantize`, and what a layer launches for so many rows.
+    /// `quantize`, and what a layer launches for so many rows.
+    Experts,
+    /// These behind `route`.
     Layer,
 }
 
 impl Stage {
     pub(super) fn has(self, other: Stage) -> bool {
-        self == other || self == Stage::Layer
+        match self {
+            Stage::Layer => true,
+            Stage::Experts => other != Stage::Route,
+            _ => self == other,
+        }
     }
 }
 
@@ -190,7 +196,7 @@ impl Experts {
             Stage::Combine => {
                 experts_combine(stream, kernels, rows, parts, choice.weights, top_k, s.hidden, out)
             }
-            Stage::Layer => {
+            Stage::Experts | Stage::Layer => {
                 if input.form != Activations::Bf16 {
                     quantize(stream, kernels, rows, &self.x.memory, input)?;
                 }
@@ -218,6 +224,7 @@ impl Work for Experts {
         let down = self.used * self.weights.down.bytes();
         let row = 4 * self.tokens * s.hidden;
         let routed = self.tokens * (4 * s.experts + 10 * s.shared) + 4 * s.experts;
+        let experts = gate_up + down + 2 * self.tokens * s.hidden + 2 * row;
         let bytes = match self.stage {
             Stage::Route => routed + 8 * pairs,
             Stage::Sort => 4 * pairs + lists,
@@ -225,13 +232,14 @@ impl Work for Experts {
             Stage::Down if by_pair => down + hidden + lists + 4 * pairs + 2 * row,
             Stage::Down => down + hidden + lists + 2 * pairs * s.hidden,
             Stage::Combine => 2 * pairs * s.hidden + 4 * pairs + 2 * row,
-            Stage::Layer => gate_up + down + 2 * self.tokens * s.hidden + routed + 2 * row,
+            Stage::Experts => experts + 8 * pairs,
+            Stage::Layer => experts + routed,
         };
         let product = 2 * pairs * s.hidden * s.width;
         let operations = match self.stage {
             Stage::GateUp => 2 * product,
             Stage::Down => product,
-            Stage::Layer => 3 * product,
+            Stage::Experts | Stage::Layer => 3 * product,
             _ => 0,
         };
         let sums = self.stage.has(Stage::Combine) || self.stage == Stage::Down && by_pair;
@@ -286,7 +294,7 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
             Stage::GateUp => format!("{tokens} x {} x {}", 2 * s.width, s.hidden),
             Stage::Down => format!("{tokens} x {} x {}", s.hidden, s.width),
             Stage::Combine => format!("{tokens} x {} x {}", s.top_k, s.hidden),
-            Stage::Layer => format!("{tokens} x {}", s.hidden),
+            Stage::Experts | Stage::Layer => format!("{tokens} x {}", s.hidden),
         };
         let build = move |gpu: &Gpu, random: &mut Random| {
             let weights = match weights.get() {
@@ -317,8 +325,10 @@ pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize]) {
         add("experts_combine".into(), Stage::Combine, Activations::Bf16, tokens);
     }
     for form in FORMS {
-        for &tokens in tokens {
-            add(format!("expert layer {}", name(form)), Stage::Layer, form, tokens);
+        for (part, stage) in [("experts", Stage::Experts), ("expert layer", Stage::Layer)] {
+            for &tokens in tokens {
+                add(format!("{part} {}", name(form)), stage, form, tokens);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::ptr::from_ref;
 
 use libloading::Library;
 
+use crate::kernels::matmul::Output;
 use crate::sys::{Handle, Platform, open, symbol};
 use crate::{Error, Memory, Stream};
 
@@ -112,8 +113,8 @@ impl<'a> Blas<'a> {
         }
     }
 
-    /// Queues `out = x w^T`, sums in f32: `x` `[rows, k]`, `w` `[n, k]` and `out` `[rows, n]`, all
-    /// bf16.
+    /// Queues `out = x w^T`, sums in f32: bf16 `x` `[rows, k]` and `w` `[n, k]`, and `out`
+    /// `[rows, n]` as `output` says.
     ///
     /// # Panics
     /// If a buffer is too small.
@@ -125,9 +126,11 @@ impl<'a> Blas<'a> {
         x: &Memory,
         w: &Memory,
         out: &Memory,
+        output: Output,
         [rows, n, k]: [usize; 3],
     ) -> Result<(), Error> {
-        assert!(x.bytes() >= 2 * rows * k && w.bytes() >= 2 * n * k && out.bytes() >= 2 * rows * n);
+        assert!(x.bytes() >= 2 * rows * k && w.bytes() >= 2 * n * k);
+        assert!(out.bytes() >= output.bytes() * rows * n);
         let (one, zero) = (1f32, 0f32);
         let (alpha, beta) = (from_ref(&one).cast::<c_void>(), from_ref(&zero).cast::<c_void>());
         let (x, w, out) = (x.ptr(), w.ptr(), out.ptr());
@@ -137,8 +140,9 @@ impl<'a> Blas<'a> {
         let code = unsafe {
             match self.gemm {
                 Gemm::Cublas(gemm) => {
-                    // CUBLAS_OP_T, _N; CUDA_R_16BF; CUBLAS_COMPUTE_32F; CUBLAS_GEMM_DEFAULT.
-                    let (t, plain, bf16, f32_sums, default) = (1, 0, 14, 68, -1);
+                    // CUBLAS_OP_T, _N; CUDA_R_16BF, _32F; CUBLAS_COMPUTE_32F; CUBLAS_GEMM_DEFAULT.
+                    let (t, plain, bf16, f32, f32_sums, default) = (1, 0, 14, 0, 68, -1);
+                    let form = if output == Output::F32 { f32 } else { bf16 };
                     gemm(
                         self.handle,
                         t,
@@ -155,7 +159,7 @@ impl<'a> Blas<'a> {
                         k,
                         beta,
                         out,
-                        bf16,
+                        form,
                         n,
                         f32_sums,
                         default,
@@ -164,7 +168,8 @@ impl<'a> Blas<'a> {
                 Gemm::Rocblas(gemm) => {
                     // rocblas_operation_transpose, _none; rocblas_datatype_bf16_r, _f32_r;
                     // rocblas_gemm_algo_standard.
-                    let (t, plain, bf16, f32_sums, standard) = (112, 111, 168, 151, 0);
+                    let (t, plain, bf16, f32, standard) = (112, 111, 168, 151, 0);
+                    let form = if output == Output::F32 { f32 } else { bf16 };
                     gemm(
                         self.handle,
                         t,
@@ -181,12 +186,12 @@ impl<'a> Blas<'a> {
                         k,
                         beta,
                         out,
-                        bf16,
+                        form,
                         n,
                         out,
-                        bf16,
+                        form,
                         n,
-                        f32_sums,
+                        f32,
                         standard,
                         0,
                         0,

@@ -1,5 +1,6 @@
 //! What a case of the bench is, and the list of all.
 
+use hip::kernels::matmul::Output;
 use hip::{Error, Memory};
 
 use super::gpu::{Gpu, Random};
@@ -54,8 +55,8 @@ pub(super) trait Work {
     /// Compares what one launch with set 0 has written with what it must be.
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()>;
 
-    /// `[rows, n, k]` of the BF16 product that the platform's library has too.
-    fn product(&self) -> Option<[usize; 3]> {
+    /// `[rows, n, k]` of the BF16 product that the platform's library has too, with such results.
+    fn product(&self) -> Option<([usize; 3], Output)> {
         None
     }
 }

@@ -1,5 +1,6 @@
 //! What the hardware can do, measured beside the kernels.
 
+use hip::kernels::matmul::Output;
 use hip::{Blas, Error};
 use serde::Serialize;
 
@@ -49,7 +50,7 @@ pub(super) fn measure(gpu: &Gpu, blas: Option<&Blas<'_>>) -> Result<Ceilings, Er
     let sizes = (SMALLEST.ilog2()..=COPIED.ilog2()).map(|log| 1 << log);
     let copies = sizes.map(|side| Ok((2 * side, copy(gpu, side)?)));
     let copies = copies.collect::<Result<Vec<_>, Error>>()?;
-    let library = blas.map(|blas| product(gpu, blas, [PRODUCT; 3])).transpose()?;
+    let library = blas.map(|blas| product(gpu, blas, Output::Bf16, [PRODUCT; 3])).transpose()?;
     let operations = 2.0 * (PRODUCT as f64).powi(3);
     Ok(Ceilings {
         copy_bytes_per_s: 2.0 * COPIED as f64 / seconds,
@@ -72,15 +73,20 @@ fn copy(gpu: &Gpu, side: usize) -> Result<f64, Error> {
 }
 
 /// Seconds that the library takes for `[rows, n, k]`, with matrices that no cache holds.
-pub(super) fn product(gpu: &Gpu, blas: &Blas<'_>, shape: [usize; 3]) -> Result<f64, Error> {
+pub(super) fn product(
+    gpu: &Gpu,
+    blas: &Blas<'_>,
+    output: Output,
+    shape: [usize; 3],
+) -> Result<f64, Error> {
     let ([rows, n, k], mut random) = (shape, Random::new(1));
     let x = Operand::bf16s(gpu, &mut random, rows * k, 1.0)?;
     let mut weights = vec![Operand::bf16s(gpu, &mut random, n * k, 1.0)?];
     for _ in 1..gpu.sets(2 * n * k) {
         weights.push(weights[0].copy(gpu)?);
     }
-    let out = gpu.empty(2 * rows * n)?;
+    let out = gpu.empty(output.bytes() * rows * n)?;
     gpu.stream.time(weights.len().max(4), |i| {
-        blas.matmul(&x.memory, &weights[i % weights.len()].memory, &out, shape)
+        blas.matmul(&x.memory, &weights[i % weights.len()].memory, &out, output, shape)
     })
 }

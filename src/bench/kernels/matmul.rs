@@ -9,6 +9,9 @@ use super::check::{close, dot, halves_written, sample, words_written};
 use super::gpu::{Count, Gpu, Operand, Random};
 use super::shapes::Shapes;
 
+/// Keys that are expanded at once, at least.
+const LEAST_CHUNK: usize = 256;
+
 /// A matrix, or one for each head.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -28,10 +31,6 @@ struct Matmul {
     out: Memory,
 }
 
-fn size(output: Output) -> usize {
-    if output == Output::F32 { 4 } else { 2 }
-}
-
 impl Matmul {
     fn new(gpu: &Gpu, random: &mut Random, rows: usize, shape: Shape) -> Result<Matmul, Error> {
         let Shape { n, k, batch, output } = shape;
@@ -48,7 +47,7 @@ impl Matmul {
             count: gpu.count(rows)?,
             x: Operand::bf16s(gpu, random, rows * batch * k, 1.0)?,
             weights,
-            out: gpu.empty(rows * batch * n * size(output))?,
+            out: gpu.empty(rows * batch * n * output.bytes())?,
         })
     }
 
@@ -65,7 +64,7 @@ impl Work for Matmul {
     fn cost(&self) -> Cost {
         let Shape { n, k, batch, output } = self.shape;
         Cost {
-            bytes: batch * (2 * n * k + self.rows * (2 * k + size(output) * n)),
+            bytes: batch * (2 * n * k + self.rows * (2 * k + output.bytes() * n)),
             in_place: 0,
             operations: 2 * batch * self.rows * n * k,
             rate: Rate::Bf16,
@@ -115,8 +114,9 @@ impl Work for Matmul {
         Ok(())
     }
 
-    fn product(&self) -> Option<[usize; 3]> {
-        (self.shape.batch == 1).then_some([self.rows, self.shape.n, self.shape.k])
+    fn product(&self) -> Option<([usize; 3], Output)> {
+        let Shape { n, k, batch, output } = self.shape;
+        (batch == 1).then_some(([self.rows, n, k], output))
     }
 }
 
@@ -141,6 +141,10 @@ pub(super) fn attention_inputs(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize
     add(cases, "qkv_a", dense(s.q_latent + heads.latent + heads.rope, s.hidden), tokens);
     add(cases, "q_b", dense(heads.heads * (heads.nope + heads.rope), s.q_latent), tokens);
     add(cases, "w_uk", by_head(heads.heads, heads.latent, heads.nope), tokens);
+    // Prompts' keys and values, of which they have many.
+    let (n, k) = (heads.heads * (heads.nope + heads.v), heads.latent);
+    let keys: Vec<usize> = tokens.iter().copied().filter(|&n| n >= LEAST_CHUNK).collect();
+    add(cases, "expand", Shape { n, k, batch: 1, output: Output::Bf16 }, &keys);
 }
 
 /// What comes after it.

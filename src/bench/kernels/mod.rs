@@ -149,9 +149,10 @@ fn measure(
     }
     if !gpu.emulated {
         row.seconds = Some(time(gpu, work.as_ref()).with_context(name)?);
-        if let (Some(blas), Some(product)) = (blas, work.product()) {
+        if let (Some(blas), Some((shape, output))) = (blas, work.product()) {
             drop(work);
-            row.library_s = Some(ceilings::product(gpu, blas, product).with_context(name)?);
+            let seconds = ceilings::product(gpu, blas, output, shape).with_context(name)?;
+            row.library_s = Some(seconds);
         }
     }
     Ok(row)

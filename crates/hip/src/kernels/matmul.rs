@@ -95,6 +95,16 @@ pub enum Output {
     Bf16,
 }
 
+impl Output {
+    /// Of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Output::F32 => 4,
+            Output::Bf16 => 2,
+        }
+    }
+}
+
 /// The base-2 logarithm of the number of segments of k, of 4 slabs at least: a function of k alone.
 fn log_segments(slabs: usize) -> u32 {
     (slabs / 4).clamp(1, WAVES).ilog2()
@@ -120,7 +130,7 @@ pub fn matmul(
     let inside = (batch - 1) * x.batch + k <= x.stride && (batch - 1) * out.batch + n <= out.stride;
     check_shape("matmul", inside, "the columns must lie inside of their rows")?;
     check_room("matmul", "weights", memory, batch * n.div_ceil(16) * k * 32)?;
-    let size = if output == Output::F32 { 4 } else { 2 };
+    let size = output.bytes();
     check_room("matmul", "x", x.memory, rows.bound * x.stride * 2)?;
     check_room("matmul", "out", out.memory, rows.bound * out.stride * size)?;
     let (tiles, slabs) = (n.div_ceil(16), k / 32);

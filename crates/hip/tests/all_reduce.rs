@@ -31,11 +31,10 @@ struct Rank {
 /// What `body` returns on each of `ranks` devices, each with a thread of its own; nothing on a
 /// machine with fewer.
 fn on_ranks<T: Send>(ranks: usize, body: impl Fn(Rank) -> T + Sync) -> Vec<T> {
-    let runtime = device::runtime();
-    if runtime.devices().unwrap() < ranks {
-        eprintln!("{ranks} devices are needed: not run");
+    if !device::there_are(ranks) {
         return Vec::new();
     }
+    let runtime = device::runtime();
     // One test at a time: freeing memory waits for all of a device's work, so that kernels of two
     // tests, each waiting for its twin, would wait for each other.
     static DEVICES: Mutex<()> = Mutex::new(());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::{Activations, Checkpoint};
+use device::there_are;
 use hip::{AllReduce, Device, Gpu, Meeting, Options};
 use model::{Batch, CacheFormat, DeviceError, Limits, Model, OutputRow, Ranks, Span, Want};
 
@@ -110,8 +111,7 @@ fn neighbours_change_no_bit() {
 
 #[test]
 fn neighbours_change_no_bit_on_two_ranks() {
-    if device::runtime().devices().unwrap() < 2 {
-        return eprintln!("2 devices are needed: not run");
+    if there_are(2) {
+        alone_and_together(&mut on_gpus(2, LONGEST));
     }
-    alone_and_together(&mut on_gpus(2, LONGEST));
 }

@@ -52,6 +52,15 @@ pub fn runtime() -> Arc<Runtime> {
     .unwrap()
 }
 
+/// Whether there are so many devices; says so if not.
+pub fn there_are(ranks: usize) -> bool {
+    let enough = ranks <= runtime().devices().unwrap();
+    if !enough {
+        eprintln!("{ranks} devices are needed: not run");
+    }
+    enough
+}
+
 /// A device with its kernels.
 pub struct Gpu {
     pub device: Device,

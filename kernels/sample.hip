@@ -75,7 +75,7 @@ struct SampleArgs {
 };
 
 constexpr u32 NONE = ~0u;
-constexpr u32 FEW = 32;
+constexpr u32 FEW = 256;
 constexpr u32 ONE = 1 << 24; // in `top_p` and `uniform`
 
 /// A place in the order: everything before `key`, and the token that has it.
@@ -92,11 +92,11 @@ struct Shared {
   u64 list_from, list_to; // the list holds all tokens whose keys are not below and below these
   u32 listed;
   u32 few;
-  u64 few_keys[FEW];
+  u64 few_keys[FEW], few_weights[FEW];
+  bool short_list; // the few are all that the list holds, from the first on
   u64 sums[WAVES];
-  Share shares[WAVES];
+  Share shares[WAVES], share; // of waves, of the row
   u64 target; // of the search
-  u64 kept;   // sum of the weights that may be drawn
   Place place;
   u32 crossing; // tokens in the bin where it happens
   u32 at;
@@ -105,9 +105,16 @@ struct Shared {
 
 /// Makes `row.largest` and `row.first`.
 __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
-  u64 best = 0;
-  row.each([&](u32 id, float x) { best = max(best, (u64)ordered(x) << 32 | ~id); });
-  best = wave_max(best);
+  u32 most = 0, at = row.begin + 4 * thread(); // the first four that have it
+  row.each_four([&](u32 id, f32x4 x) {
+    u32 here = max(max(ordered(x[0]), ordered(x[1])), max(ordered(x[2]), ordered(x[3])));
+    at = here > most ? id : at;
+    most = max(most, here);
+  });
+  u64 best = wave_max(at < row.end ? (u64)most << 32 | ~at : 0);
+  // Which of the wave's four it is: its id becomes as much larger, so the inverse smaller.
+  bool it = lane() < 4 && best > 0 && ordered(row.at(~(u32)best + lane())) == best >> 32;
+  best -= __builtin_ctzg(ballot(it), 0);
   if (lane() == 0) s.sums[wave()] = best;
   sync();
   best = wave_max(lane() < WAVES ? s.sums[lane()] : 0);
@@ -124,60 +131,136 @@ __device__ inline void find_largest(Shared &s, Row &row, Team &team) {
   row.first = ~(u32)best;
 }
 
-/// Clears the bins.
-__device__ inline void clear(Shared &s) {
+/// Sums up the bins over lanes, and clears them.
+__device__ inline void total(Shared &s, u64 *sums) {
+  // Two of a bin's 32 are a thread's; neighbouring bins' in another order, so in other banks.
+  constexpr u32 EACH = THREADS / BINS;
+  static_assert(2 * EACH == 32, "two a thread");
+  u32 bin = thread() / EACH, i = thread() % (2 * EACH);
   sync();
-  for (u32 i = thread(); i < BINS * 32; i += THREADS) s.bins[i / 32].clear(i % 32);
+  u64 sum = s.bins[bin].take(i) + s.bins[bin].take(i ^ EACH);
+  for (u32 step = EACH / 2; step > 0; step /= 2) sum += shuffle_wide(sum, lane() ^ step);
+  if (thread() % EACH == 0) sums[bin] = sum;
   sync();
 }
 
-/// Sums up the bins over lanes, and over members if they have `slices` of what was added.
-__device__ inline void total(Shared &s, u64 *sums, Team &team, bool slices) {
-  sync();
-  for (u32 i = thread(); i < BINS * 32; i += THREADS) {
-    u64 sum = s.bins[i / 32].sum(i % 32);
-    for (u32 step = 16; step > 0; step /= 2) sum += shuffle_wide(sum, lane() ^ step);
-    if (i % 32 == 0) sums[i / 32] = sum;
-  }
-  sync();
-  if (team.members == 1 || !slices) return;
-  Table &table = team.table();
+/// Tells the team the member's sums of bins.
+__device__ inline void give_sums(const u64 *sums, Team &team) {
   u32 bin = thread();
-  if (bin < BINS && sums[bin] > 0) add_on_device(&table.sums[bin], sums[bin]);
-  team.meet();
-  if (bin < BINS) sums[bin] = table.sums[bin];
-  sync();
+  if (bin < BINS && sums[bin] > 0) add_on_device(&team.table().sums[bin], sums[bin]);
 }
 
-/// Makes the first digit's sums, of the near tokens, and returns sums over all: of their weights,
-/// of those of them that are at least `min_p` of the largest, and how many count.
-__device__ inline Share tally(Shared &s, const Row &row, Team &team, float min_p) {
-  if (thread() == 0) s.list_from = s.list_to = 0;
-  clear(s);
+/// Tells the team the member's list, where the team's is not longer than LISTED.
+__device__ inline void give_list(Shared &s, Team &team) {
+  Table &table = team.table();
+  if (thread() == 0) s.at = s.listed > 0 ? add_on_device(&table.listed, s.listed) : 0;
+  sync();
+  u32 listed = s.listed, at = s.at;
+  for (u32 i = thread(); i < listed && at + i < LISTED; i += THREADS) table.list[at + i] = s.list[i];
+}
+
+/// Takes the team's list, if it is not longer than LISTED.
+__device__ inline void take_list(Shared &s, const Table &table) {
+  u32 listed = table.listed;
+  if (thread() == 0) s.listed = listed;
+  for (u32 i = thread(); i < listed && listed <= LISTED; i += THREADS) s.list[i] = table.list[i];
+}
+
+/// Appends a token to `s.few_keys`.
+__device__ inline void add_few(Shared &s, const Row &row, u64 key) {
+  u32 at = add(&s.few, 1u);
+  s.few_keys[at] = key;
+  s.few_weights[at] = row.weight(row.logit(key));
+}
+
+/// Makes the first digit's sums, of the near tokens, and the list of the nearest, if they are not
+/// too many. Makes `s.share` of the row: sums of its weights, of those of them that are at least
+/// `min_p` of the largest, and, if they are to be `counted`, how many count.
+__device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p, bool counted) {
+  if (thread() == 0) s.listed = s.few = 0;
+  sync();
   u64 all = 0, kept = 0;
   u32 tokens = 0;
-  row.each([&](u32 id, float x) {
-    float share = row.share(x);
-    u64 weight = Row::weight_of(share);
-    if (weight == 0 && !row.all) return;
-    u32 group = row.group(x);
-    if (group < NEAR) {
-      Packed packed = Packed::near(group);
-      s.bins[group].add(packed.pack(packed.units(share)));
+  bool full = false;
+  // Far tokens are mostly too unlikely for `min_p`, or there is none.
+  bool some = min_p > 0.0f;
+  counted = counted || (some && min_p < 0x1p-15f);
+  row.each_four([&](u32 id, f32x4 x) {
+    f32x4 octaves;
+    for (u32 j = 0; j < 4; ++j) octaves[j] = row.octaves(x[j]);
+    auto far = [](float octaves) { return octaves >= Row::NEAR_OCTAVES; };
+    if (far(octaves[0]) && far(octaves[1]) && far(octaves[2]) && far(octaves[3])) {
+      // Weights are at most 2^28 (1 + 2^-20).
+      u32 sum = 0, sum_kept = 0;
+      f32x4 share;
+      u32x4 weight;
+      for (u32 j = 0; j < 4; ++j) {
+        share[j] = exp2(-octaves[j]);
+        weight[j] = (u32)(share[j] * 0x1p44f);
+        sum += weight[j];
+      }
+      all += sum;
+      if (!counted) return;
+      for (u32 j = 0; j < 4; ++j) {
+        tokens += weight[j] > 0;
+        sum_kept += share[j] >= min_p ? weight[j] : 0;
+      }
+      kept += sum_kept;
+      return;
     }
-    all += weight;
-    tokens += 1;
-    if (share >= min_p) kept += weight;
+#pragma unroll 1
+    for (u32 j = 0; j < 4; ++j, ++id, x = x.yzwx) {
+      float share = row.share(x[0]);
+      u64 weight = Row::weight_of(share);
+      if (weight == 0 && !row.all) continue;
+      if (row.octaves(x[0]) < Row::NEAR_OCTAVES) {
+        u32 group = row.group(x[0]);
+        Packed packed = Packed::near(group);
+        s.bins[group].add(packed.pack(packed.units(share)));
+        // Who has found the list full adds no more: it is longer than LISTED by then.
+        if (group < NEAREST && !full) {
+          u32 at = add(&s.listed, 1u);
+          full = at >= LISTED;
+          if (!full) s.list[at] = row.key(x[0], id);
+        }
+      }
+      all += weight;
+      tokens += 1;
+      if (share >= min_p) kept += weight;
+    }
   });
-  Share sums = wave_sum({all, kept, tokens});
-  if (lane() == 0) s.shares[wave()] = sums;
+  all = wave_sum(all);
+  kept = some ? wave_sum(kept) : all;
+  if (counted) tokens = wave_sum(tokens);
+  if (lane() == 0) s.shares[wave()] = {all, kept, tokens};
+  total(s, s.first);
+  auto add_up = [&](const Share *shares, u32 count, Share &to) {
+    if (wave() > 0) return;
+    Share sum = wave_sum(lane() < count ? shares[lane()] : Share{0, 0, 0});
+    if (lane() == 0) to = sum;
+  };
+  if (team.members > 1) {
+    Table &table = team.table();
+    add_up(s.shares, WAVES, table.shares[team.member]);
+    give_sums(s.first, team);
+    give_list(s, team);
+    team.meet();
+    if (thread() < BINS) s.first[thread()] = table.sums[thread()];
+    take_list(s, table);
+    add_up(table.shares, team.members, s.share);
+  } else {
+    add_up(s.shares, WAVES, s.share);
+  }
   sync();
-  sums = wave_sum(lane() < WAVES ? s.shares[lane()] : Share{0, 0, 0});
-  const Table &table = team.table();
-  if (team.members > 1 && thread() == 0) team.table().shares[team.member] = sums;
-  total(s, s.first, team, true);
-  if (team.members == 1) return sums;
-  return wave_sum(lane() < team.members ? table.shares[lane()] : Share{0, 0, 0});
+  u32 listed = s.listed;
+  bool few = listed <= FEW;
+  if (few && thread() < listed) add_few(s, row, s.list[thread()]);
+  if (thread() == 0) {
+    s.list_from = 0;
+    s.list_to = listed <= LISTED ? (u64)NEAREST << (KEY_BITS - DIGIT_BITS) : 0;
+    s.short_list = few;
+  }
+  sync();
 }
 
 /// Finds the bin at which the running sum, from `s.place` on, exceeds the target; moves `s.place`
@@ -188,28 +271,31 @@ __device__ inline void cross(Shared &s, const u64 *sums, u32 group, bool by_coun
   u64 target = s.target;
   sync();
   if (wave() == 0) {
-    u64 weight = before.weight_before;
-    u32 count = before.count_before;
-#pragma unroll 1
-    for (u32 bin = lane(); bin < BINS; bin += WAVE) {
+    constexpr u32 EACH = BINS / WAVE; // bins of a lane
+    u64 own[EACH], through = 0;
+    u32 own_count[EACH], count_through = 0;
+    for (u32 i = 0; i < EACH; ++i) {
+      u32 bin = lane() * EACH + i;
       Packed packed = Packed::of(group == NONE ? bin : group);
-      u64 own = packed.weight(sums[bin]), through = own;
-      u32 own_count = packed.count(sums[bin]), count_through = own_count;
-      for (u32 step = 1; step < WAVE; step *= 2) {
-        u64 below = shuffle_wide(through, lane() - step);
-        u32 count_below = shuffle(count_through, lane() - step);
-        through += lane() >= step ? below : 0;
-        count_through += lane() >= step ? count_below : 0;
-      }
-      through += weight;
-      count_through += count;
-      u64 end = by_count ? count_through : through, size = by_count ? own_count : own;
+      through += own[i] = packed.weight(sums[bin]);
+      count_through += own_count[i] = packed.count(sums[bin]);
+    }
+    for (u32 step = 1; step < WAVE; step *= 2) {
+      u64 below = shuffle_wide(through, lane() - step);
+      u32 count_below = shuffle(count_through, lane() - step);
+      through += lane() >= step ? below : 0;
+      count_through += lane() >= step ? count_below : 0;
+    }
+    through += before.weight_before;
+    count_through += before.count_before;
+    for (u32 i = EACH; i-- > 0;) {
+      u64 end = by_count ? count_through : through, size = by_count ? own_count[i] : own[i];
+      through -= own[i];
+      count_through -= own_count[i];
       if (end - size <= target && target < end) {
-        s.place = {before.key << DIGIT_BITS | bin, through - own, own, count_through - own_count};
-        s.crossing = own_count;
+        s.place = {before.key << DIGIT_BITS | (lane() * EACH + i), through, own[i], count_through};
+        s.crossing = own_count[i];
       }
-      weight = shuffle_wide(through, WAVE - 1);
-      count = shuffle(count_through, WAVE - 1);
     }
   }
   sync();
@@ -224,55 +310,67 @@ __device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u
     s.list_to = to;
   }
   sync();
+  constexpr u32 SHIFT = KEY_BITS - 2 * DIGIT_BITS;
+  u32 first = (u32)(from >> SHIFT), steps = (u32)((to - 1) >> SHIFT) - first;
   row.each([&](u32 id, float x) {
+    if (row.step(x) - first > steps) return;
     u64 key = row.key(x, id);
     if (key < from || key >= to || (row.weight(x) == 0 && !row.all)) return;
     s.list[add(&s.listed, 1u)] = key;
   });
   sync();
   if (team.members == 1) return;
-  Table &table = team.table();
-  if (thread() == 0) s.at = add_on_device(&table.listed, s.listed);
-  sync();
-  for (u32 i = thread(); i < s.listed; i += THREADS) table.list[s.at + i] = s.list[i];
+  const Table &table = team.table();
+  give_list(s, team);
   team.meet();
-  u32 listed = table.listed;
-  for (u32 i = thread(); i < listed; i += THREADS) s.list[i] = table.list[i];
-  if (thread() == 0) s.listed = listed;
+  take_list(s, table);
   sync();
 }
 
 /// Copies what the list has from `from` to below `to` to `s.few_keys`: at most FEW.
-__device__ inline void pick(Shared &s, u64 from, u64 to) {
+__device__ inline void pick(Shared &s, const Row &row, u64 from, u64 to) {
   sync();
-  if (thread() == 0) s.few = 0;
+  if (thread() == 0) {
+    s.few = 0;
+    s.short_list = false;
+  }
   sync();
   for (u32 i = thread(); i < s.listed; i += THREADS) {
     u64 key = s.list[i];
-    if (key >= from && key < to) s.few_keys[add(&s.few, 1u)] = key;
+    if (key >= from && key < to) add_few(s, row, key);
   }
   sync();
 }
 
 /// Moves `s.place` from the start of a bin to the place itself, among the bin's tokens, which
-/// `s.few_keys` has.
-__device__ inline void settle(Shared &s, const Row &row, bool by_count) {
+/// `s.few_keys` has: TOGETHER threads for each look at those before it. Nothing happens if it is
+/// not among them.
+__device__ inline void settle(Shared &s, bool by_count) {
+  constexpr u32 TOGETHER = THREADS / FEW;
   Place before = s.place;
   u64 target = s.target;
-  u32 few = s.few;
-  bool there = lane() < few;
-  u64 own = there ? s.few_keys[lane()] : 0;
-  u64 own_weight = there ? row.weight(row.logit(own)) : 0;
+  u32 few = s.few, i = thread() / TOGETHER;
   sync();
-  for (u32 i = wave(); i < few; i += WAVES) {
-    u64 key = s.few_keys[i], weight = shuffle_wide(own_weight, i);
-    bool earlier = there && own < key;
-    u64 weight_before = before.weight_before + wave_sum(earlier ? own_weight : 0);
-    u32 count_before = before.count_before + __builtin_popcountg(ballot(earlier));
-    u64 start = by_count ? count_before : weight_before, size = by_count ? 1 : weight;
-    if (lane() == 0 && start <= target && target - start < size) {
-      s.place = {key, weight_before, weight, count_before};
-    }
+  if (wave() * (WAVE / TOGETHER) >= few) return;
+  u64 key = i < few ? s.few_keys[i] : 0, weight_before = 0;
+  u32 count_before = 0;
+  for (u32 j = thread() % TOGETHER; j < few; j += TOGETHER) {
+    if (s.few_keys[j] >= key) continue;
+    weight_before += s.few_weights[j];
+    count_before += 1;
+  }
+  for (u32 step = 1; step < TOGETHER; step *= 2) {
+    weight_before += shuffle_wide(weight_before, lane() ^ step);
+    count_before += shuffle_xor(count_before, step);
+  }
+  if (i >= few || thread() % TOGETHER > 0) return;
+  weight_before += before.weight_before;
+  count_before += before.count_before;
+  u64 weight = s.few_weights[i];
+  u64 start = by_count ? count_before : weight_before, size = by_count ? 1 : weight;
+  if (start <= target && target - start < size) {
+    s.place = {key, weight_before, weight, count_before};
+    s.crossing = 1;
   }
 }
 
@@ -285,6 +383,11 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     s.crossing = 0;
   }
   sync();
+  if (s.short_list) {
+    settle(s, by_count);
+    sync();
+    if (s.crossing > 0) return s.place;
+  }
   cross(s, s.first, NONE, by_count);
   // The far tokens' first digit is still to be looked at if the near tokens are not enough.
   u32 shift = s.crossing > 0 ? KEY_BITS - DIGIT_BITS : KEY_BITS;
@@ -298,13 +401,12 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
       held = true;
     }
     if (held && crossing <= FEW) {
-      pick(s, from, to);
-      settle(s, row, by_count);
+      pick(s, row, from, to);
+      settle(s, by_count);
       break;
     }
     u32 group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
     Packed packed = far ? Packed::far() : Packed::of(group);
-    clear(s);
     auto add = [&](u32 bin, float x) {
       u32 units = packed.units(row.share(x));
       if (units > 0 || row.all) s.bins[bin].add(packed.pack(units));
@@ -323,15 +425,20 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     } else {
       row.each([&](u32 id, float x) { use(row.key(x, id), x); });
     }
-    total(s, s.next, team, !held);
+    total(s, s.next);
     u32 bin = thread();
+    if (team.members > 1 && !held) {
+      const Table &table = team.table();
+      give_sums(s.next, team);
+      team.meet();
+      if (bin < BINS) s.next[bin] = table.sums[bin];
+      sync();
+    }
     if (far && bin >= NEAR && bin < BINS) s.first[bin] = s.next[bin - NEAR];
     cross(s, far ? s.first : s.next, far ? NONE : group, by_count);
   }
   sync();
-  Place place = s.place;
-  sync();
-  return place;
+  return s.place;
 }
 
 /// (x * part + more) / 2^24, rounded down; x is below 2^62, part and more at most 2^24.
@@ -375,14 +482,13 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   if (request.scale == 0.0f) return row.first;
   row.scale = request.scale;
   row.all = false;
-  Share sums = tally(s, row, team, request.min_p);
-  if (sums.kept == 0) return row.first; // the largest logit is not finite
-  bool by_count = request.top_k > 0 && request.top_k < sums.tokens, by_share = request.top_p < ONE;
-  if (thread() == 0) s.kept = sums.kept; // registers are few
-  sync();
+  tally(s, row, team, request.min_p, request.top_k > 0);
+  if (s.share.kept == 0) return row.first; // the largest logit is not finite
+  bool by_count = request.top_k > 0 && request.top_k < s.share.tokens;
+  bool by_share = request.top_p < ONE;
 #pragma unroll 1
   for (;;) {
-    u64 target, kept = s.kept;
+    u64 target, kept = s.share.kept; // registers are few
     if (by_count) {
       target = request.top_k - 1;
     } else if (by_share) {
@@ -394,7 +500,8 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
     Place last = search(s, row, team, by_count, target);
     if (!by_count && !by_share) return (u32)last.key & ((1 << ID_BITS) - 1);
     u64 sum = last.weight_before + last.weight;
-    if (thread() == 0) s.kept = by_count ? min(s.kept, sum) : sum;
+    sync();
+    if (thread() == 0) s.share.kept = by_count ? min(kept, sum) : sum;
     sync();
     by_share = by_share && by_count;
     by_count = false;
@@ -407,7 +514,8 @@ __device__ inline void log_sum(Shared &s, Row row, Team &team, const SampleReque
                                SampleResult *result) {
   row.scale = 1.44269504088896340736f;
   row.all = request.logprobs > 1;
-  u64 all = tally(s, row, team, 0.0f).all;
+  tally(s, row, team, 0.0f, false);
+  u64 all = s.share.all;
   if (thread() == 0) {
     s.largest = row.largest;
     s.log_sum = log2((float)all * 0x1p-44f) * 0.69314718055994530942f;
@@ -416,7 +524,7 @@ __device__ inline void log_sum(Shared &s, Row row, Team &team, const SampleReque
   u64 to = row.first + 1;
   if (request.logprobs > 2) to = search(s, row, team, true, request.logprobs - 2).key + 1;
   if (s.list_from > 0 || s.list_to < to) gather(s, row, team, 0, to);
-  pick(s, 0, to);
+  pick(s, row, 0, to);
   u32 top = request.logprobs - 1;
   if (team.member == 0 && thread() < top) {
     u64 key = s.few_keys[thread()];
@@ -441,6 +549,7 @@ KERNEL(THREADS) void sample(SampleArgs args) {
   u32 slice = (vocab / 4 + members - 1) / members * 4;
   u32 begin = slice * member < vocab ? slice * member : vocab;
   Row row = {logits, nullptr, begin, vocab - begin < slice ? vocab : begin + slice};
+  for (u32 i = thread(); i < BINS * 32; i += THREADS) s.bins[i / 32].take(i % 32);
   if (request.logprobs > 0) {
     find_largest(s, row, team);
     log_sum(s, row, team, request, result);

@@ -85,15 +85,25 @@ struct Place {
   u32 count_before;
 };
 
+/// Some tokens' keys and weights.
+struct Few {
+  u32 count;
+  u64 keys[FEW], weights[FEW];
+
+  __device__ void append(const Row &row, u64 key) {
+    u32 at = add(&count, 1u);
+    keys[at] = key;
+    weights[at] = row.weight(row.logit(key));
+  }
+};
+
 struct Shared {
   LaneSums bins[BINS];
   u64 first[BINS], next[BINS]; // sums of the first digit's bins, of a later one's
   u64 list[LISTED];
   u64 list_from, list_to; // the list holds all tokens whose keys are not below and below these
   u32 listed;
-  u32 few;
-  u64 few_keys[FEW], few_weights[FEW];
-  bool short_list; // the few are all that the list holds, from the first on
+  Few nearest, picked; // all that `tally` listed, if they are few; some of the list
   u64 sums[WAVES];
   Share shares[WAVES], share; // of waves, of the row
   u64 target; // of the search
@@ -153,9 +163,10 @@ __device__ inline void give_sums(const u64 *sums, Team &team) {
 /// Tells the team the member's list, where the team's is not longer than LISTED.
 __device__ inline void give_list(Shared &s, Team &team) {
   Table &table = team.table();
-  if (thread() == 0) s.at = s.listed > 0 ? add_on_device(&table.listed, s.listed) : 0;
+  u32 listed = s.listed;
+  if (thread() == THREADS - 1) s.at = listed > 0 ? add_on_device(&table.listed, listed) : 0;
   sync();
-  u32 listed = s.listed, at = s.at;
+  u32 at = s.at;
   for (u32 i = thread(); i < listed && at + i < LISTED; i += THREADS) table.list[at + i] = s.list[i];
 }
 
@@ -166,18 +177,11 @@ __device__ inline void take_list(Shared &s, const Table &table) {
   for (u32 i = thread(); i < listed && listed <= LISTED; i += THREADS) s.list[i] = table.list[i];
 }
 
-/// Appends a token to `s.few_keys`.
-__device__ inline void add_few(Shared &s, const Row &row, u64 key) {
-  u32 at = add(&s.few, 1u);
-  s.few_keys[at] = key;
-  s.few_weights[at] = row.weight(row.logit(key));
-}
-
 /// Makes the first digit's sums, of the near tokens, and the list of the nearest, if they are not
 /// too many. Makes `s.share` of the row: sums of its weights, of those of them that are at least
 /// `min_p` of the largest, and, if they are to be `counted`, how many count.
 __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p, bool counted) {
-  if (thread() == 0) s.listed = s.few = 0;
+  if (thread() == 0) s.listed = s.nearest.count = 0;
   sync();
   u64 all = 0, kept = 0;
   u32 tokens = 0;
@@ -186,19 +190,17 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
   bool some = min_p > 0.0f;
   counted = counted || (some && min_p < 0x1p-15f);
   row.each_four([&](u32 id, f32x4 x) {
-    f32x4 octaves;
-    for (u32 j = 0; j < 4; ++j) octaves[j] = row.octaves(x[j]);
-    auto far = [](float octaves) { return octaves >= Row::NEAR_OCTAVES; };
-    if (far(octaves[0]) && far(octaves[1]) && far(octaves[2]) && far(octaves[3])) {
+    f32x4 octaves, share;
+    bool far = true;
+    for (u32 j = 0; j < 4; ++j) {
+      octaves[j] = row.octaves(x[j]);
+      share[j] = exp2(-octaves[j]);
+      far = far && octaves[j] >= Row::NEAR_OCTAVES;
+    }
+    if (far) {
       // Weights are at most 2^28 (1 + 2^-20).
-      u32 sum = 0, sum_kept = 0;
-      f32x4 share;
-      u32x4 weight;
-      for (u32 j = 0; j < 4; ++j) {
-        share[j] = exp2(-octaves[j]);
-        weight[j] = (u32)(share[j] * 0x1p44f);
-        sum += weight[j];
-      }
+      u32 weight[4], sum = 0, sum_kept = 0;
+      for (u32 j = 0; j < 4; ++j) sum += weight[j] = (u32)(share[j] * 0x1p44f);
       all += sum;
       if (!counted) return;
       for (u32 j = 0; j < 4; ++j) {
@@ -208,25 +210,31 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
       kept += sum_kept;
       return;
     }
-#pragma unroll 1
-    for (u32 j = 0; j < 4; ++j, ++id, x = x.yzwx) {
-      float share = row.share(x[0]);
-      u64 weight = Row::weight_of(share);
-      if (weight == 0 && !row.all) continue;
-      if (row.octaves(x[0]) < Row::NEAR_OCTAVES) {
-        u32 group = row.group(x[0]);
-        Packed packed = Packed::near(group);
-        s.bins[group].add(packed.pack(packed.units(share)));
-        // Who has found the list full adds no more: it is longer than LISTED by then.
-        if (group < NEAREST && !full) {
-          u32 at = add(&s.listed, 1u);
-          full = at >= LISTED;
-          if (!full) s.list[at] = row.key(x[0], id);
-        }
-      }
+    u32x4 group;
+    u64 what[4];
+    bool near[4];
+    u32 nearest = BINS;
+    for (u32 j = 0; j < 4; ++j) {
+      near[j] = octaves[j] < Row::NEAR_OCTAVES;
+      group[j] = row.group(x[j]);
+      nearest = min(nearest, group[j]);
+      Packed packed = near[j] ? Packed::near(group[j]) : Packed::far();
+      u32 units = packed.units(share[j]);
+      what[j] = packed.pack(units);
+      u64 weight = packed.weight(units);
       all += weight;
-      tokens += 1;
-      if (share >= min_p) kept += weight;
+      tokens += weight > 0;
+      if (some && share[j] >= min_p) kept += weight;
+    }
+    LaneSums::add_four(s.bins, group, what, near);
+    if (nearest >= NEAREST) return;
+    // Who has found the list full adds no more: it is longer than LISTED by then.
+#pragma unroll 1
+    for (u32 j = 0; j < 4 && !full; ++j, ++id, x = x.yzwx) {
+      if (row.group(x[0]) >= NEAREST) continue;
+      u32 at = add(&s.listed, 1u);
+      full = at >= LISTED;
+      if (!full) s.list[at] = row.key(x[0], id);
     }
   });
   all = wave_sum(all);
@@ -234,8 +242,9 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
   if (counted) tokens = wave_sum(tokens);
   if (lane() == 0) s.shares[wave()] = {all, kept, tokens};
   total(s, s.first);
+  // Waves of their own do each of what follows: all of it waits for memory.
   auto add_up = [&](const Share *shares, u32 count, Share &to) {
-    if (wave() > 0) return;
+    if (wave() != WAVES / 2) return;
     Share sum = wave_sum(lane() < count ? shares[lane()] : Share{0, 0, 0});
     if (lane() == 0) to = sum;
   };
@@ -245,20 +254,19 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
     give_sums(s.first, team);
     give_list(s, team);
     team.meet();
-    if (thread() < BINS) s.first[thread()] = table.sums[thread()];
-    take_list(s, table);
     add_up(table.shares, team.members, s.share);
+    u32 bin = THREADS - 1 - thread();
+    if (bin < BINS) s.first[bin] = table.sums[bin];
+    take_list(s, table);
   } else {
     add_up(s.shares, WAVES, s.share);
   }
   sync();
   u32 listed = s.listed;
-  bool few = listed <= FEW;
-  if (few && thread() < listed) add_few(s, row, s.list[thread()]);
+  if (listed <= FEW && thread() < listed) s.nearest.append(row, s.list[thread()]);
   if (thread() == 0) {
     s.list_from = 0;
     s.list_to = listed <= LISTED ? (u64)NEAREST << (KEY_BITS - DIGIT_BITS) : 0;
-    s.short_list = few;
   }
   sync();
 }
@@ -312,11 +320,16 @@ __device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u
   sync();
   constexpr u32 SHIFT = KEY_BITS - 2 * DIGIT_BITS;
   u32 first = (u32)(from >> SHIFT), steps = (u32)((to - 1) >> SHIFT) - first;
-  row.each([&](u32 id, float x) {
-    if (row.step(x) - first > steps) return;
-    u64 key = row.key(x, id);
-    if (key < from || key >= to || (row.weight(x) == 0 && !row.all)) return;
-    s.list[add(&s.listed, 1u)] = key;
+  row.each_four([&](u32 id, f32x4 x) {
+    bool any = false;
+    for (u32 j = 0; j < 4; ++j) any = any || row.step(x[j]) - first <= steps;
+    if (!any) return;
+#pragma unroll 1
+    for (u32 j = 0; j < 4; ++j, ++id, x = x.yzwx) {
+      u64 key = row.key(x[0], id);
+      if (key < from || key >= to || (row.weight(x[0]) == 0 && !row.all)) continue;
+      s.list[add(&s.listed, 1u)] = key;
+    }
   });
   sync();
   if (team.members == 1) return;
@@ -327,46 +340,42 @@ __device__ inline void gather(Shared &s, const Row &row, Team &team, u64 from, u
   sync();
 }
 
-/// Copies what the list has from `from` to below `to` to `s.few_keys`: at most FEW.
+/// Copies what the list has from `from` to below `to` to `s.picked`: at most FEW.
 __device__ inline void pick(Shared &s, const Row &row, u64 from, u64 to) {
   sync();
-  if (thread() == 0) {
-    s.few = 0;
-    s.short_list = false;
-  }
+  if (thread() == 0) s.picked.count = 0;
   sync();
   for (u32 i = thread(); i < s.listed; i += THREADS) {
     u64 key = s.list[i];
-    if (key >= from && key < to) add_few(s, row, key);
+    if (key >= from && key < to) s.picked.append(row, key);
   }
   sync();
 }
 
-/// Moves `s.place` from the start of a bin to the place itself, among the bin's tokens, which
-/// `s.few_keys` has: TOGETHER threads for each look at those before it. Nothing happens if it is
-/// not among them.
-__device__ inline void settle(Shared &s, bool by_count) {
+/// Moves `s.place` from the start of a bin to the place itself, if it is among the bin's tokens,
+/// which `few` has: TOGETHER threads for each look at those before it.
+__device__ inline void settle(Shared &s, const Few &few, bool by_count) {
   constexpr u32 TOGETHER = THREADS / FEW;
   Place before = s.place;
   u64 target = s.target;
-  u32 few = s.few, i = thread() / TOGETHER;
+  u32 count = few.count, i = thread() / TOGETHER;
   sync();
-  if (wave() * (WAVE / TOGETHER) >= few) return;
-  u64 key = i < few ? s.few_keys[i] : 0, weight_before = 0;
+  if (wave() * (WAVE / TOGETHER) >= count) return;
+  u64 key = i < count ? few.keys[i] : 0, weight_before = 0;
   u32 count_before = 0;
-  for (u32 j = thread() % TOGETHER; j < few; j += TOGETHER) {
-    if (s.few_keys[j] >= key) continue;
-    weight_before += s.few_weights[j];
+  for (u32 j = thread() % TOGETHER; j < count; j += TOGETHER) {
+    if (few.keys[j] >= key) continue;
+    weight_before += few.weights[j];
     count_before += 1;
   }
   for (u32 step = 1; step < TOGETHER; step *= 2) {
     weight_before += shuffle_wide(weight_before, lane() ^ step);
     count_before += shuffle_xor(count_before, step);
   }
-  if (i >= few || thread() % TOGETHER > 0) return;
+  if (i >= count || thread() % TOGETHER > 0) return;
   weight_before += before.weight_before;
   count_before += before.count_before;
-  u64 weight = s.few_weights[i];
+  u64 weight = few.weights[i];
   u64 start = by_count ? count_before : weight_before, size = by_count ? 1 : weight;
   if (start <= target && target - start < size) {
     s.place = {key, weight_before, weight, count_before};
@@ -383,8 +392,8 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     s.crossing = 0;
   }
   sync();
-  if (s.short_list) {
-    settle(s, by_count);
+  if (s.nearest.count > 0) {
+    settle(s, s.nearest, by_count);
     sync();
     if (s.crossing > 0) return s.place;
   }
@@ -402,28 +411,42 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     }
     if (held && crossing <= FEW) {
       pick(s, row, from, to);
-      settle(s, by_count);
+      settle(s, s.picked, by_count);
       break;
     }
     u32 group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
     Packed packed = far ? Packed::far() : Packed::of(group);
-    auto add = [&](u32 bin, float x) {
-      u32 units = packed.units(row.share(x));
-      if (units > 0 || row.all) s.bins[bin].add(packed.pack(units));
-    };
-    auto use = [&](u64 key, float x) {
-      if (key >= from && key < to) add(key >> (shift - DIGIT_BITS) & (BINS - 1), x);
-    };
     if (held) {
-      for (u32 i = thread(); i < s.listed; i += THREADS) use(s.list[i], row.logit(s.list[i]));
-    } else if (shift >= KEY_BITS - DIGIT_BITS) {
-      u32 below = far ? DIGIT_BITS : 0, first = far ? NEAR : group * BINS;
-      row.each([&](u32 id, float x) {
-        u32 bin = (row.step(x) >> below) - first;
-        if (bin < BINS) add(bin, x);
-      });
+      for (u32 i = thread(); i < s.listed; i += THREADS) {
+        u64 key = s.list[i];
+        if (key < from || key >= to) continue;
+        u32 units = packed.units(row.share(row.logit(key)));
+        s.bins[key >> (shift - DIGIT_BITS) & (BINS - 1)].add(packed.pack(units));
+      }
     } else {
-      row.each([&](u32 id, float x) { use(row.key(x, id), x); });
+      bool by_step = shift >= KEY_BITS - DIGIT_BITS;
+      u32 below = far ? DIGIT_BITS : 0, first = far ? NEAR : group * BINS;
+      row.each_four([&](u32 id, f32x4 x) {
+        u32x4 bin;
+        if (by_step) {
+          for (u32 j = 0; j < 4; ++j) bin[j] = (row.step(x[j]) >> below) - first;
+        } else {
+          for (u32 j = 0; j < 4; ++j) {
+            u64 key = row.key(x[j], id + j);
+            bin[j] = key >= from && key < to ? key >> (shift - DIGIT_BITS) & (BINS - 1) : BINS;
+          }
+        }
+        bool in[4], any = false;
+        for (u32 j = 0; j < 4; ++j) any = any || bin[j] < BINS;
+        if (!any) return;
+        u64 what[4];
+        for (u32 j = 0; j < 4; ++j) {
+          u32 units = packed.units(row.share(x[j]));
+          in[j] = bin[j] < BINS && (units > 0 || row.all);
+          what[j] = packed.pack(units);
+        }
+        LaneSums::add_four(s.bins, bin, what, in);
+      });
     }
     total(s, s.next);
     u32 bin = thread();
@@ -482,20 +505,21 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   if (request.scale == 0.0f) return row.first;
   row.scale = request.scale;
   row.all = false;
-  tally(s, row, team, request.min_p, request.top_k > 0);
+  // Read from memory before the members meet: they forget what they have read.
+  u32 top_k = request.top_k, top_p = request.top_p, at = uniform(request.seed, request.index);
+  tally(s, row, team, request.min_p, top_k > 0);
   if (s.share.kept == 0) return row.first; // the largest logit is not finite
-  bool by_count = request.top_k > 0 && request.top_k < s.share.tokens;
-  bool by_share = request.top_p < ONE;
+  bool by_count = top_k > 0 && top_k < s.share.tokens, by_share = top_p < ONE;
 #pragma unroll 1
   for (;;) {
     u64 target, kept = s.share.kept; // registers are few
     if (by_count) {
-      target = request.top_k - 1;
+      target = top_k - 1;
     } else if (by_share) {
       // The sum reaches the share where it exceeds one less, rounded up.
-      target = share(kept, request.top_p, ONE - 1) - 1;
+      target = share(kept, top_p, ONE - 1) - 1;
     } else {
-      target = share(kept, uniform(request.seed, request.index), 0);
+      target = share(kept, at, 0);
     }
     Place last = search(s, row, team, by_count, target);
     if (!by_count && !by_share) return (u32)last.key & ((1 << ID_BITS) - 1);
@@ -527,9 +551,9 @@ __device__ inline void log_sum(Shared &s, Row row, Team &team, const SampleReque
   pick(s, row, 0, to);
   u32 top = request.logprobs - 1;
   if (team.member == 0 && thread() < top) {
-    u64 key = s.few_keys[thread()];
+    u64 key = s.picked.keys[thread()];
     u32 place = 0;
-    for (u32 i = 0; i < top; ++i) place += s.few_keys[i] < key;
+    for (u32 i = 0; i < top; ++i) place += s.picked.keys[i] < key;
     result->top_ids[place] = (u32)key & ((1 << ID_BITS) - 1);
     result->top_logprobs[place] = row.logit(key) - row.largest - s.log_sum;
   }

@@ -9,8 +9,8 @@ static_assert(WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
 constexpr u32 DIGIT_BITS = 6;
 static_assert(BINS == 1 << DIGIT_BITS, "a bin for each digit");
 constexpr u32 STEPS = 92;                 // of an octave
-constexpr u32 NEAR = 16 * STEPS / BINS; // groups of the tokens within 2^-16 of the largest
-constexpr u32 NEAREST = 16; // groups of those that are listed in time: within 2^-11
+constexpr u32 NEAR = 16 * STEPS / BINS;   // groups of the tokens within 2^-16 of the largest
+constexpr u32 NEAREST = 16;               // groups of those that are listed at once: within 2^-11
 constexpr u32 ID_BITS = 18;
 constexpr u32 KEY_BITS = 2 * DIGIT_BITS + 32 + ID_BITS;
 

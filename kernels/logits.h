@@ -115,6 +115,14 @@ struct Row {
       }
     }
   }
+
+  /// Calls `use(id, logit)` for every token.
+  template <class Use>
+  __device__ void each(Use use) const {
+    each_four([&](u32 id, f32x4 x) {
+      for (u32 j = 0; j < 4; ++j) use(id + j, x[j]);
+    });
+  }
 };
 
 __device__ inline u64 shuffle_wide(u64 x, u32 from) {
@@ -123,7 +131,6 @@ __device__ inline u64 shuffle_wide(u64 x, u32 from) {
 
 __device__ inline u32 max(u32 x, u32 y) { return x > y ? x : y; }
 __device__ inline u64 max(u64 x, u64 y) { return x > y ? x : y; }
-__device__ inline u32 min(u32 x, u32 y) { return x < y ? x : y; }
 __device__ inline u64 min(u64 x, u64 y) { return x < y ? x : y; }
 
 /// The sum over the wave, in every lane.

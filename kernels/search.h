@@ -131,17 +131,19 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
   bool some = min_p > 0.0f;
   counted = counted || (some && min_p < 0x1p-15f);
   row.each_four([&](u32 id, f32x4 x) {
-    f32x4 octaves, share;
-    bool far = true;
-    for (u32 j = 0; j < 4; ++j) {
-      octaves[j] = row.octaves(x[j]);
-      share[j] = exp2(-octaves[j]);
-      far = far && octaves[j] >= Row::NEAR_OCTAVES;
-    }
-    if (far) {
+    f32x4 octaves;
+    for (u32 j = 0; j < 4; ++j) octaves[j] = row.octaves(x[j]);
+    auto far = [](float octaves) { return octaves >= Row::NEAR_OCTAVES; };
+    if (far(octaves[0]) && far(octaves[1]) && far(octaves[2]) && far(octaves[3])) {
       // Weights are at most 2^28 (1 + 2^-20).
-      u32 weight[4], sum = 0, sum_kept = 0;
-      for (u32 j = 0; j < 4; ++j) sum += weight[j] = (u32)(share[j] * 0x1p44f);
+      u32 sum = 0, sum_kept = 0;
+      f32x4 share;
+      u32x4 weight;
+      for (u32 j = 0; j < 4; ++j) {
+        share[j] = exp2(-octaves[j]);
+        weight[j] = (u32)(share[j] * 0x1p44f);
+        sum += weight[j];
+      }
       all += sum;
       if (!counted) return;
       for (u32 j = 0; j < 4; ++j) {
@@ -151,31 +153,25 @@ __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p,
       kept += sum_kept;
       return;
     }
-    u32x4 group;
-    u64 what[4];
-    bool near[4];
-    u32 nearest = BINS;
-    for (u32 j = 0; j < 4; ++j) {
-      near[j] = octaves[j] < Row::NEAR_OCTAVES;
-      group[j] = row.group(x[j]);
-      nearest = min(nearest, group[j]);
-      Packed packed = near[j] ? Packed::near(group[j]) : Packed::far();
-      u32 units = packed.units(share[j]);
-      what[j] = packed.pack(units);
-      u64 weight = packed.weight(units);
-      all += weight;
-      tokens += weight > 0;
-      if (some && share[j] >= min_p) kept += weight;
-    }
-    LaneSums::add_four(s.bins, group, what, near);
-    if (nearest >= NEAREST) return;
-    // Who has found the list full adds no more: it is longer than LISTED by then.
 #pragma unroll 1
-    for (u32 j = 0; j < 4 && !full; ++j, ++id, x = x.yzwx) {
-      if (row.group(x[0]) >= NEAREST) continue;
-      u32 at = add(&s.listed, 1u);
-      full = at >= LISTED;
-      if (!full) s.list[at] = row.key(x[0], id);
+    for (u32 j = 0; j < 4; ++j, ++id, x = x.yzwx) {
+      float share = row.share(x[0]);
+      u64 weight = Row::weight_of(share);
+      if (weight == 0 && !row.all) continue;
+      if (row.octaves(x[0]) < Row::NEAR_OCTAVES) {
+        u32 group = row.group(x[0]);
+        Packed packed = Packed::near(group);
+        s.bins[group].add(packed.pack(packed.units(share)));
+        // Who has found the list full adds no more: it is longer than LISTED by then.
+        if (group < NEAREST && !full) {
+          u32 at = add(&s.listed, 1u);
+          full = at >= LISTED;
+          if (!full) s.list[at] = row.key(x[0], id);
+        }
+      }
+      all += weight;
+      tokens += 1;
+      if (share >= min_p) kept += weight;
     }
   });
   all = wave_sum(all);
@@ -357,37 +353,23 @@ __device__ inline Place search(Shared &s, const Row &row, Team &team, bool by_co
     }
     u32 group = (u32)(from >> (KEY_BITS - DIGIT_BITS));
     Packed packed = far ? Packed::far() : Packed::of(group);
+    auto add = [&](u32 bin, float x) {
+      u32 units = packed.units(row.share(x));
+      if (units > 0 || row.all) s.bins[bin].add(packed.pack(units));
+    };
+    auto use = [&](u64 key, float x) {
+      if (key >= from && key < to) add(key >> (shift - DIGIT_BITS) & (BINS - 1), x);
+    };
     if (held) {
-      for (u32 i = thread(); i < s.listed; i += THREADS) {
-        u64 key = s.list[i];
-        if (key < from || key >= to) continue;
-        u32 units = packed.units(row.share(row.logit(key)));
-        s.bins[key >> (shift - DIGIT_BITS) & (BINS - 1)].add(packed.pack(units));
-      }
-    } else {
-      bool by_step = shift >= KEY_BITS - DIGIT_BITS;
+      for (u32 i = thread(); i < s.listed; i += THREADS) use(s.list[i], row.logit(s.list[i]));
+    } else if (shift >= KEY_BITS - DIGIT_BITS) {
       u32 below = far ? DIGIT_BITS : 0, first = far ? NEAR : group * BINS;
-      row.each_four([&](u32 id, f32x4 x) {
-        u32x4 bin;
-        if (by_step) {
-          for (u32 j = 0; j < 4; ++j) bin[j] = (row.step(x[j]) >> below) - first;
-        } else {
-          for (u32 j = 0; j < 4; ++j) {
-            u64 key = row.key(x[j], id + j);
-            bin[j] = key >= from && key < to ? key >> (shift - DIGIT_BITS) & (BINS - 1) : BINS;
-          }
-        }
-        bool in[4], any = false;
-        for (u32 j = 0; j < 4; ++j) any = any || bin[j] < BINS;
-        if (!any) return;
-        u64 what[4];
-        for (u32 j = 0; j < 4; ++j) {
-          u32 units = packed.units(row.share(x[j]));
-          in[j] = bin[j] < BINS && (units > 0 || row.all);
-          what[j] = packed.pack(units);
-        }
-        LaneSums::add_four(s.bins, bin, what, in);
+      row.each([&](u32 id, float x) {
+        u32 bin = (row.step(x) >> below) - first;
+        if (bin < BINS) add(bin, x);
       });
+    } else {
+      row.each([&](u32 id, float x) { use(row.key(x, id), x); });
     }
     total(s, s.next);
     u32 bin = thread();

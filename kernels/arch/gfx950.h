@@ -111,12 +111,6 @@ struct LaneSums {
   __device__ void add(u64 x) {
     __scoped_atomic_fetch_add(&sums[lane() % 32], x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
   }
-  /// Adds those that are `in` to the sums `at`.
-  __device__ static void add_four(LaneSums *sums, u32x4 at, const u64 *x, const bool *in) {
-    for (u32 i = 0; i < 4; ++i) {
-      if (in[i]) sums[at[i]].add(x[i]);
-    }
-  }
   /// Sum `i`, which begins again.
   __device__ u64 take(u32 i) {
     u64 sum = sums[i];

@@ -93,25 +93,12 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
 struct LaneSums {
   u32 low[32], high[32];
 
-  __device__ static u32 add(u32 *to, u32 x) {
-    return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
-  }
   __device__ void add(u64 x) {
+    auto add = [](u32 *to, u32 x) {
+      return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+    };
     u32 part = (u32)x, before = add(&low[lane()], part);
     add(&high[lane()], (u32)(x >> 32) + (before + part < part));
-  }
-  /// Adds those that are `in` to the sums `at`: without branches, so that none waits for another.
-  __device__ static void add_four(LaneSums *sums, u32x4 at, const u64 *x, const bool *in) {
-    u32 part[4], before[4];
-    for (u32 i = 0; i < 4; ++i) {
-      at[i] = in[i] ? at[i] : 0;
-      part[i] = in[i] ? (u32)x[i] : 0;
-      before[i] = add(&sums[at[i]].low[lane()], part[i]);
-    }
-    for (u32 i = 0; i < 4; ++i) {
-      u32 rest = in[i] ? (u32)(x[i] >> 32) : 0;
-      add(&sums[at[i]].high[lane()], rest + (before[i] + part[i] < part[i]));
-    }
   }
   /// Sum `i`, which begins again.
   __device__ u64 take(u32 i) {

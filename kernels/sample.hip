@@ -178,7 +178,6 @@ KERNEL(THREADS) void sample(SampleArgs args) {
   u32 slice = (vocab / 4 + members - 1) / members * 4;
   u32 begin = slice * member < vocab ? slice * member : vocab;
   Row row = {logits, nullptr, begin, vocab - begin < slice ? vocab : begin + slice};
-  for (u32 i = thread(); i < BINS * 32; i += THREADS) s.bins[i / 32].take(i % 32);
   if (request.logprobs > 0) {
     find_largest(s, row, team);
     log_sum(s, row, team, request, result);

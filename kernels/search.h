@@ -123,6 +123,7 @@ __device__ inline void take_list(Shared &s, const Table &table) {
 /// `min_p` of the largest, and, if they are to be `counted`, how many count.
 __device__ inline void tally(Shared &s, const Row &row, Team &team, float min_p, bool counted) {
   if (thread() == 0) s.listed = s.nearest.count = 0;
+  for (u32 i = thread(); i < BINS * 32; i += THREADS) s.bins[i / 32].take(i % 32);
   sync();
   u64 all = 0, kept = 0;
   u32 tokens = 0;

@@ -110,21 +110,25 @@ __device__ inline u32 draw(Shared &s, Row row, Team &team, const SampleRequest &
   if (request.scale == 0.0f) return row.first;
   row.scale = request.scale;
   row.all = false;
-  // Read from memory before the members meet: they forget what they have read.
-  u32 top_k = request.top_k, top_p = request.top_p, at = uniform(request.seed, request.index);
-  tally(s, row, team, request.min_p, top_k > 0);
+  // Read before the members meet, who forget what they have read. In LDS, as registers are few.
+  if (thread() == 0) {
+    s.top_k = request.top_k;
+    s.top_p = request.top_p;
+    s.uniform = uniform(request.seed, request.index);
+  }
+  tally(s, row, team, request.min_p, request.top_k > 0);
   if (s.share.kept == 0) return row.first; // the largest logit is not finite
-  bool by_count = top_k > 0 && top_k < s.share.tokens, by_share = top_p < ONE;
+  bool by_count = s.top_k > 0 && s.top_k < s.share.tokens, by_share = s.top_p < ONE;
 #pragma unroll 1
   for (;;) {
     u64 target, kept = s.share.kept; // registers are few
     if (by_count) {
-      target = top_k - 1;
+      target = s.top_k - 1;
     } else if (by_share) {
       // The sum reaches the share where it exceeds one less, rounded up.
-      target = share(kept, top_p, ONE - 1) - 1;
+      target = share(kept, s.top_p, ONE - 1) - 1;
     } else {
-      target = share(kept, at, 0);
+      target = share(kept, s.uniform, 0);
     }
     Place last = search(s, row, team, by_count, target);
     if (!by_count && !by_share) return (u32)last.key & ((1 << ID_BITS) - 1);

@@ -49,7 +49,8 @@ struct Shared {
   u64 target; // of the search
   Place place;
   u32 crossing; // tokens in the bin where it happens
-  u32 at;
+  u32 at; // where the member's list stands in the team's
+  u32 top_k, top_p, uniform; // of the request, and its draw
   float raw, largest, log_sum; // of the logits as they were
 };
 

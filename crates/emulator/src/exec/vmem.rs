@@ -309,8 +309,8 @@ fn read_modify_write(
     }
 }
 
-/// Performs an atomic operation on `words` words, of which `operand` has the new ones and then, of a
-/// comparison, those that are compared with. Returns the old ones.
+/// Performs an atomic operation on `words` words, of which `operand` has the new ones and then, of
+/// a comparison, those that are compared with. Returns the old ones.
 ///
 /// # Safety
 /// `p` must be valid for so many and aligned.

@@ -9,7 +9,8 @@ static_assert(WAVES <= WAVE && MAX_MEMBERS <= WAVE, "a lane for each");
 constexpr u32 DIGIT_BITS = 6;
 static_assert(BINS == 1 << DIGIT_BITS, "a bin for each digit");
 constexpr u32 STEPS = 92;                 // of an octave
-constexpr u32 NEAR = 16 * STEPS / BINS; // groups of the tokens within 2^-16 of the largest
+constexpr u32 NEAR = 16 * STEPS / BINS;   // groups of the tokens within 2^-16 of the largest
+constexpr u32 NEAREST = 16;               // groups of those that are listed at once: within 2^-11
 constexpr u32 ID_BITS = 18;
 constexpr u32 KEY_BITS = 2 * DIGIT_BITS + 32 + ID_BITS;
 
@@ -54,6 +55,9 @@ struct Row {
   u32 top;   // `ordered(largest)`
   u32 first; // the token of `largest`, of the lowest id among equals
 
+  /// Tokens of fewer are those of groups below NEAR, exactly: the largest number below it times
+  /// STEPS is rounded to one below 16 STEPS.
+  static constexpr float NEAR_OCTAVES = 16.0f;
   __device__ float octaves(float logit) const { return (largest - logit) * scale; }
   __device__ u32 step(float logit) const {
     return (u32)__builtin_fminf(octaves(logit) * STEPS, BINS * BINS - 1);
@@ -75,37 +79,49 @@ struct Row {
   }
   __device__ u64 weight(float logit) const { return weight_of(share(logit)); }
 
-  /// The four tokens from `id` on, whose words of the mask are one.
-  struct Four {
-    f32x4 x;
-    u32 allowed;
-  };
-  __device__ Four four(u32 id) const {
-    return {*(const f32x4 *)(logits + id), mask ? mask[id / 32] >> id % 32 : ~0u};
+  /// A token's logit; -infinity if it is not allowed.
+  __device__ float at(u32 id) const {
+    return !mask || mask[id / 32] >> id % 32 & 1 ? logits[id] : -__builtin_inff();
   }
 
-  /// Calls `use(id, logit)` for every token; each thread reads AHEAD times four ahead.
+  /// Calls `use(id, x)` for every four tokens from `id` on; of those that are not allowed x is
+  /// -infinity. Each thread reads AHEAD fours ahead.
   template <class Use>
-  __device__ void each(Use use) const {
+  __device__ void each_four(Use use) const {
     constexpr u32 AHEAD = 2, STEP = 4 * THREADS;
     for (u32 first = begin + thread() * 4; first < end; first += AHEAD * STEP) {
-      Four fours[AHEAD];
+      f32x4 fours[AHEAD];
+      u32 allowed[AHEAD] = {};
       for (u32 i = 0; i < AHEAD; ++i) {
         u32 id = first + i * STEP;
-        fours[i] = four(id < end ? id : first);
+        if (id >= end) break;
+        fours[i] = *(const f32x4 *)(logits + id);
+        if (mask) allowed[i] = mask[id / 32] >> id % 32;
       }
       // All of them are on their way before the first is used.
       asm volatile("" ::: "memory");
-      // A loop, so that the code of `use` is there four times, not eight.
+      if (mask) {
+        for (u32 i = 0; i < AHEAD; ++i) {
+          for (u32 j = 0; j < 4; ++j) {
+            if (!(allowed[i] >> j & 1)) fours[i][j] = -__builtin_inff();
+          }
+        }
+      }
+      // A loop, so that the code of `use` is there once.
 #pragma unroll 1
       for (u32 id = first; id < end && id < first + AHEAD * STEP; id += STEP) {
-        Four now = fours[0];
-        for (u32 j = 0; j < 4; ++j) {
-          use(id + j, now.allowed >> j & 1 ? now.x[j] : -__builtin_inff());
-        }
+        use(id, fours[0]);
         for (u32 i = 1; i < AHEAD; ++i) fours[i - 1] = fours[i];
       }
     }
+  }
+
+  /// Calls `use(id, logit)` for every token.
+  template <class Use>
+  __device__ void each(Use use) const {
+    each_four([&](u32 id, f32x4 x) {
+      for (u32 j = 0; j < 4; ++j) use(id + j, x[j]);
+    });
   }
 };
 
@@ -113,6 +129,7 @@ __device__ inline u64 shuffle_wide(u64 x, u32 from) {
   return (u64)shuffle((u32)(x >> 32), from) << 32 | shuffle((u32)x, from);
 }
 
+__device__ inline u32 max(u32 x, u32 y) { return x > y ? x : y; }
 __device__ inline u64 max(u64 x, u64 y) { return x > y ? x : y; }
 __device__ inline u64 min(u64 x, u64 y) { return x < y ? x : y; }
 

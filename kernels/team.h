@@ -1,7 +1,7 @@
 // Workgroups that serve one row together: a team's members take a slice of the row each, add up
 // what they found in memory, and meet. Members wait for one another, so all workgroups of a launch
-// must be resident at once: there are at most 112 of 1024 threads, one for each compute unit (of
-// which gfx950 has 256, an H100 114 or 132). A team of one keeps everything in LDS.
+// must be resident at once: there are at most 128 of 1024 threads, and one for each compute unit. A
+// team of one keeps everything in LDS.
 //
 // A phase ends where the members meet. What they add to a table in a phase is read in the next one,
 // and may be overwritten in the one after that, by when the third of the tables is in use: it was

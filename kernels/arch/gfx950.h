@@ -108,11 +108,15 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
 struct LaneSums {
   u64 sums[32];
 
-  __device__ void clear(u32 i) { sums[i] = 0; }
   __device__ void add(u64 x) {
     __scoped_atomic_fetch_add(&sums[lane() % 32], x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
   }
-  __device__ u64 sum(u32 i) const { return sums[i]; }
+  /// Sum `i`, which begins again.
+  __device__ u64 take(u32 i) {
+    u64 sum = sums[i];
+    sums[i] = 0;
+    return sum;
+  }
 };
 
 /// A 16-byte read of data that is used once.

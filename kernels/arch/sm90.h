@@ -93,7 +93,6 @@ __device__ inline u32 wave_prefix_sum(u32 x) {
 struct LaneSums {
   u32 low[32], high[32];
 
-  __device__ void clear(u32 i) { low[i] = high[i] = 0; }
   __device__ void add(u64 x) {
     auto add = [](u32 *to, u32 x) {
       return __scoped_atomic_fetch_add(to, x, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
@@ -101,7 +100,12 @@ struct LaneSums {
     u32 part = (u32)x, before = add(&low[lane()], part);
     add(&high[lane()], (u32)(x >> 32) + (before + part < part));
   }
-  __device__ u64 sum(u32 i) const { return (u64)high[i] << 32 | low[i]; }
+  /// Sum `i`, which begins again.
+  __device__ u64 take(u32 i) {
+    u64 sum = (u64)high[i] << 32 | low[i];
+    low[i] = high[i] = 0;
+    return sum;
+  }
 };
 
 /// A 16-byte read of data that is used once.

@@ -157,22 +157,10 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::memory::shape;
 
     fn read(bytes: u8) -> Mem {
-        Mem {
-            space: Space::Lds,
-            kind: MemKind::Load { signed: false },
-            bytes,
-            offset: 0,
-            offset1: 0,
-            two: false,
-            tr: 0,
-            offen: false,
-            idxen: false,
-            sc0: false,
-            sc1: false,
-            ret: false,
-        }
+        shape(Space::Lds, MemKind::Load { signed: false }, bytes)
     }
 
     #[test]

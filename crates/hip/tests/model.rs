@@ -540,6 +540,16 @@ fn outputs_of_several_rounds_are_drawn_and_carried() {
     assert_eq!(bits(&gpus.wait().unwrap()), bits(&after));
 }
 
+/// What a prompt of 20 rows gives, and the row after it, twice: recorded, then replayed.
+fn prompt_and_decode(gpus: &mut Ranks, ids: &[u32]) -> Vec<(u32, Option<u32>)> {
+    let mut results = bits(&gpus.run(batch(&[(ids, 0, 20, 3)])).unwrap());
+    for _ in 0..2 {
+        let decode = generated(batch(&[(ids, 20, 21, 3)]));
+        results.extend(bits(&gpus.run(decode).unwrap()));
+    }
+    results
+}
+
 /// Routers that are multiplied together with the shared experts, and routers that are not: a
 /// prompt's rows, then one decoded in a graph.
 #[test]
@@ -548,13 +558,7 @@ fn stacked_and_separate_routers_have_the_same_bits() {
     for ranks in [1, 2, 4].into_iter().filter(|&ranks| there_are(ranks)) {
         let found = [apart.path(), &data(TINY)].map(|checkpoint| {
             let mut gpus = on_gpus(checkpoint.to_str().unwrap(), ranks, OPTIONS);
-            let mut results = bits(&gpus.run(batch(&[(&ids, 0, 20, 3)])).unwrap());
-            // Recorded, then replayed.
-            for _ in 0..2 {
-                let decode = generated(batch(&[(&ids, 20, 21, 3)]));
-                results.extend(bits(&gpus.run(decode).unwrap()));
-            }
-            results
+            prompt_and_decode(&mut gpus, &ids)
         });
         assert!(found[0] == found[1], "{ranks} ranks");
     }
@@ -567,13 +571,7 @@ fn one_shot_and_ordered_sums_have_the_same_bits() {
     for ranks in [2, 4].into_iter().filter(|&ranks| there_are(ranks)) {
         let found = [AllReduce::OneShot, AllReduce::Ordered].map(|all_reduce| {
             let mut gpus = on_gpus(TINY, ranks, Options { all_reduce, ..OPTIONS });
-            let mut results = bits(&gpus.run(batch(&[(&ids, 0, 20, 3)])).unwrap());
-            // Recorded, then replayed.
-            for _ in 0..2 {
-                let decode = generated(batch(&[(&ids, 20, 21, 3)]));
-                results.extend(bits(&gpus.run(decode).unwrap()));
-            }
-            results
+            prompt_and_decode(&mut gpus, &ids)
         });
         assert!(found[0] == found[1], "{ranks} ranks");
     }

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::pieces::run;
 use super::plan::{Quantization, Sink, TensorPlan};
-use super::source::{Inputs, Piece};
+use super::source::Inputs;
+use super::write::Buffers;
 use crate::CheckpointError;
 use crate::shards::{Located, Shards};
 
@@ -43,14 +44,6 @@ struct Job<'a> {
     tensor: &'a TensorPlan,
     written: Vec<&'a Located>,
     range: Range<usize>,
-}
-
-#[derive(Default)]
-struct Buffers {
-    piece: Piece,
-    values: Vec<f32>,
-    main: Vec<u8>,
-    scales: Vec<u8>,
 }
 
 impl Quantization {

@@ -62,11 +62,11 @@ struct Job<'a> {
 
 /// What a thread keeps from piece to piece.
 #[derive(Default)]
-struct Buffers {
-    piece: Piece,
-    values: Vec<f32>,
-    main: Vec<u8>,
-    scales: Vec<u8>,
+pub(super) struct Buffers {
+    pub(super) piece: Piece,
+    pub(super) values: Vec<f32>,
+    pub(super) main: Vec<u8>,
+    pub(super) scales: Vec<u8>,
 }
 
 impl Quantization {

@@ -15,7 +15,8 @@ pub(super) fn is_scalar(name: &str) -> bool {
     rest.is_some_and(|r| kinds.iter().any(|k| r.starts_with(k)))
 }
 
-fn shape(space: Space, kind: MemKind, bytes: u8) -> Mem {
+/// An access without what only some have.
+pub(crate) fn shape(space: Space, kind: MemKind, bytes: u8) -> Mem {
     Mem {
         space,
         kind,

@@ -3,7 +3,7 @@
 //! `llvm-objdump` of LLVM 22 or newer prints mnemonics, operands and modifiers; branch targets, DPP
 //! controls, waits and DS offsets are taken from the encoding beside them.
 
-mod memory;
+pub(crate) mod memory;
 mod scalar;
 mod text;
 mod vector;

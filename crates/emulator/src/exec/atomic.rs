@@ -30,38 +30,6 @@ pub(super) fn apply(
     let (o, s) = (old[0], src[0]);
     let (fo, fs) = (f32::from_bits(o), f32::from_bits(s));
     let x = match op {
-        AtomicOp::Swap => s,
-        AtomicOp::CmpSwap => {
-            if u64::from(o) == cmp {
-                s
-            } else {
-                o
-            }
-        }
-        AtomicOp::Add => o.wrapping_add(s),
-        AtomicOp::Sub => o.wrapping_sub(s),
-        AtomicOp::Rsub => s.wrapping_sub(o),
-        AtomicOp::Smin => (o as i32).min(s as i32) as u32,
-        AtomicOp::Umin => o.min(s),
-        AtomicOp::Smax => (o as i32).max(s as i32) as u32,
-        AtomicOp::Umax => o.max(s),
-        AtomicOp::And => o & s,
-        AtomicOp::Or => o | s,
-        AtomicOp::Xor => o ^ s,
-        AtomicOp::Inc => {
-            if o >= s {
-                0
-            } else {
-                o + 1
-            }
-        }
-        AtomicOp::Dec => {
-            if o == 0 || o > s {
-                s
-            } else {
-                o - 1
-            }
-        }
         AtomicOp::Fadd => (fo + fs).to_bits(),
         AtomicOp::Fmin => min(fo, fs).to_bits(),
         AtomicOp::Fmax => max(fo, fs).to_bits(),
@@ -71,6 +39,7 @@ pub(super) fn apply(
         AtomicOp::PkAddBf16 => {
             halves(o, s, |a, b| f32_to_bf16((bf16_to_f32(a) + bf16_to_f32(b)).to_bits()))
         }
+        _ => integer(op, o.into(), s.into(), cmp, |x| i64::from(x as u32 as i32)) as u32,
     };
     [x, old[1]]
 }
@@ -78,42 +47,33 @@ pub(super) fn apply(
 fn apply64(op: AtomicOp, o: u64, s: u64, cmp: u64) -> u64 {
     let (fo, fs) = (f64::from_bits(o), f64::from_bits(s));
     match op {
+        AtomicOp::Fadd => (fo + fs).to_bits(),
+        AtomicOp::Fmin => fo.min(fs).to_bits(),
+        AtomicOp::Fmax => fo.max(fs).to_bits(),
+        _ => integer(op, o, s, cmp, |x| x as i64),
+    }
+}
+
+/// Operations on whole numbers: of 32 bits with zeros above, where the result's upper half does not
+/// count, or of 64. Others change nothing: the packed forms exist only for 32 bits.
+fn integer(op: AtomicOp, o: u64, s: u64, cmp: u64, signed: impl Fn(u64) -> i64) -> u64 {
+    match op {
         AtomicOp::Swap => s,
-        AtomicOp::CmpSwap => {
-            if o == cmp {
-                s
-            } else {
-                o
-            }
-        }
+        AtomicOp::CmpSwap if o == cmp => s,
         AtomicOp::Add => o.wrapping_add(s),
         AtomicOp::Sub => o.wrapping_sub(s),
         AtomicOp::Rsub => s.wrapping_sub(o),
-        AtomicOp::Smin => (o as i64).min(s as i64) as u64,
+        AtomicOp::Smin => signed(o).min(signed(s)) as u64,
         AtomicOp::Umin => o.min(s),
-        AtomicOp::Smax => (o as i64).max(s as i64) as u64,
+        AtomicOp::Smax => signed(o).max(signed(s)) as u64,
         AtomicOp::Umax => o.max(s),
         AtomicOp::And => o & s,
         AtomicOp::Or => o | s,
         AtomicOp::Xor => o ^ s,
-        AtomicOp::Inc => {
-            if o >= s {
-                0
-            } else {
-                o + 1
-            }
-        }
-        AtomicOp::Dec => {
-            if o == 0 || o > s {
-                s
-            } else {
-                o - 1
-            }
-        }
-        AtomicOp::Fadd => (fo + fs).to_bits(),
-        AtomicOp::Fmin => fo.min(fs).to_bits(),
-        AtomicOp::Fmax => fo.max(fs).to_bits(),
-        // The packed forms exist only for 32 bits.
-        AtomicOp::PkAddF16 | AtomicOp::PkAddBf16 => o,
+        AtomicOp::Inc if o >= s => 0,
+        AtomicOp::Inc => o + 1,
+        AtomicOp::Dec if o == 0 || o > s => s,
+        AtomicOp::Dec => o - 1,
+        _ => o,
     }
 }

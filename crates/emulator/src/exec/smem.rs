@@ -1,8 +1,7 @@
 //! Scalar memory: loads, stores and atomics of one dword or more.
 
-use super::atomic;
 use super::map::{scalar, scalar64};
-use super::vmem::{race, rmw32, rmw64};
+use super::vmem::{race, rmw};
 use crate::env::{Env, FaultKind};
 use crate::inst::{AtomicOp, Exec, ExecFn, Inst, Mem, MemKind, Operand, Space};
 use crate::wave::{Pending, Wave};
@@ -102,20 +101,8 @@ fn read_modify_write(
         }
     };
     let word = |k: usize| w.s[(usize::from(r) + k) & 127];
-    let src = [word(0), if words == 2 { word(1) } else { 0 }];
-    let cmp = match (op, words) {
-        (AtomicOp::CmpSwap, 1) => word(1).into(),
-        (AtomicOp::CmpSwap, _) => u64::from(word(2)) | u64::from(word(3)) << 32,
-        _ => 0,
-    };
-    let p = a.at(addr);
     // SAFETY: `find` returned the allocation containing the range, which is aligned.
-    let old = unsafe {
-        match words {
-            1 => rmw32(p.cast(), |o| atomic::apply(op, 4, [o, 0], src, cmp)[0]),
-            _ => rmw64(p.cast(), |o| atomic::apply(op, 8, o, src, cmp)),
-        }
-    };
+    let old = unsafe { rmw(op, words, a.at(addr), word) };
     let ok = a.initialised(addr, usize::from(m.bytes));
     a.mark(addr, usize::from(m.bytes), true);
     if m.ret {

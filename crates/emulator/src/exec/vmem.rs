@@ -293,20 +293,8 @@ fn read_modify_write(
     let Ok(a) = env.view.find(addr, len as u64) else { return };
     let words = len / 4;
     let at = |k: usize| d.data.get(k).map_or(0, |r| r[l]);
-    let src = [at(0), if words == 2 { at(1) } else { 0 }];
-    let cmp = match (op, words) {
-        (AtomicOp::CmpSwap, 1) => at(1).into(),
-        (AtomicOp::CmpSwap, _) => u64::from(at(2)) | u64::from(at(3)) << 32,
-        _ => 0,
-    };
-    let p = a.at(addr);
     // SAFETY: `find` returned the allocation containing the range, and `lane` checked alignment.
-    let old = unsafe {
-        match words {
-            1 => rmw32(p.cast(), |o| atomic::apply(op, 4, [o, 0], src, cmp)[0]),
-            _ => rmw64(p.cast(), |o| atomic::apply(op, 8, o, src, cmp)),
-        }
-    };
+    let old = unsafe { rmw(op, words, a.at(addr), at) };
     let ok = !env.strict || a.initialised(addr, len);
     a.mark(addr, len, true);
     if !ok {
@@ -321,9 +309,35 @@ fn read_modify_write(
     }
 }
 
+/// Performs an atomic operation on `words` words, of which `operand` has the new ones and then, of
+/// a comparison, those that are compared with. Returns the old ones.
+///
+/// # Safety
+/// `p` must be valid for so many and aligned.
+pub(super) unsafe fn rmw(
+    op: AtomicOp,
+    words: usize,
+    p: *mut u8,
+    operand: impl Fn(usize) -> u32,
+) -> [u32; 2] {
+    let src = [operand(0), if words == 2 { operand(1) } else { 0 }];
+    let cmp = match (op, words) {
+        (AtomicOp::CmpSwap, 1) => operand(1).into(),
+        (AtomicOp::CmpSwap, _) => u64::from(operand(2)) | u64::from(operand(3)) << 32,
+        _ => 0,
+    };
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match words {
+            1 => rmw32(p.cast(), |o| atomic::apply(op, 4, [o, 0], src, cmp)[0]),
+            _ => rmw64(p.cast(), |o| atomic::apply(op, 8, o, src, cmp)),
+        }
+    }
+}
+
 /// # Safety
 /// `p` must be valid and aligned.
-pub(super) unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
+unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
     // SAFETY: passed on from the caller.
     let a = unsafe { AtomicU32::from_ptr(p) };
@@ -333,7 +347,7 @@ pub(super) unsafe fn rmw32(p: *mut u32, f: impl Fn(u32) -> u32) -> [u32; 2] {
 
 /// # Safety
 /// `p` must be valid and aligned.
-pub(super) unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u32; 2] {
+unsafe fn rmw64(p: *mut u64, f: impl Fn([u32; 2]) -> [u32; 2]) -> [u32; 2] {
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
     // SAFETY: passed on from the caller.
     let a = unsafe { AtomicU64::from_ptr(p) };

@@ -1,13 +1,13 @@
 //! Draws or scores one token for each row of logits.
 
 use super::{check_room, check_shape};
-use crate::{Error, Kernels, Memory, Stream};
+use crate::{Device, Error, Kernels, Memory, Platform, Stream};
 
 /// Most likely tokens that a row can be asked for.
 pub const MAX_TOP: usize = 20;
 /// Workgroups at most where they wait for one another: all must be resident at once, one on each
-/// compute unit. gfx950 has 256, an H100 114 or 132.
-const WORKGROUPS: usize = 112;
+/// compute unit. gfx950 has 256, an H200 132, the smallest H100 114.
+const WORKGROUPS: usize = 128;
 /// Workgroups of a row at most: so many take 8192 tokens each of Kimi-K2's, two loads a thread.
 const MAX_MEMBERS: usize = 20;
 /// Bytes of the memory of one row's workgroups.
@@ -121,8 +121,12 @@ pub struct Buffers<'a> {
 
 /// Workgroups that serve a row of so many, each with a part of the vocabulary. Results do not
 /// depend on it.
-fn members(rows: usize) -> usize {
-    (WORKGROUPS / rows.max(1)).clamp(1, MAX_MEMBERS)
+fn members(device: &Device, rows: usize) -> Result<usize, Error> {
+    let resident = match device.platform() {
+        Platform::Hip => WORKGROUPS,
+        Platform::Cuda => device.cuda_processors()?.min(WORKGROUPS),
+    };
+    Ok((resident / rows.max(1)).clamp(1, MAX_MEMBERS))
 }
 
 /// Does for `rows` rows what their requests say, as [`model::Backend::sample`].
@@ -144,7 +148,7 @@ pub fn sample(
     check_room(NAME, "tokens", tokens, (first_token + rows) * 4)?;
     check_room(NAME, "results", results, (first + rows) * size_of::<Drawn>())?;
     check_room(NAME, "teams", teams, TEAMS_BYTES)?;
-    let members = members(rows) as u32;
+    let members = members(stream.device(), rows)? as u32;
     let args = Args {
         logits: logits.ptr() + (first * vocab * 4) as u64,
         requests: buffers.requests,

@@ -149,7 +149,7 @@ EXPERTS_DOWN(mxfp4, Fp4Rows)
 EXPERTS_DOWN(mxfp8, Fp8Rows)
 EXPERTS_DOWN(bf16, Bf16Rows)
 SM90_KERNELS(
-  SOME_KERNEL void experts_down_bf16_32(ExpertsDownArgs args) { some_rows(args); })
+  BLOCK_KERNEL void experts_down_bf16_32(ExpertsDownArgs args) { some_rows(args); })
 
 struct ExpertsCombineArgs {
   const __bf16 *y;

@@ -159,6 +159,6 @@ EXPERTS_GATE_UP(mxfp4, Fp4Rows, StoreFp4)
 EXPERTS_GATE_UP(mxfp8, Fp8Rows, StoreFp8)
 EXPERTS_GATE_UP(bf16, Bf16Rows, StoreBf16)
 SM90_KERNELS(
-  SOME_KERNEL void experts_gate_up_bf16_32(ExpertsGateUpArgs args) {
+  BLOCK_KERNEL void experts_gate_up_bf16_32(ExpertsGateUpArgs args) {
     some_rows(args, StoreBf16());
   })

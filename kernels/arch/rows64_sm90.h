@@ -250,33 +250,126 @@ __device__ inline void load_all(Work work) {
   }
 }
 
+/// What the lane has of a slab's codes.
+typedef u32x4 OwnCodes[OWN_TILES][CHUNKS];
+
+/// What the lane has of a quad's scales, or of what is left of it.
+struct OwnScales {
+  u32 own[OWN_TILES][CHUNKS];
+
+  /// Whether any lane of the warpgroup has one of 2 or more. Its waves must agree: matrix
+  /// instructions of a warpgroup are to be the same for all four.
+  __device__ bool are_wide() const {
+    u32 any = 0;
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 c = 0; c < CHUNKS; ++c) any |= own[t][c];
+    return any_of(2 + wave() / 4, 4 * WAVE, (any & 0x80808080) != 0);
+  }
+  /// Goes on so many slabs.
+  __device__ void skip(u32 count) {
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 c = 0; c < CHUNKS; ++c) own[t][c] >>= 8 * count;
+  }
+};
+
+/// The wave's sums of products of its tiles with rows, of each tile SUMS. They are made in batches
+/// of 32 values and one of the wave's tiles: a batch's operands are expanded while those of the one
+/// before are in use.
+template <u32 SUMS> struct OwnSums {
+  float sums[OWN_TILES][SUMS];
+  /// Whether there are any yet.
+  bool add;
+  u32x4 expanded[2][CHUNKS];
+
+  __device__ void clear() {
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 i = 0; i < SUMS; ++i) sums[t][i] = 0;
+  }
+
+  /// Expands the operands of batch `BATCH`.
+  template <u32 BATCH, bool WIDE>
+  __device__ void expand(const OwnCodes &codes, const OwnScales &scales, u32 step) {
+    constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
+    for (u32 c = 0; c < CHUNKS; ++c)
+      expanded[BATCH % 2][c] = expand_fp4<WIDE>(codes[T][c][P], scales.own[T][c], step);
+  }
+  /// Starts adding their products. Those of the batch before are done.
+  template <u32 BATCH> __device__ void multiply(u64 matrices) {
+    wgmma_begin();
+    wgmma_slab(sums[BATCH % OWN_TILES], expanded[BATCH % 2], matrices,
+               add || BATCH >= OWN_TILES);
+    wgmma_end();
+    wgmma_wait<1>();
+  }
+
+  /// Adds a slab's products with the rows at `matrices`. The first batch's operands are expanded.
+  /// Calls `done` when nothing of the slab before is in use, and `ahead` while the last batch is.
+  /// Unless WIDE no scale is of 2 or more. Matrices have hardly any, so WIDE is short, not fast.
+  /// (What is called, rather than inlined, has its operands in memory: here and below.)
+  template <bool WIDE, class Done, class Ahead>
+  __attribute__((always_inline)) __device__ void add_slab(OwnCodes &codes, const OwnScales &scales,
+                                                          u32 step, u64 matrices, Done done,
+                                                          Ahead ahead) {
+    constexpr u32 PIECE = sizeof(OperandRows) >> 4;
+    if constexpr (WIDE) {
+#pragma nounroll
+      for (u32 p = 0; p < 4; ++p) {
+        expand<0, true>(codes, scales, step);
+        multiply<0>(matrices + p * PIECE);
+        expand<1, true>(codes, scales, step);
+        multiply<1>(matrices + p * PIECE);
+        wgmma_wait<0>();
+        add = true;
+        for (u32 t = 0; t < OWN_TILES; ++t)
+          for (u32 c = 0; c < CHUNKS; ++c) codes[t][c] = codes[t][c].yzwx;
+      }
+      done();
+    } else {
+      multiply<0>(matrices);
+      done();
+      expand<1, false>(codes, scales, step);
+      multiply<1>(matrices);
+      expand<2, false>(codes, scales, step);
+      multiply<2>(matrices + PIECE);
+      expand<3, false>(codes, scales, step);
+      multiply<3>(matrices + PIECE);
+      expand<4, false>(codes, scales, step);
+      multiply<4>(matrices + 2 * PIECE);
+      expand<5, false>(codes, scales, step);
+      multiply<5>(matrices + 2 * PIECE);
+      expand<6, false>(codes, scales, step);
+      multiply<6>(matrices + 3 * PIECE);
+      expand<7, false>(codes, scales, step);
+      multiply<7>(matrices + 3 * PIECE);
+      add = true;
+    }
+    ahead();
+  }
+};
+static_assert(OWN_TILES == 2);
+
 /// The products of M tiles of rows with the wave's tiles of the blocks of a turn.
-template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
-  /// Batches of instructions are of 32 values and one of the wave's tiles. The operands of one are
-  /// expanded while those of the one before are in use.
-  static constexpr u32 BATCHES = 4 * OWN_TILES;
+template <u32 M, bool SEGMENTED, class Work> struct BlockProduct : OwnSums<8 * M> {
+  using OwnSums<8 * M>::sums, OwnSums<8 * M>::add;
   const Work &work;
   const Operands &operands;
   const u32 slabs;
-  /// Slabs of the turn up to this are not given back when the next is begun.
-  const u32 kept;
+  /// Whether slabs are given back at the turn's end, not when they are done with.
+  const bool stay;
   Slabs<SEGMENTED> place;
   /// The wave's first tile of the block, and its scales.
   const u32x4 *weights;
   const u32 *weight_scales;
   u32 block, end;
-  float sums[OWN_TILES][8 * M];
-  bool add, first;
-  u32x4 codes[2][OWN_TILES][CHUNKS];
-  u32x4 expanded[2][CHUNKS];
-  struct Scales {
-    u32 own[OWN_TILES][CHUNKS];
-  };
-  Scales scales, next;
+  bool first;
+  OwnCodes codes[2];
+  /// Of what is left of the quad, and whether they are wide, and of the quad after.
+  OwnScales scales, next;
+  bool wide;
 
   __device__ BlockProduct(const Work &work, const Operands &operands, bool stay,
                           Slabs<SEGMENTED> place, const Turn &turn)
-      : work(work), operands(operands), slabs((operands.k + 127) / 128), kept(stay ? slabs : 0),
+      : work(work), operands(operands), slabs((operands.k + 127) / 128), stay(stay),
         place(place), block(turn.block), end(turn.end) {}
 
   __device__ u32 quads() const { return (slabs + 3) / 4; }
@@ -322,64 +415,40 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     if (elected()) arrive_at(place.used());
   }
 
-  /// Expands the operands of batch `BATCH` of the `STEP`th slab of its quad.
-  template <u32 BATCH, int STEP, bool WIDE> __device__ void expand_batch(const Scales &of) {
-    constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
-    for (u32 c = 0; c < CHUNKS; ++c)
-      expanded[BATCH % 2][c] = expand_fp4<WIDE>(codes[STEP % 2][T][c][P], of.own[T][c], STEP);
-  }
-  /// Whether any lane has a scale of 2 or more.
-  __device__ bool is_wide() const {
-    u32 any = 0;
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) any |= scales.own[t][c];
-    return ballot((any & 0x80808080) != 0) != 0;
-  }
-
-  template <u32 BATCH, int STEP, bool WIDE> __device__ void add_batch(u64 matrices) {
-    constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
-    wgmma_begin();
-    wgmma_slab(sums[T], expanded[BATCH % 2],
-               matrices + P * (sizeof(OperandRows) >> 4), add || P > 0);
-    wgmma_end();
-    wgmma_wait<1>();
-    if constexpr (BATCH + 1 < BATCHES)
-      expand_batch<BATCH + 1, STEP, WIDE>(scales);
-    else if constexpr (STEP < 3)
-      expand_batch<0, STEP + 1, WIDE>(scales);
-    else
-      expand_batch<0, 0, true>(next); // as good for any
-  }
-
-  /// Adds slab `slab`, the `STEP`th of its quad.
-  template <int STEP, bool WIDE> __device__ void add_slab(u32 slab) {
+  /// Adds slab `slab`, the `STEP`th of two.
+  template <u32 STEP, bool WIDE>
+  __attribute__((always_inline)) __device__ void add_slab(u32 slab) {
     // Before the wait, beyond which the assembler does not put them off.
-    bool ends = STEP == 3 && slab + 1 == slabs && block + 1 < end;
+    bool ends = STEP == 1 && slab + 1 == slabs && block + 1 < end;
+    bool fresh = STEP == 1 && (ends || slab % 4 == 3); // the next slab's quad
     if (ends) find(block + 1);
-    if (STEP == 3) load_scales(ends ? 0 : slab / 4 + 1);
-    load_slab(ends ? 0 : slab + 1, (STEP + 1) % 2);
+    if (fresh) load_scales(ends ? 0 : slab / 4 + 1);
+    load_slab(ends ? 0 : slab + 1, 1 - STEP);
     place.before = opaque(place.before);
     wait_for_bytes(place.filled(), place.parity());
-    u64 matrices = eights_at(place.eights());
-    add_batch<0, STEP, WIDE>(matrices);
-    if (opaque(slab) > kept) release(Slabs<SEGMENTED>{place.before - 1});
-    add_batch<1, STEP, WIDE>(matrices);
-    add_batch<2, STEP, WIDE>(matrices);
-    add_batch<3, STEP, WIDE>(matrices);
-    add_batch<4, STEP, WIDE>(matrices);
-    add_batch<5, STEP, WIDE>(matrices);
-    add_batch<6, STEP, WIDE>(matrices);
-    add_batch<7, STEP, WIDE>(matrices);
+    auto done = [&] {
+      if (STEP == 1 && !stay) release(Slabs<SEGMENTED>{place.before - 1});
+    };
+    OwnSums<8 * M>::template add_slab<WIDE>(
+        codes[STEP], scales, STEP, eights_at(place.eights()), done, [&] {
+          if (fresh) {
+            scales = next;
+            if (slab + 1 < slabs) wide = scales.are_wide();
+          } else if (STEP == 1) {
+            scales.skip(2);
+          }
+          // Wide is as good for any.
+          this->template expand<0, STEP == 1 || WIDE>(codes[1 - STEP], scales, 1 - STEP);
+        });
     ++place.before;
-    add = true;
   }
 
-  template <bool WIDE> __device__ void add_quad(u32 slab) {
+  /// Adds two slabs, or what there is of them.
+  template <bool WIDE> __attribute__((always_inline)) __device__ void add_two(u32 slab) {
     add_slab<0, WIDE>(slab);
     if (slab + 1 < slabs) add_slab<1, WIDE>(slab + 1);
-    if (slab + 2 < slabs) add_slab<2, WIDE>(slab + 2);
-    if (slab + 3 < slabs) add_slab<3, WIDE>(slab + 3);
-    wgmma_wait<0>(); // the assembler does not follow batches into another quad
+    wgmma_wait<0>(); // the assembler does not follow batches into other slabs
+    if (!stay) release(Slabs<SEGMENTED>{place.before - 1});
   }
 
   /// Adds a segment's sums to the totals.
@@ -428,17 +497,19 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     u32 quads = this->quads(), current = 0;
     add = false;
     first = true;
+    wide = scales.are_wide();
+#pragma nounroll
     for (u32 quad = 0; quad < quads; ++quad) {
       if (quad + 1 < quads)
         prefetch(block, quad + 1);
       else if (block + 1 < end)
         prefetch(block + 1, 0);
-      u32 slab = 4 * quad;
-      if (is_wide())
-        add_quad<true>(slab);
-      else
-        add_quad<false>(slab);
-      scales = next;
+#pragma nounroll
+      for (u32 slab = 4 * quad; slab < at_most(4 * quad + 4, slabs); slab += 2)
+        if (wide)
+          add_two<true>(slab);
+        else
+          add_two<false>(slab);
       if (!SEGMENTED) continue;
       while (quads * (current + 1) / SEGMENTS <= quad) ++current;
       if (quads * (current + 1) / SEGMENTS == quad + 1) add_segment();
@@ -451,14 +522,13 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
     load_scales(0);
     scales = next;
     load_slab(0, 0);
-    expand_batch<0, 0, true>(scales);
+    this->template expand<0, true>(codes[0], scales, 0);
   }
 
   /// Returns where the slabs after the turn's stand.
   __device__ Slabs<SEGMENTED> run() {
     Slabs<SEGMENTED> start = place;
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 i = 0; i < 8 * M; ++i) sums[t][i] = 0;
+    this->clear();
     u32 note = 0;
     if constexpr (Work::NOTES) note = work.note(at_most(thread(), BLOCK_ROWS - 1));
     begin();
@@ -472,9 +542,9 @@ template <u32 M, bool SEGMENTED, class Work> struct BlockProduct {
       use();
       if (++block == end) break;
       place = start;
-      if (slabs % 4 != 0) begin(); // else the last slab has begun
+      if (slabs % 2 != 0) begin(); // else the last slab has begun
     }
-    for (u32 left = kept == 0 ? 1 : slabs; left > 0; --left)
+    for (u32 left = stay ? slabs : 0; left > 0; --left)
       release(Slabs<SEGMENTED>{place.before - left});
     return place;
   }

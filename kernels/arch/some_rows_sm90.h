@@ -9,7 +9,6 @@
 
 constexpr u32 SOME_ROWS = 32, SOME_EIGHTS = SOME_ROWS / 8, STAGES_OF_CODES = 7;
 static_assert(SOME_EIGHTS == LOADERS / WAVE);
-#define SOME_KERNEL BLOCK_KERNEL
 
 /// What lanes take of a slab's codes and, if it begins a quad, of the quad's scales.
 struct Stage {
@@ -113,81 +112,67 @@ template <class Work> struct Codes {
   }
 };
 
+/// What the lane has taken of them: a slab's codes, and the scales of what is left of its quad.
+struct Taken {
+  /// Where the slab after has its.
+  u32 stage = 0;
+  OwnCodes codes;
+  OwnScales scales;
+
+  /// Takes those of the next slab, which begins a quad if `fresh`, and has others brought to where
+  /// the slab before had its.
+  template <class Work> __device__ void next(Codes<Work> &ahead, bool fresh) {
+    copies_done<STAGES_OF_CODES - 2>();
+    const Stage &from = some_block->stages[stage];
+    if (fresh) {
+      for (u32 t = 0; t < OWN_TILES; ++t)
+        for (u32 c = 0; c < CHUNKS; ++c) scales.own[t][c] = from.scales[t][c][thread()];
+    } else {
+      scales.skip(1);
+    }
+    for (u32 t = 0; t < OWN_TILES; ++t)
+      for (u32 c = 0; c < CHUNKS; ++c) codes[t][c] = from.codes[t][c][thread()];
+    ahead.copy(stage == 0 ? STAGES_OF_CODES - 1 : stage - 1);
+    if (++stage == STAGES_OF_CODES) stage = 0;
+  }
+};
+
 /// The products of EIGHTS eights of rows with the wave's tiles of the blocks of a turn.
-template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
+template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct : OwnSums<4 * EIGHTS> {
   static constexpr u32 SUMS = 4 * EIGHTS;
+  using OwnSums<SUMS>::sums, OwnSums<SUMS>::add;
   const Work &work;
   const u32 slabs;
   /// Whether the rows of a turn stay for all of its blocks.
   const bool stay;
   Codes<Work> &ahead;
-  u32 &stage;
+  Taken &taken;
   SomeSlabs &place;
-  float sums[OWN_TILES][SUMS], totals[OWN_TILES][SUMS];
-  bool add;
-  u32x4 codes[OWN_TILES][CHUNKS], expanded[2][CHUNKS];
-  u32 scales[OWN_TILES][CHUNKS];
+  float totals[OWN_TILES][SUMS];
+  /// Whether the quad's scales are wide.
+  bool wide;
 
-  /// Takes the scales of a quad. Returns whether any lane has one of 2 or more.
-  __device__ bool take_scales() {
-    copies_done<STAGES_OF_CODES - 2>();
-    u32 any = 0;
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c) {
-        scales[t][c] = some_block->stages[stage].scales[t][c][thread()];
-        any |= scales[t][c];
-      }
-    return ballot((any & 0x80808080) != 0) != 0;
-  }
-  /// Takes codes, and has others brought to where the slab before had its.
-  __device__ void take_codes() {
-    copies_done<STAGES_OF_CODES - 2>();
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 c = 0; c < CHUNKS; ++c)
-        codes[t][c] = some_block->stages[stage].codes[t][c][thread()];
-    ahead.copy(stage == 0 ? STAGES_OF_CODES - 1 : stage - 1);
-    if (++stage == STAGES_OF_CODES) stage = 0;
-  }
+  __device__ SomeProduct(const Work &work, bool stay, Codes<Work> &ahead, Taken &taken,
+                         SomeSlabs &place)
+      : work(work), slabs(ahead.slabs), stay(stay), ahead(ahead), taken(taken), place(place) {}
 
   /// The wave is done with a slab of rows.
   __device__ static void release(SomeSlabs place) {
     if (elected()) arrive_at(place.used());
   }
 
-  /// Batches are those of `BlockProduct`. Expands the operands of one and starts adding their
-  /// products, while those of the batch before are in use.
-  template <u32 BATCH, bool WIDE> __device__ void add_batch(u32 step, u64 matrices) {
-    constexpr u32 T = BATCH % OWN_TILES, P = BATCH / OWN_TILES;
-    u32x4 (&own)[CHUNKS] = expanded[BATCH % 2];
-    for (u32 c = 0; c < CHUNKS; ++c) own[c] = expand_fp4<WIDE>(codes[T][c][P], scales[T][c], step);
-    wgmma_begin();
-    wgmma_slab(sums[T], own, matrices + P * (sizeof(OperandRows) >> 4), add || P > 0);
-    wgmma_end();
-    wgmma_wait<1>();
-  }
-  template <u32 STEP, bool WIDE> __device__ void add_slab(u32 slab) {
-    take_codes();
+  /// Adds slab `slab`.
+  template <bool WIDE> __attribute__((always_inline)) __device__ void add_slab(u32 slab) {
+    bool fresh = slab % 4 == 3 || slab + 1 == slabs;
     wait_for_bytes(place.filled(), place.parity());
-    u64 matrices = eights_at(place.eights());
-    add_batch<0, WIDE>(STEP, matrices);
-    add_batch<1, WIDE>(STEP, matrices);
-    add_batch<2, WIDE>(STEP, matrices);
-    add_batch<3, WIDE>(STEP, matrices);
-    // Earlier the assembler has batches wait for one another.
-    if (!stay && slab > 0) release({place.before - 1});
-    add_batch<4, WIDE>(STEP, matrices);
-    add_batch<5, WIDE>(STEP, matrices);
-    add_batch<6, WIDE>(STEP, matrices);
-    add_batch<7, WIDE>(STEP, matrices);
+    OwnSums<SUMS>::template add_slab<WIDE>(
+        taken.codes, taken.scales, 0, eights_at(place.eights()), [] {}, [&] {
+          taken.next(ahead, fresh);
+          this->template expand<0, true>(taken.codes, taken.scales, 0); // as good for any
+        });
+    wgmma_wait<0>(); // the assembler does not follow batches into another slab
+    if (!stay) release(place);
     ++place.before;
-    add = true;
-  }
-  template <bool WIDE> __device__ void add_quad(u32 slab) {
-    add_slab<0, WIDE>(slab);
-    if (slab + 1 < slabs) add_slab<1, WIDE>(slab + 1);
-    if (slab + 2 < slabs) add_slab<2, WIDE>(slab + 2);
-    if (slab + 3 < slabs) add_slab<3, WIDE>(slab + 3);
-    wgmma_wait<0>(); // the assembler does not follow batches into another quad
   }
 
   /// Adds a segment's sums to the totals.
@@ -208,10 +193,13 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
     add = false;
 #pragma nounroll
     for (u32 quad = 0; quad < quads; ++quad) {
-      if (take_scales())
-        add_quad<true>(4 * quad);
-      else
-        add_quad<false>(4 * quad);
+      wide = taken.scales.are_wide();
+#pragma nounroll
+      for (u32 slab = 4 * quad; slab < at_most(4 * quad + 4, slabs); ++slab)
+        if (wide)
+          add_slab<true>(slab);
+        else
+          add_slab<false>(slab);
       if (!SEGMENTED) continue;
       while (quads * (segment + 1) / SEGMENTS <= quad) ++segment;
       if (quads * (segment + 1) / SEGMENTS != quad + 1) continue;
@@ -219,12 +207,11 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
       first = false;
     }
     for (u32 t = 0; t < OWN_TILES; ++t) wgmma_wait(sums[t]);
-    if (!stay) release({place.before - 1});
   }
 
   __device__ void run(const Turn &turn) {
-    for (u32 t = 0; t < OWN_TILES; ++t)
-      for (u32 i = 0; i < SUMS; ++i) sums[t][i] = 0;
+    this->clear();
+    this->template expand<0, true>(taken.codes, taken.scales, 0);
     if constexpr (Work::NOTES) {
       u32 note = work.note(at_most(thread(), SOME_ROWS - 1));
       sync_block(); // nobody is left that reads those of the turn before
@@ -250,16 +237,16 @@ template <u32 EIGHTS, bool SEGMENTED, class Work> struct SomeProduct {
 template <bool SEGMENTED, class Work> __device__ inline void multiply_some_turns(Work work) {
   Turns<Work> turns(work, work.operands().k, SomeSlabs::COUNT);
   Codes<Work> ahead(work, turns);
-  u32 stage = 0;
-  for (; stage < STAGES_OF_CODES - 1; ++stage) ahead.copy(stage);
-  stage = 0;
+  for (u32 stage = 0; stage < STAGES_OF_CODES - 1; ++stage) ahead.copy(stage);
+  Taken taken;
+  taken.next(ahead, true);
   SomeSlabs place;
   for (u32 t = block_x(); t < turns.count; t += blocks_x()) {
-    work.take(turns[t].group);
-#define EIGHTS_OF_ROWS(e)                                                                     \
-  case e:                                                                                     \
-    SomeProduct<e, SEGMENTED, Work>{work, ahead.slabs, turns.stay, ahead, stage, place}.run( \
-        turns[t]);                                                                            \
+    Turn turn = turns[t];
+    work.take(turn.group);
+#define EIGHTS_OF_ROWS(e)                                                             \
+  case e:                                                                             \
+    SomeProduct<e, SEGMENTED, Work>(work, turns.stay, ahead, taken, place).run(turn); \
     break
     switch (at_most((work.rows + 7) / 8, SOME_EIGHTS)) {
       EIGHTS_OF_ROWS(1);

@@ -20,6 +20,17 @@ __device__ inline void await(u32 barrier, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+/// As `await`; returns whether any of them says so.
+__device__ inline bool any_of(u32 barrier, u32 threads, bool says) {
+  u32 any;
+  asm volatile("{\n\t.reg .pred one, all;\n\tsetp.ne.b32 one, %3, 0;\n\t"
+               "barrier.cta.red.or.pred all, %1, %2, one;\n\tselp.u32 %0, 1, 0, all;\n\t}"
+               : "=r"(any)
+               : "r"(barrier), "r"(threads), "r"((u32)says)
+               : "memory");
+  return ballot(any != 0) != 0; // the assembler sees that it is the same for the wave
+}
+
 /// The thread counts at barrier `barrier` as one of `threads`, and goes on.
 __device__ inline void arrive_for(u32 barrier, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");

@@ -1,6 +1,6 @@
 //! Matrix products in BF16.
 
-use super::{Rows, check_room, check_shape};
+use super::{AT_ONCE, Rows, check_room, check_shape};
 use crate::tensor_map::{Element, TensorMap};
 use crate::weights::bytes_of;
 use crate::{Error, Kernel, Kernels, Memory, Platform, Stream};
@@ -187,9 +187,8 @@ pub fn matmul(
     unsafe { stream.launch(kernel, grid.map(|size| size as u32), threads, &args) }
 }
 
-/// Workgroups of CUDA's `matmul_rows` that an H200 holds at once, each alone, or in clusters.
-/// `matmul_rows_64`, whose blocks have 64 rows of x rather than 128, it holds twice as many of.
-const AT_ONCE: usize = 132;
+/// Workgroups of CUDA's `matmul_rows` that an H200 holds at once in clusters; alone [`AT_ONCE`]. Of
+/// `matmul_rows_64`, whose blocks have 64 rows of x rather than 128, it holds twice as many.
 const AT_ONCE_IN_CLUSTERS: usize = 120;
 
 /// How CUDA's `matmul_rows` cuts each product of a batch.

@@ -28,6 +28,9 @@ pub mod swiglu;
 
 use crate::{Error, Memory};
 
+/// Workgroups that an H100 or H200 holds at once when each takes most of a processor.
+pub(crate) const AT_ONCE: usize = 132;
+
 /// How many rows a kernel computes. The true number stands in device memory, because a recorded
 /// graph is replayed with fewer rows than it was recorded for.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use checkpoint::{Activations, Encoded, Matrix};
 use mx::BLOCK;
 
-use super::{Rows, check_room, check_shape};
+use super::{AT_ONCE, Rows, check_room, check_shape};
 use crate::{Device, Error, Memory, Platform};
 
 /// Rows of a tile.
@@ -297,9 +297,6 @@ impl RowTiles {
         }
     }
 }
-
-/// Workgroups that an H100 or H200 holds at once when each takes most of a processor.
-const AT_ONCE: usize = 132;
 
 /// Whether kernels for up to four rows have a form for as many as there may be, in so many
 /// workgroups that take most of a processor each: for one row, on CUDA, while all have room.

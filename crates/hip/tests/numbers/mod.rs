@@ -29,12 +29,14 @@ impl Random {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    /// Random codes; scales from 2^-9 to 2^-2, and of each second 512 columns to 2^4: kernels for
-    /// sm_90 expand those in another way.
+    /// Random codes; scales from 2^-9 to 2^-2, and of each second 512 columns to 2^4 in every third
+    /// 16 rows: kernels for sm_90 expand those in another way, and waves must agree which.
     pub fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
         let packed = (0..rows * cols / 2).map(|_| self.bits() as u8).collect();
-        let scales = (0..rows * cols / BLOCK)
-            .map(|i| 118 + self.below([8, 14][i % (cols / BLOCK) / 16 % 2]) as u8)
+        let blocks = cols / BLOCK;
+        let wide = |i: usize| i % blocks / 16 % 2 == 1 && (i / blocks / 16).is_multiple_of(3);
+        let scales = (0..rows * blocks)
+            .map(|i| 118 + self.below(if wide(i) { 14 } else { 8 }) as u8)
             .collect();
         Matrix { rows, cols, data: Encoded::Mxfp4 { packed, scales } }
     }

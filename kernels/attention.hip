@@ -1,5 +1,5 @@
-// attention: absorbed MLA over the paged cache, causal, for few rows. Shapes, formulas and order of
-// arithmetic are in `mla.h`.
+// attention: absorbed MLA over the paged cache, causal. Shapes, formulas and order of arithmetic are
+// in `mla.h`.
 //
 // attention_split: any number of workgroups, on gfx950 for each of heads / 16 rounded up (y); they
 // stay and take splits one after another: see `arch/attention_split_*.h`. Graphs fix the grid, and

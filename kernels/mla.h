@@ -16,8 +16,10 @@
 // tile, which is raised to a later tile's when that is more than 2^THRESHOLD times it; weights are
 // rounded to bf16, and f32 sums of them and of weighted values are chains of matrix instructions.
 // Of several splits each one's mean value is rounded to f16, at most 65504 (2^-11 of it, where
-// weights are off by 2^-8); then they are merged in ascending order. Keys beyond a row's or a
-// split's last have weight 0 where they are in a tile; their values must be finite.
+// weights are off by 2^-8); then they are merged in ascending order. On sm_90 splits of a row are in
+// groups of up to eight: of several groups those of each are merged by themselves, and the groups'
+// means are rounded and merged in turn. Keys beyond a row's or a split's last have weight 0 where
+// they are in a tile; their values must be finite.
 #pragma once
 #include "device.h"
 
@@ -122,20 +124,3 @@ struct Softmax {
     return w;
   }
 };
-
-/// A value of a split's mean as it is merged with others.
-__device__ inline _Float16 rounded(float x) {
-  return (_Float16)__builtin_fmaxf(__builtin_fminf(x, 65504.0f), -65504.0f);
-}
-
-/// Joins a split's sum of weights to that of splits before: `max` and `sum` become both's. Returns
-/// the factor of what was summed before; `weight` becomes that of the split's mean.
-__device__ inline float join(float &max, float &sum, float other_max, float other_sum,
-                             float &weight) {
-  float both = max > other_max ? max : other_max;
-  float own = power_of_two(max - both);
-  weight = other_sum * power_of_two(other_max - both);
-  max = both;
-  sum = __builtin_fmaf(sum, own, weight);
-  return own;
-}

@@ -86,6 +86,11 @@ struct Fp8Part : Fp8Keys {
   }
 };
 
+/// A value of a split's mean as it is merged with others.
+__device__ inline _Float16 rounded(float x) {
+  return (_Float16)__builtin_fmaxf(__builtin_fminf(x, 65504.0f), -65504.0f);
+}
+
 /// Keys `begin .. end` of a row.
 template <class Part> struct Split {
   const AttentionArgs &args;

@@ -10,6 +10,7 @@ __device__ inline u32 block_y() { return __nvvm_read_ptx_sreg_ctaid_y(); }
 __device__ inline u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
 /// Workgroups of the launch.
 __device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
+__device__ inline u32 blocks_z() { return __nvvm_read_ptx_sreg_nctaid_z(); }
 __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }

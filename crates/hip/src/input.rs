@@ -15,10 +15,10 @@ use crate::stream::Stream;
 /// are the first, then of each round of [`Limits::LOGIT_ROWS`] its outputs, its rows of generated
 /// tokens, and the splits that attention takes their keys in), token, position, start in `tables`,
 /// KV slot of every row, row of every output, which output of the batch before each row's token is;
-/// then the splits, and behind the last of them the sequences' block tables one after another. Every list before those has room for `bound` rows, so that a graph recorded for so many
-/// finds them whatever the batch; what follows is found from where the splits begin, which is also
-/// where `tables` does. At last comes what prompts' launches read, which no graph has: 16-byte
-/// aligned.
+/// then the splits, and behind the last of them the sequences' block tables one after another.
+/// Every list before those has room for `bound` rows, so that a graph recorded for so many finds
+/// them whatever the batch; what follows is found from where the splits begin, which is also where
+/// `tables` does. At last comes what prompts' launches read, which no graph has: 16-byte aligned.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,

@@ -27,6 +27,12 @@ fn one_split(format: CacheFormat) -> usize {
     }
 }
 
+/// How often the means are rounded to f16 of a row that sees `len` keys.
+fn roundings(format: CacheFormat, len: usize) -> i32 {
+    let groups = device::platform() == Platform::Cuda && len > 8 * one_split(format);
+    i32::from(len > one_split(format)) + i32::from(groups)
+}
+
 /// Rows of several sequences over one cache with shuffled blocks.
 struct Case {
     heads: usize,
@@ -146,7 +152,8 @@ impl Case {
     /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
     /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
     /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8; where there
-    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least.
+    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on CUDA those
+    /// of groups as much again, where there are several.
     fn check(&self, format: CacheFormat, out: &[u16], row: usize, head: usize) {
         let q = &self.queries[(row * self.heads + head) * ENTRY..][..ENTRY];
         let len = self.positions[row] as usize + 1;
@@ -174,7 +181,7 @@ impl Case {
             }
         }
         let out = &out[(row * self.heads + head) * LATENT..][..LATENT];
-        let half = if len > one_split(format) { 2f64.powi(-11) } else { 0.0 };
+        let half = (1.0 + 2f64.powi(-11)).powi(roundings(format, len)) - 1.0;
         for i in 0..LATENT {
             let split = half * (size[i] + 2f64.powi(-14));
             let inner = mixed * size[i] + split;
@@ -368,6 +375,44 @@ fn long_sequences() {
         let case = Case::new(&mut Random::new(7), heads, 64, &[rows], 1.0);
         let split = case.run(&gpu, rows.len());
         case.check_all(CacheFormat::Bf16, &split);
+    }
+}
+
+/// On CUDA workgroups that have all splits of a group fold them: all of them, those of a group that
+/// happen to be together, or none, as of a row alone. On HIP there are no groups.
+#[test]
+fn folded_groups_are_splits_merged() {
+    if device::platform() == Platform::Hip {
+        return;
+    }
+    let gpu = device::gpu();
+    let mut random = Random::new(10);
+    let mixed: Vec<u32> = (0..90).map(|row| row * 317 % 9000).collect();
+    let cases: [(usize, &[u32]); 7] = [
+        (16, &[4095; 64]),   // two groups
+        (16, &[1023; 128]),  // one, which is the row
+        (16, &[20_479; 64]), // eight
+        (16, &[20_479; 40]),
+        (20, &[8000; 32]),
+        (5, &[3000; 256]),
+        (16, &mixed),
+    ];
+    for format in [CacheFormat::Bf16, CacheFormat::Fp8] {
+        for (heads, rows) in cases {
+            let mut case = Case::new(&mut random, heads, 16, &[rows], 0.3);
+            let mut entries = case.fill_from_fp8(&mut random);
+            if format == CacheFormat::Bf16 {
+                entries = case.cache.iter().flat_map(|code| code.to_ne_bytes()).collect();
+            }
+            let found = case.run_on(&gpu, rows.len(), format, &entries);
+            let width = heads * LATENT;
+            for row in [0, 1, rows.len() / 2, rows.len() - 3, rows.len() - 1] {
+                case.check(format, &found, row, row % heads);
+                let alone = case.alone(row).run_on(&gpu, 1, format, &entries);
+                let own = &found[row * width..(row + 1) * width];
+                assert!(alone == own, "row {row} of {} alone gives other bits", rows.len());
+            }
+        }
     }
 }
 

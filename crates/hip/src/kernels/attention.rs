@@ -281,16 +281,23 @@ pub fn attention(
             }
         }
         if splits > 1 {
-            // Of the form for few workgroups, which loads all means at once, three fit a
-            // processor.
-            let merge = match workspace.workgroups {
-                Some(all) if rows.bound * heads <= 3 * all => "attention_merge_few",
-                _ => "attention_merge",
-            };
-            let grid = [rows.bound as u32, heads as u32, 1];
+            let (merge, parts) = merge_form(rows.bound * heads, workspace.workgroups);
+            let grid = [rows.bound as u32, heads as u32, parts];
             stream.launch(kernels.get(merge), grid, 128, &args)?;
         }
         Ok(())
+    }
+}
+
+/// The kernel that merges the splits of so many rows and heads, and the parts of the columns that it
+/// takes apart, where CUDA has `processors`. Of the form for few, which loads all means at once,
+/// three workgroups fit a processor.
+fn merge_form(merges: usize, processors: Option<usize>) -> (&'static str, u32) {
+    match processors {
+        Some(all) if 4 * merges <= 2 * all => ("attention_merge_few", 4),
+        Some(all) if 2 * merges <= 2 * all => ("attention_merge_few", 2),
+        Some(all) if merges <= 3 * all => ("attention_merge_few", 1),
+        _ => ("attention_merge", 1),
     }
 }
 

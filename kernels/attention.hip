@@ -10,8 +10,8 @@
 // threads for each row and head: see `arch/attention_merge_*.h`.
 // Must move 1152 (bf16) or 656 (E4M3) bytes a key, and with several splits their partials, written
 // and then read: 32.3 KiB for 16 heads, on gfx950 as many as are a twentieth of the rest; on sm_90,
-// with 320 keys, they are 9.0 % of what these have in bf16 and 15.7 % in E4M3, or up to an eighth of
-// that where workgroups have whole groups of splits.
+// with 320 keys, they are 9.0 % of what these have in bf16 and 15.7 % in E4M3, or as little as an
+// eighth of that where workgroups have whole groups of splits.
 // Longer splits make a lone sequence wait for more steps one after another: on an H100, 64
 // sequences of 4096 keys took 11 % less time with 512 keys than with 256 (in f32), one took 58 %
 // more.

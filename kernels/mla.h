@@ -16,10 +16,10 @@
 // tile, which is raised to a later tile's when that is more than 2^THRESHOLD times it; weights are
 // rounded to bf16, and f32 sums of them and of weighted values are chains of matrix instructions.
 // Of several splits each one's mean value is rounded to f16, at most 65504 (2^-11 of it, where
-// weights are off by 2^-8); then they are merged in ascending order. On sm_90 splits of a row are in
-// groups of up to eight: of several groups those of each are merged by themselves, and the groups'
-// means are rounded and merged in turn. Keys beyond a row's or a split's last have weight 0 where
-// they are in a tile; their values must be finite.
+// weights are off by 2^-8); then they are merged in ascending order. On sm_90 splits of a row are
+// in groups of up to eight: of several groups those of each are merged by themselves, and the
+// groups' means are rounded and merged in turn. Keys beyond a row's or a split's last have weight 0
+// where they are in a tile; their values must be finite.
 #pragma once
 #include "device.h"
 

@@ -1,8 +1,8 @@
 // The merge of splits' means for sm_90, in two steps: those of up to GROUP splits one after another
-// are folded into their group's, which is rounded as theirs are, and groups' means are folded in the
-// same way; of one group the result is not rounded before. A workgroup of `attention_split` that has
-// all splits of a group folds them itself. Then but one mean is written, in the place of the first
-// split, or the result; the second split's sum of weights is 0 and says so.
+// are folded into their group's, which is rounded as theirs are, and groups' means are folded in
+// the same way; of one group the result is not rounded before. A workgroup of `attention_split`
+// that has all splits of a group folds them itself. Then but one mean is written, in the place of
+// the first split, or the result; the second split's sum of weights is 0 and says so.
 #pragma once
 
 /// Splits of a group at most, and groups of a row.
@@ -63,54 +63,47 @@ struct Merged {
   }
 };
 
-/// How the splits of a row are joined, for a wave: its lane `8 * i + m` has member `m` of groups
-/// `i` and `4 + i`.
+/// How the splits of a row are joined: member `m` of group `g` at `GROUP * g + m`.
 struct Joins {
-  /// The group's greatest reference up to the member, the factor of what was folded before, and the
-  /// weight of the mean.
-  float max[2], factor[2], weight[2];
-  u32 folded[2];
+  /// The factor of what was folded of the group before, and the weight of the mean.
+  f32x2 splits[MAX_GROUPS * GROUP];
+  /// Each group's greatest reference.
+  float maxima[MAX_GROUPS];
 
-  /// By what splits have left in `sums`.
-  __device__ Joins(const f32x2 (&sums)[2], u32 splits, u32 length) {
+  /// Finds them by what splits have left in `sums`, of which lane `l` has places `l` and
+  /// `WAVE + l`. Returns at bit `GROUP * g + 1` whether group `g` is folded.
+  __device__ u64 find(const f32x2 (&sums)[2], u32 count, u32 length) {
     u32 member = lane() % GROUP;
+    u64 folded = 0;
     for (u32 h = 0; h < 2; ++h) {
-      u32 split = (MAX_GROUPS / 2 * h + lane() / GROUP) * length + member;
-      bool exists = member < length && split < splits;
-      folded[h] = ballot(exists && member == 1 && sums[h][1] == 0);
-      exists = exists && (member == 0 || !(folded[h] >> lane() / GROUP * GROUP & 2));
-      float top = exists ? sums[h][0] : -__builtin_inff();
+      u32 place = WAVE * h + lane(), split = place / GROUP * length + member;
+      bool exists = member < length && split < count;
+      u64 own = ballot(exists && member == 1 && sums[h][1] == 0);
+      folded |= own << WAVE * h;
+      exists = exists && (member == 0 || !(own >> lane() / GROUP * GROUP & 2));
+      float max = exists ? sums[h][0] : -__builtin_inff();
       for (u32 d = 1; d < GROUP; d *= 2) {
-        float other = shuffle(top, lane() - d);
-        if (member >= d && other > top) top = other;
+        float other = shuffle(max, lane() - d);
+        if (member >= d && other > max) max = other;
       }
-      float before = shuffle(top, lane() - 1);
+      float before = shuffle(max, lane() - 1);
       if (member == 0) before = -__builtin_inff();
-      max[h] = top;
-      factor[h] = exists ? power_of_two(before - top) : 1;
-      weight[h] = exists ? sums[h][1] * power_of_two(sums[h][0] - top) : 0;
+      float factor = power_of_two(before - max), reach = power_of_two(sums[h][0] - max);
+      splits[place] = exists ? f32x2{factor, sums[h][1] * reach} : f32x2{1, 0};
+      if (member == GROUP - 1) maxima[place / GROUP] = max;
     }
-  }
-
-  /// What the lane of a group's member has.
-  template <typename T> __device__ static T of(const T (&x)[2], u32 group, u32 member) {
-    u32 half = MAX_GROUPS / 2;
-    return shuffle(group < half ? x[0] : x[1], group % half * GROUP + member);
-  }
-
-  __device__ bool is_folded(u32 group) const {
-    u32 half = MAX_GROUPS / 2;
-    return ((group < half ? folded[0] : folded[1]) >> group % half * GROUP & 2) != 0;
+    sync_wave();
+    return folded;
   }
 
   __device__ Merged fold(u32 group, const f16x4 (&means)[GROUP]) const {
     Merged x;
-    x.max = of(max, group, GROUP - 1);
+    x.max = maxima[group];
     for (u32 m = 0; m < GROUP; ++m) {
-      float f = of(factor, group, m), w = of(weight, group, m);
-      x.sum = __builtin_fmaf(x.sum, f, w);
+      f32x2 f = splits[GROUP * group + m];
+      x.sum = __builtin_fmaf(x.sum, f[0], f[1]);
       for (u32 c = 0; c < 4; ++c)
-        x.columns[c] = __builtin_fmaf(x.columns[c], f, (float)means[m][c] * w);
+        x.columns[c] = __builtin_fmaf(x.columns[c], f[0], (float)means[m][c] * f[1]);
     }
     return x;
   }
@@ -120,12 +113,16 @@ constexpr u32 MERGING_WAVES = 4;
 
 /// Grid: (rows, heads, parts of the columns: 1, 2 or 4). A lane has four columns. Waves share the
 /// part's quarters of the columns, and of fewer than four the groups. `FEW`: all means are on their
-/// way at once, also those of splits that turn out to be folded; otherwise there is one part.
+/// way at once, also of splits that turn out to be folded. Otherwise there is one part, and of more
+/// than the first two groups, or where workgroups probably had whole ones, they are loaded when it
+/// is known that they are there.
 template <bool FEW> __device__ inline void merge_splits(const AttentionArgs &args) {
   begin();
   u32 row = block_x(), head = block_y();
-  if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(args, len);
+  u32 rows = *args.rows, len = args.positions[row] + 1; // at once
+  loads_first();
+  if (row >= rows) return;
+  u32 length = split_length(args, len);
   if (length >= len) return;
   u32 splits = (len + length - 1) / length, groups = group_count(splits);
   u32 group = group_length(splits);
@@ -133,6 +130,7 @@ template <bool FEW> __device__ inline void merge_splits(const AttentionArgs &arg
   u32 column = (WAVE << log_quarters) * (FEW ? block_z() : 0) +
                thread() % (WAVE << log_quarters); // of four
   u64 first_at = (u64)row * args.max_splits * args.heads + head;
+  bool at_once = rows * ((args.heads + 15) / 16) * splits < group * args.workgroups;
   auto own_group = [&](u32 i) { return FEW ? (wave() + MERGING_WAVES * i) >> log_quarters : i; };
   f32x2 sums[2];
   for (u32 h = 0; h < 2; ++h) {
@@ -149,33 +147,42 @@ template <bool FEW> __device__ inline void merge_splits(const AttentionArgs &arg
   };
 #pragma unroll
   for (u32 i = 0; i < MAX_GROUPS; ++i) {
-    if (own_group(i) >= groups) continue;
-    for (u32 m = 0; m < (FEW ? GROUP : 1); ++m) load(i, m);
+    if (own_group(i) >= groups) break;
+    load(i, 0);
+    if (FEW || (i < 2 && at_once))
+      for (u32 m = 1; m < GROUP; ++m) load(i, m);
     loads_first();
   }
-  Joins joins(sums, splits, group);
+  __shared__ Joins joins_of[MERGING_WAVES];
+  Joins &joins = joins_of[wave()];
+  u64 folded = joins.find(sums, splits, group);
+  auto is_folded = [&](u32 g) { return (folded >> (GROUP * g + 1) & 1) != 0; };
   bf16x4 *out = (bf16x4 *)args.out + ((u64)row * args.heads + head) * (LATENT / 4) + column;
   __shared__ f16x4 group_means[MAX_GROUPS][LATENT / 4];
   __shared__ f32x2 group_sums[MAX_GROUPS];
+  auto load_rest = [&](u32 i) {
+    if (FEW || (i < 2 && at_once)) return;
+    for (u32 m = 1; m < GROUP; ++m) load(i, m);
+    loads_first();
+  };
+  if (groups == 1) {
+    if (own_group(0) > 0 || is_folded(0)) return;
+    load_rest(0);
+    return joins.fold(0, means[0]).write(out);
+  }
   Merged all;
 #pragma unroll
   for (u32 i = 0; i < MAX_GROUPS; ++i) {
     u32 g = own_group(i);
-    if (g >= groups) continue;
-    bool folded = joins.is_folded(g);
-    if (folded && groups == 1) continue;
-    if (!FEW && !folded) {
-      for (u32 m = 1; m < GROUP; ++m) load(i, m);
-      loads_first();
-    }
+    if (g >= groups) break;
     Merged x;
     f16x4 mean = means[i][0];
-    if (folded) {
-      x.max = Joins::of(joins.max, g, 0);
-      x.sum = Joins::of(joins.weight, g, 0);
+    if (is_folded(g)) {
+      x.max = joins.maxima[g];
+      x.sum = joins.splits[GROUP * g][1];
     } else {
+      load_rest(i);
       x = joins.fold(g, means[i]);
-      if (groups == 1) x.write(out);
       mean = x.mean();
     }
     if constexpr (FEW) {
@@ -185,7 +192,6 @@ template <bool FEW> __device__ inline void merge_splits(const AttentionArgs &arg
       all.add(x.max, x.sum, mean);
     }
   }
-  if (groups == 1) return;
   if constexpr (FEW) {
     sync();
     if (thread() >= WAVE << log_quarters) return;

@@ -33,6 +33,8 @@ constexpr u32 OWN_KEYS = TILE / SCORING_WARPS;
 /// Columns of a warp that mixes.
 constexpr u32 WIDTH = LATENT / MIXING_WARPS;
 constexpr u32 SPLIT_THREADS = COPIERS + SCORERS + MIXERS;
+/// Of fewer splits of a workgroup it is not worth finding out whether they are a group.
+constexpr u32 LEAST_RUN = 4;
 /// Rows at most.
 constexpr u32 MAX_ROWS = SPLIT_THREADS;
 
@@ -395,7 +397,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
   Sums total;             // of the group's splits before, if the workgroup has all of it
   u32 group = 0; // if the workgroup has all of it, see `whole_group`
   for (; splits.left > 0; splits.next()) {
-    if (group == 0 && splits.left > 1) group = splits.whole_group();
+    if (group == 0 && splits.left >= LEAST_RUN) group = splits.whole_group();
     Sums sums;
     Weights weights = sums.softmax.weigh(next_scores());
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
@@ -478,7 +480,7 @@ __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) 
   if (block_x() >= workgroups) return false;
   u32 groups = of_all >> 16, all_groups = groups * head_tiles;
   auto most = [&](u32 count) { return (count + workgroups - 1) / workgroups; };
-  if (all > workgroups && most(all_groups) * splits <= most(all) * groups) {
+  if (all >= LEAST_RUN * workgroups && most(all_groups) * splits <= most(all) * groups) {
     u32 groups_before = (before >> 16) - own_groups;
     for (u32 i = 0; i < 2; ++i) {
       u32 number = all_groups * (block_x() + i) / workgroups, heads = number / groups;

@@ -152,8 +152,8 @@ impl Case {
     /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
     /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
     /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8; where there
-    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on CUDA those
-    /// of groups as much again, where there are several.
+    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on CUDA as
+    /// much again those of groups, where there are several.
     fn check(&self, format: CacheFormat, out: &[u16], row: usize, head: usize) {
         let q = &self.queries[(row * self.heads + head) * ENTRY..][..ENTRY];
         let len = self.positions[row] as usize + 1;

@@ -120,9 +120,9 @@ impl Attention {
     /// sums, each below the sum of absolute products, so weights are off by a factor within
     /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
     /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
-    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8;
-    /// where there are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on
-    /// CUDA those of groups of eight as much again, where there are several.
+    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8; where there
+    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on CUDA as
+    /// much again those of groups of eight, where there are several.
     fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
         let len = self.batch.context;
         let (heads, scale) = (self.s.heads.heads, f64::from(self.s.scale));

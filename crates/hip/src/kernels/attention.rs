@@ -263,8 +263,8 @@ pub fn attention(
     let parts = rows.bound * splits * heads;
     check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 2)?;
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
-    // SAFETY: the parameters are the kernels'; buffers and the workspace have room, positions are in
-    // the cache.
+    // SAFETY: the parameters are the kernels'; buffers and the workspace have room, positions are
+    // in the cache.
     unsafe {
         let kernel = kernels.get(match format {
             CacheFormat::Native | CacheFormat::Bf16 => "attention_split",
@@ -289,13 +289,13 @@ pub fn attention(
     }
 }
 
-/// The kernel that merges the splits of so many rows and heads, and the parts of the columns that it
-/// takes apart, where CUDA has `processors`. Of the form for few, which loads all means at once,
+/// The kernel that merges the splits of so many rows and heads, and the parts of the columns that
+/// it takes apart, where CUDA has `processors`. Of the form for few, which loads all means at once,
 /// three workgroups fit a processor.
 fn merge_form(merges: usize, processors: Option<usize>) -> (&'static str, u32) {
     match processors {
-        Some(all) if 4 * merges <= 2 * all => ("attention_merge_few", 4),
-        Some(all) if 2 * merges <= 2 * all => ("attention_merge_few", 2),
+        Some(all) if 4 * merges <= all => ("attention_merge_few", 4),
+        Some(all) if merges <= all => ("attention_merge_few", 2),
         Some(all) if merges <= 3 * all => ("attention_merge_few", 1),
         _ => ("attention_merge", 1),
     }

@@ -1,5 +1,4 @@
-// What the forms of absorbed MLA share: `attention.hip`, for few rows, and `attention_rows.hip`,
-// for many.
+// Absorbed MLA over the paged cache, causal: what `attention.hip` has the same on every target.
 //
 // Row `r` sees its own position and all before it, `len` of them: per head `s_j = scale * (q .
 // entry_j)` over latent and rope, `out = sum_j softmax(s)_j entry_j[..latent]`.
@@ -11,39 +10,37 @@
 // bf16 (656 bytes): what `rope_and_cache.hip` writes. An E4M3 value times its scale is exact in
 // bf16, so that arithmetic is the same from there on.
 //
-// Order of arithmetic, in every form: keys are taken in tiles of 32, tiles in splits of
+// Order of arithmetic: keys are taken in tiles of 32, tiles in splits of
 // `split_length(len)`. A score is the sum of PARTS chains of matrix instructions over parts of the
 // 576 values. Within a split weights are relative to a reference, the greatest score of the first
 // tile, which is raised to a later tile's when that is more than 2^THRESHOLD times it; weights are
 // rounded to bf16, and f32 sums of them and of weighted values are chains of matrix instructions.
 // Of several splits each one's mean value is rounded to f16, at most 65504 (2^-11 of it, where
-// weights are off by 2^-8); then they are merged in ascending order. Keys beyond a row's or a
-// split's last have weight 0 where they are in a tile; their values must be finite.
+// weights are off by 2^-8); then they are merged in ascending order. On sm_90 splits of a row are
+// in groups of up to eight: of several groups those of each are merged by themselves, and the
+// groups' means are rounded and merged in turn. Keys beyond a row's or a split's last have weight 0
+// where they are in a tile; their values must be finite.
 #pragma once
 #include "device.h"
 
 constexpr u32 LATENT = 512, ROPE = 64, ENTRY = LATENT + ROPE, TILE = 32;
-constexpr u32 WAVES = 256 / WAVE;
-/// Waves that share 16 keys' scores, each with SLABS of the slabs of 32 values.
-constexpr u32 PARTS = WAVES / 2, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
+/// Parts of a key's values, each but the last with SLABS of the slabs of 32.
+constexpr u32 PARTS = 128 / WAVE, SLABS = (ENTRY / 32 + PARTS - 1) / PARTS;
 /// Splits of a row at most: on gfx950 128, on sm_90, which has half as many processors, 64.
 constexpr u32 MAX_SPLITS = 2 * WAVE;
 /// The reference of weights is raised when a score's is 2^THRESHOLD times it.
 constexpr float THRESHOLD = 8;
 
-/// Whether the wave of part `part` has a slab `s`.
+/// Whether part `part` has a slab `s`.
 __device__ inline bool exists(u32 part, u32 s) {
   return PARTS * SLABS == ENTRY / 32 || part * SLABS + s < ENTRY / 32;
 }
-
 
 struct AttentionArgs {
   const u32 *rows;
   const u32 *positions;
   const u32 *table_starts;
   const u32 *tables;
-  const u32 *groups;
-  const u32 *group_rows;
   const __bf16 *queries;
   const u8 *cache;
   __bf16 *out;
@@ -63,73 +60,20 @@ struct AttentionArgs {
 };
 
 /// Keys in a split of a row that sees `len`: a multiple of TILE, all but the last of one length. As
-/// many splits as the launcher's `split_keys` says, or fewer as that is rounded up. Rows at
-/// positions `4 n .. 4 n + 3` have the same.
+/// many splits as the launcher's `split_keys` says, or fewer as that is rounded up.
 __device__ inline u32 split_length(const AttentionArgs &args, u32 len) {
   u32 splits = (len + args.split_more) / args.split;
   splits = splits < 1 ? 1 : splits < MAX_SPLITS ? splits : MAX_SPLITS;
   return (len + splits * TILE - 1) / (splits * TILE) * TILE;
 }
 
-/// A wave's part of keys in bf16, as it is loaded.
 struct Bf16Keys {
   static constexpr u32 BYTES = 2 * ENTRY;
-  bf16x8 slabs[SLABS][CHUNKS];
-
-  __device__ void load(const u8 *entry, u32 part, u32 c) {
-    for (u32 s = 0; s < SLABS; ++s)
-      if (exists(part, s))
-        slabs[s][c] =
-            *(const bf16x8 *)(entry + 64 * (part * SLABS + s) + 16 * chunk_group());
-  }
-
-  /// Slab `s` as operand.
-  __device__ void operand(u32, u32 s, bf16x8 *out) const {
-    for (u32 c = 0; c < CHUNKS; ++c) out[c] = slabs[s][c];
-  }
 };
 
-/// The same in E4M3 with scales, but for the rope.
 struct Fp8Keys {
   static constexpr u32 SCALES_AT = LATENT, ROPE_AT = SCALES_AT + LATENT / 32;
   static constexpr u32 BYTES = ROPE_AT + 2 * ROPE;
-  /// Words that hold a part's scales, wherever in the first they begin.
-  static constexpr u32 WORDS = (SLABS + 6) / 4;
-  typedef u32x4 __attribute__((aligned(8))) Codes;
-  /// Of a slab of codes the first half.
-  u32x4 slabs[SLABS][CHUNKS];
-  u32x4 scales[CHUNKS];
-
-  __device__ void load(const u8 *entry, u32 part, u32 c) {
-    scales[c] = u32x4{0, 0, 0, 0};
-    for (u32 w = 0; w < WORDS; ++w)
-      scales[c][w] = *(const u32 *)(entry + SCALES_AT + part * SLABS / 4 * 4 + 4 * w);
-    for (u32 s = 0; s < SLABS; ++s) {
-      u32 slab = part * SLABS + s;
-      u32 codes_at = 32 * slab + 8 * chunk_group();
-      u32 rope_at = ROPE_AT + 64 * (slab - LATENT / 32) + 16 * chunk_group();
-      if ((PARTS - 1) * SLABS + s < LATENT / 32) {
-        u32x2 codes = *(const u32x2 *)(entry + codes_at);
-        slabs[s][c] = u32x4{codes[0], codes[1], 0, 0};
-      } else if (exists(part, s)) {
-        // Of codes more than are used: at the end of two branches that load to the same registers
-        // the compiler would wait.
-        slabs[s][c] = *(const Codes *)(entry + (slab < LATENT / 32 ? codes_at : rope_at));
-      }
-    }
-  }
-
-  __device__ void operand(u32 part, u32 s, bf16x8 *out) const {
-    for (u32 c = 0; c < CHUNKS; ++c)
-      if (part * SLABS + s < LATENT / 32) {
-        // The byte may be in this word or the next.
-        u64 both = (u64)scales[c][s / 4 + 1] << 32 | scales[c][s / 4];
-        u32 scale = (u32)(both >> 8 * (part * SLABS % 4 + s % 4)) & 0xff;
-        out[c] = dequantize_fp8(u32x2{slabs[s][c][0], slabs[s][c][1]}, scale);
-      } else {
-        out[c] = __builtin_bit_cast(bf16x8, slabs[s][c]);
-      }
-  }
 };
 
 /// A row's scores of a tile of keys, for the lane's heads.
@@ -180,20 +124,3 @@ struct Softmax {
     return w;
   }
 };
-
-/// A value of a split's mean as it is merged with others.
-__device__ inline _Float16 rounded(float x) {
-  return (_Float16)__builtin_fmaxf(__builtin_fminf(x, 65504.0f), -65504.0f);
-}
-
-/// Joins a split's sum of weights to that of splits before: `max` and `sum` become both's. Returns
-/// the factor of what was summed before; `weight` becomes that of the split's mean.
-__device__ inline float join(float &max, float &sum, float other_max, float other_sum,
-                             float &weight) {
-  float both = max > other_max ? max : other_max;
-  float own = power_of_two(max - both);
-  weight = other_sum * power_of_two(other_max - both);
-  max = both;
-  sum = __builtin_fmaf(sum, own, weight);
-  return own;
-}

@@ -18,6 +18,7 @@
 /// Keys of a step, and tiles of 16 of them.
 constexpr u32 STEP = 2 * TILE, KEY_TILES = STEP / 16;
 constexpr u32 SPLIT_WAVES = KEY_TILES * PARTS;
+static_assert(PARTS * SLABS == ENTRY / 32, "all parts have SLABS slabs");
 /// Tiles of 16 columns of the result for each wave; so many are mixed at once.
 constexpr u32 OWN_TILES = LATENT / 16 / SPLIT_WAVES, SOME = OWN_TILES / 2;
 /// Slabs of each part of a query that are in LDS.
@@ -35,14 +36,69 @@ struct SplitShared {
 };
 static_assert(2 * sizeof(SplitShared) <= 160 * 1024, "two workgroups fit");
 
+/// A wave's part of 16 keys, as it is loaded.
+struct Bf16Part : Bf16Keys {
+  bf16x8 slabs[SLABS];
+
+  __device__ void load(const u8 *entry, u32 part) {
+    for (u32 s = 0; s < SLABS; ++s)
+      slabs[s] = *(const bf16x8 *)(entry + 64 * (part * SLABS + s) + 16 * chunk_group());
+  }
+
+  /// Slab `s` as operand.
+  __device__ bf16x8 operand(u32, u32 s) const { return slabs[s]; }
+};
+
+/// The same in E4M3 with scales, but for the rope.
+struct Fp8Part : Fp8Keys {
+  /// Words that hold a part's scales, wherever in the first they begin.
+  static constexpr u32 WORDS = (SLABS + 6) / 4;
+  typedef u32x4 __attribute__((aligned(8))) Codes;
+  /// Of a slab of codes the first half.
+  u32x4 slabs[SLABS];
+  u32x4 scales;
+
+  __device__ void load(const u8 *entry, u32 part) {
+    scales = u32x4{0, 0, 0, 0};
+    for (u32 w = 0; w < WORDS; ++w)
+      scales[w] = *(const u32 *)(entry + SCALES_AT + part * SLABS / 4 * 4 + 4 * w);
+    for (u32 s = 0; s < SLABS; ++s) {
+      u32 slab = part * SLABS + s;
+      u32 codes_at = 32 * slab + 8 * chunk_group();
+      u32 rope_at = ROPE_AT + 64 * (slab - LATENT / 32) + 16 * chunk_group();
+      if ((PARTS - 1) * SLABS + s < LATENT / 32) {
+        u32x2 codes = *(const u32x2 *)(entry + codes_at);
+        slabs[s] = u32x4{codes[0], codes[1], 0, 0};
+      } else {
+        // Of codes more than are used: at the end of two branches that load to the same registers
+        // the compiler would wait.
+        slabs[s] = *(const Codes *)(entry + (slab < LATENT / 32 ? codes_at : rope_at));
+      }
+    }
+  }
+
+  __device__ bf16x8 operand(u32 part, u32 s) const {
+    if (part * SLABS + s >= LATENT / 32) return __builtin_bit_cast(bf16x8, slabs[s]);
+    // The byte may be in this word or the next.
+    u64 both = (u64)scales[s / 4 + 1] << 32 | scales[s / 4];
+    u32 scale = (u32)(both >> 8 * (part * SLABS % 4 + s % 4)) & 0xff;
+    return dequantize_fp8(u32x2{slabs[s][0], slabs[s][1]}, scale);
+  }
+};
+
+/// A value of a split's mean as it is merged with others.
+__device__ inline _Float16 rounded(float x) {
+  return (_Float16)__builtin_fmaxf(__builtin_fminf(x, 65504.0f), -65504.0f);
+}
+
 /// Keys `begin .. end` of a row.
-template <class Keys> struct Split {
+template <class Part> struct Split {
   const AttentionArgs &args;
   SplitShared &lds;
   u32 end, own_wave, key_tile, part;
   const u32 *table;
   bf16x8 query[SLABS - LDS_SLABS];
-  Keys keys;
+  Part keys;
   /// Block of the key that is loaded next, and its place there.
   u32 block, place;
   /// Where in `values` the lane's chunk of slab 0 of a key goes, and where it reads a tile's values
@@ -89,7 +145,7 @@ template <class Keys> struct Split {
   /// Loads the wave's part of the keys that have been found.
   __device__ void load() {
     u64 slot = (u64)block * args.block_size + place;
-    keys.load(args.cache + slot * Keys::BYTES, part, 0);
+    keys.load(args.cache + slot * Part::BYTES, part);
   }
 
   /// The loaded keys' part of the scores, and their values, into LDS; then loads those from `next`
@@ -99,8 +155,8 @@ template <class Keys> struct Split {
     recompute(write_at);
     for (u32 s = 0; s < SLABS; ++s) {
       u32 slab = part * SLABS + s;
-      bf16x8 key, own = s < LDS_SLABS ? lds.queries[part][s][lane()] : query[s - LDS_SLABS];
-      keys.operand(part, s, &key);
+      bf16x8 own = s < LDS_SLABS ? lds.queries[part][s][lane()] : query[s - LDS_SLABS];
+      bf16x8 key = keys.operand(part, s);
       mma_own(acc, &own, &key);
       if (slab < LATENT / 32) *(bf16x8 *)(lds.values + (write_at ^ 64 * slab)) = key;
     }
@@ -191,12 +247,12 @@ template <class Keys> struct Split {
 };
 
 /// Sums split `number` of a row: its result if there is no other, else its part of a merge.
-template <class Keys>
+template <class Part>
 __device__ inline void take_split(const AttentionArgs &args, SplitShared &lds,
                                   u32 own_wave, u32 row, u32 number) {
   u32 len = load_scalar(args.positions + row) + 1, length = split_length(args, len);
   u32 begin = number * length;
-  Split<Keys> split(args, lds, own_wave, row, begin, begin + length < len ? begin + length : len);
+  Split<Part> split(args, lds, own_wave, row, begin, begin + length < len ? begin + length : len);
   split.sum(begin);
   float max = split.softmax.max[0], sum = split.softmax.sum[0], factor = 1.0f / sum;
   if (length >= len)
@@ -216,19 +272,19 @@ __device__ inline void take_split(const AttentionArgs &args, SplitShared &lds,
 
 /// Takes every `args.workgroups`-th split of the list. Between two, all waves have met at the end
 /// of the first one's last step, so that LDS is free.
-template <class Keys> __device__ inline void take_splits(const AttentionArgs &args) {
+template <class Part> __device__ inline void take_splits(const AttentionArgs &args) {
   begin();
   __shared__ SplitShared lds;
   u32 own_wave = wave(), count = *args.split_count;
   for (u32 i = block_x(); i < count; i += args.workgroups) {
     u32 split = load_scalar(args.splits + i);
-    take_split<Keys>(args, lds, own_wave, split >> 16, split & 0xffff);
+    take_split<Part>(args, lds, own_wave, split >> 16, split & 0xffff);
   }
 }
 
 SHARING_KERNEL(SPLIT_WAVES *WAVE) void attention_split(AttentionArgs args) {
-  take_splits<Bf16Keys>(args);
+  take_splits<Bf16Part>(args);
 }
 SHARING_KERNEL(SPLIT_WAVES *WAVE) void attention_split_fp8(AttentionArgs args) {
-  take_splits<Fp8Keys>(args);
+  take_splits<Fp8Part>(args);
 }

@@ -16,9 +16,13 @@
 // of BF16 to such places, without anything else, took 5 % longer.)
 //
 // Means of splits leave by way of LDS, 256 bytes of a head at once, while the next split is mixed.
-// Of the time that 64 rows of 32768 keys take they still are a tenth: of more than the L2 cache
-// holds, writing takes the memory four times as long as reading.
+// Of the time that 64 rows of 32768 keys take they were a tenth, when each split wrote its own: of
+// more than the L2 cache holds, writing takes the memory four times as long as reading. So a
+// workgroup that has all splits of a group folds their means in registers, in the order and with
+// the roundings of a merge, and writes that of the group; and where workgroups have several splits
+// each, runs of splits end where groups do, if the longest is no longer for it.
 #pragma once
+#include "attention_merge_sm90.h"
 #include "boxes.h"
 #include "warpgroups.h"
 
@@ -29,6 +33,8 @@ constexpr u32 OWN_KEYS = TILE / SCORING_WARPS;
 /// Columns of a warp that mixes.
 constexpr u32 WIDTH = LATENT / MIXING_WARPS;
 constexpr u32 SPLIT_THREADS = COPIERS + SCORERS + MIXERS;
+/// Of fewer splits of a workgroup it is not worth finding out whether they are a group.
+constexpr u32 LEAST_RUN = 4;
 /// Rows at most.
 constexpr u32 MAX_ROWS = SPLIT_THREADS;
 
@@ -53,8 +59,8 @@ template <class Keys> struct Rings {
   /// What rows see, and where their blocks begin in `tables`.
   u32 lens[MAX_ROWS], starts[MAX_ROWS];
   u32 sums[MAX_ROWS / WAVE];
-  /// How many splits the workgroup takes, and which is the first.
-  u32 splits, first_heads, first_row, first_split;
+  /// Which split the workgroup begins with, and which it ends before; their numbers among all.
+  u32 first_heads, first_row, first_split, numbers[2];
   /// Entries are there; have been read by those who convert them; scores are there (and values);
   /// they have been mixed.
   u64 copied[STAGES], read[STAGES], scored[TILES], mixed[TILES];
@@ -103,14 +109,21 @@ struct Splits {
 
   template <class Keys>
   __device__ Splits(const AttentionArgs &args, Rings<Keys> &lds)
-      : args(args), lens(lds.lens), rows(*args.rows), left(lds.splits), heads(lds.first_heads),
-        row(lds.first_row), split(lds.first_split) {
+      : args(args), lens(lds.lens), rows(*args.rows), left(lds.numbers[1] - lds.numbers[0]),
+        heads(lds.first_heads), row(lds.first_row), split(lds.first_split) {
     find_length();
   }
 
   __device__ void find_length() {
     len = lens[row];
     length = split_length(args, len);
+  }
+  /// The first split of the group that begins here times 2^16, plus that behind its last one, if
+  /// they are several and the workgroup has them all, else 0.
+  __device__ u32 whole_group() const {
+    u32 count = (len + length - 1) / length, group = group_length(count);
+    u32 end = split + group < count ? split + group : count;
+    return split % group == 0 && split + 1 < end && end - split <= left ? split << 16 | end : 0;
   }
   __device__ u32 begin() const { return split * length; }
   __device__ u32 end() const { return begin() + length < len ? begin() + length : len; }
@@ -283,20 +296,55 @@ __device__ inline void score_all(const AttentionArgs &args, Rings<Keys> &lds) {
   }
 }
 
-/// Writes the result of the only split of a row, or a split's mean.
+/// What is summed over a split or a group: the columns of a warp that mixes.
+struct Sums {
+  Softmax softmax;
+  Acc columns[WIDTH / 16] = {};
+
+  __device__ void scale(const float (&factor)[CHUNKS]) {
+    for (u32 t = 0; t < WIDTH / 16; ++t)
+      for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= factor[own_chunk(i)];
+  }
+
+  /// Adds a split to those of its group before, as a merge does.
+  __device__ void fold(const Sums &split) {
+    float own[CHUNKS], weight[CHUNKS], inverse[CHUNKS];
+    for (u32 c = 0; c < CHUNKS; ++c) {
+      inverse[c] = 1.0f / split.softmax.sum[c];
+      own[c] = join(softmax.max[c], softmax.sum[c], split.softmax.max[c], split.softmax.sum[c],
+                    weight[c]);
+    }
+    for (u32 t = 0; t < WIDTH / 16; ++t)
+      for (u32 i = 0; i < ACC_VALUES; i += RUN) {
+        u32 c = own_chunk(i);
+        const float *x = split.columns[t].v + i;
+        HalfRun mean = rounded(x[0] * inverse[c], x[1] * inverse[c]);
+        float *y = columns[t].v + i;
+        for (u32 j = 0; j < RUN; ++j)
+          y[j] = __builtin_fmaf(y[j], own[c], (float)mean[j] * weight[c]);
+      }
+  }
+};
+
+/// Writes the result of the only split of a row, or the mean of split `split` or of the group that
+/// begins with it.
 template <class Keys>
 __device__ inline void write(const Splits &splits, Rings<Keys> &lds, u32 first_column,
-                             const Softmax &softmax, const Acc (&columns)[WIDTH / 16]) {
+                             const Sums &sums, u32 split, bool group) {
   const AttentionArgs &args = splits.args;
-  bool single = splits.length >= splits.len;
+  const Softmax &softmax = sums.softmax;
+  // The result is its own mean.
+  bool single = (group ? GROUP : 1) * splits.length >= splits.len;
   u64 row_at = (u64)splits.row * args.heads + splits.heads;
-  u64 at = ((u64)splits.row * args.max_splits + splits.split) * args.heads + splits.heads;
+  u64 at = ((u64)splits.row * args.max_splits + split) * args.heads + splits.heads;
   float factor[CHUNKS];
   for (u32 c = 0; c < CHUNKS; ++c) {
     factor[c] = 1.0f / softmax.sum[c];
     u32 head = chunk_row(c);
-    if (!single && first_column == 0 && chunk_group() == 0 && splits.heads + head < args.heads)
-      *(f32x2 *)(args.sums + 2 * (at + head)) = f32x2{softmax.max[c], softmax.sum[c]};
+    if (first_column > 0 || chunk_group() > 0 || splits.heads + head >= args.heads) continue;
+    f32x2 *to = (f32x2 *)args.sums + at + head;
+    if (!single) *to = f32x2{softmax.max[c], softmax.sum[c]};
+    if (group) to[args.heads] = f32x2{0, 0};
   }
   auto &rows = lds.means[wave() % MIXING_WARPS];
   u8 *own = rows[lane() % 16] + lane() / 16 * 16;
@@ -305,7 +353,7 @@ __device__ inline void write(const Splits &splits, Rings<Keys> &lds, u32 first_c
       u32x4 words; // of heads 0 .. 7 and 8 .. 15, and the same of the next eight columns
       for (u32 i = 0; i < ACC_VALUES; i += RUN) {
         float f = factor[own_chunk(i)];
-        words[i / RUN] = pair(columns[t].v[i], columns[t].v[i + 1], f);
+        words[i / RUN] = pair(sums.columns[t].v[i], sums.columns[t].v[i + 1], f);
       }
       store_matrices(own + 32 * t, __builtin_bit_cast(bf16x8, words));
     }
@@ -319,7 +367,7 @@ __device__ inline void write(const Splits &splits, Rings<Keys> &lds, u32 first_c
     });
   else
     store([](float x, float y, float f) {
-      return __builtin_bit_cast(u32, HalfRun{rounded(x * f), rounded(y * f)});
+      return __builtin_bit_cast(u32, rounded(x * f, y * f));
     });
   operands_written();
   sync_wave();
@@ -346,10 +394,12 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
     weighed.next();
     return scores;
   };
+  Sums total;             // of the group's splits before, if the workgroup has all of it
+  u32 group = 0; // if the workgroup has all of it, see `whole_group`
   for (; splits.left > 0; splits.next()) {
-    Softmax softmax;
-    Acc columns[WIDTH / 16] = {};
-    Weights weights = softmax.weigh(next_scores());
+    if (group == 0 && splits.left >= LEAST_RUN) group = splits.whole_group();
+    Sums sums;
+    Weights weights = sums.softmax.weigh(next_scores());
     for (u32 first = splits.begin(); first < splits.end(); first += TILE) {
       const u8 *values;
       if constexpr (R::CONVERTS) {
@@ -362,8 +412,7 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       bool more = first + TILE < splits.end();
       if (more) scores = next_scores();
       if (ballot(weights.factor[0] != 1.0f || weights.factor[1] != 1.0f) != 0)
-        for (u32 t = 0; t < WIDTH / 16; ++t)
-          for (u32 i = 0; i < ACC_VALUES; ++i) columns[t].v[i] *= weights.factor[own_chunk(i)];
+        sums.scale(weights.factor);
       // Where eight columns begin, of which there are 16; of two lines in bf16.
       u32 address = lds_address(values + 2 * first_column);
       auto place = [&](u32 n) {
@@ -376,27 +425,36 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
       auto mix = [&] {
         for (u32 n = 0; n < WIDTH / 8; ++n) {
           u32x4 y = load_matrices_transposed(place(n));
-          float *sums = columns[n / 2].v + n % 2 * 4;
-          mma_m16n8k16(sums, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
-          mma_m16n8k16(sums, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
+          float *own = sums.columns[n / 2].v + n % 2 * 4;
+          mma_m16n8k16(own, x0[0], x1[0], x0[1], x1[1], y[0], y[1]);
+          mma_m16n8k16(own, x0[2], x1[2], x0[3], x1[3], y[2], y[3]);
         }
       };
       if (more) {
         mix();
-        weights = softmax.weigh(scores); // between the instructions above
+        weights = sums.softmax.weigh(scores); // between the instructions above
       } else {
         mix();
       }
       count(lds.mixed[tile.at]);
       tile.next();
     }
-    write(splits, lds, first_column, softmax, columns);
+    u32 first = splits.split;
+    if (group != 0) {
+      total.fold(sums);
+      if (first + 1 < group % 65536) continue;
+      sums = total;
+      total = Sums{};
+      first = group >> 16;
+    }
+    write(splits, lds, first_column, sums, first, group != 0);
+    group = 0;
   }
   copied_out(); // LDS outlives no thread
 }
 
 /// Finds the splits of the workgroup: all are shared out evenly, in the order of heads, rows and
-/// keys. Returns whether there are any.
+/// keys, by groups where then none has more. Returns whether there are any.
 template <class Keys>
 __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) {
   u32 own = 0, row = thread();
@@ -406,7 +464,9 @@ __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) 
     lds.starts[row] = args.table_starts[row];
     own = (len + length - 1) / length;
   }
-  u32 before = wave_prefix_sum(own);
+  u32 own_groups = group_count(own);
+  // Of splits and of groups at once.
+  u32 before = wave_prefix_sum(own_groups << 16 | own);
   if (lane() == WAVE - 1) lds.sums[wave()] = before;
   sync();
   u32 of_all = 0;
@@ -414,17 +474,36 @@ __device__ inline bool find_splits(const AttentionArgs &args, Rings<Keys> &lds) 
     if (w == wave()) before += of_all;
     of_all += lds.sums[w];
   }
-  before -= own;
-  u32 all = of_all * ((args.heads + 15) / 16);
+  u32 splits = of_all & 0xffff, splits_before = (before & 0xffff) - own;
+  u32 head_tiles = (args.heads + 15) / 16, all = splits * head_tiles;
   u32 workgroups = blocks_x() < all ? blocks_x() : all;
   if (block_x() >= workgroups) return false;
-  u32 first = all * block_x() / workgroups, end = all * (block_x() + 1) / workgroups;
-  u32 in_row = first % of_all - before;
-  if (in_row < own) {
-    lds.splits = end - first;
-    lds.first_heads = first / of_all * 16;
-    lds.first_row = row;
-    lds.first_split = in_row;
+  u32 groups = of_all >> 16, all_groups = groups * head_tiles;
+  auto most = [&](u32 count) { return (count + workgroups - 1) / workgroups; };
+  if (all >= LEAST_RUN * workgroups && most(all_groups) * splits <= most(all) * groups) {
+    u32 groups_before = (before >> 16) - own_groups;
+    for (u32 i = 0; i < 2; ++i) {
+      u32 number = all_groups * (block_x() + i) / workgroups, heads = number / groups;
+      u32 in_row = number % groups - groups_before;
+      if (in_row >= own_groups) continue;
+      u32 split = in_row * group_length(own);
+      if (i == 0) {
+        lds.first_heads = 16 * heads;
+        lds.first_row = row;
+        lds.first_split = split;
+      }
+      lds.numbers[i] = heads * splits + splits_before + split;
+    }
+  } else {
+    u32 first = all * block_x() / workgroups, end = all * (block_x() + 1) / workgroups;
+    u32 in_row = first % splits - splits_before;
+    if (in_row < own) {
+      lds.first_heads = first / splits * 16;
+      lds.first_row = row;
+      lds.first_split = in_row;
+      lds.numbers[0] = first;
+      lds.numbers[1] = end;
+    }
   }
   sync();
   return true;
@@ -449,13 +528,13 @@ __device__ inline void take_splits(const AttentionArgs &args, const TensorMap *m
   }
   if (!find_splits(args, lds)) return;
   if (thread() < MIXERS) {
-    take_registers<232>();
+    take_registers<240>();
     mix_all(args, lds);
   } else if (thread() < MIXERS + SCORERS) {
-    take_registers<216>();
+    take_registers<232>();
     score_all(args, lds);
   } else {
-    give_registers<40>();
+    give_registers<32>();
     copy_all(args, map, lds);
   }
 }
@@ -474,68 +553,4 @@ void attention_split(const __attribute__((grid_constant)) SplitArgs args) {
 }
 STAYING_KERNEL(SPLIT_THREADS) void attention_split_fp8(AttentionArgs args) {
   take_splits<Fp8Keys>(args, nullptr);
-}
-
-/// `attention_merge`, with all means on their way at once: so takes half the time where workgroups
-/// are few, and registers for few workgroups.
-KERNEL(128) void attention_merge_few(AttentionArgs args) {
-  begin();
-  /// Splits that are loaded and merged without a branch. What there is not has weight 0.
-  constexpr u32 BLOCK = 8;
-  static_assert(MAX_SPLITS == 2 * WAVE, "two waves join");
-  __shared__ f32x2 joins[MAX_SPLITS]; // the factor of what was merged before, and the mean's weight
-  __shared__ float first_max;
-  u32 row = block_x(), head = block_y();
-  if (row >= *args.rows) return;
-  u32 len = args.positions[row] + 1, length = split_length(args, len);
-  if (length >= len) return;
-  u32 splits = (len + length - 1) / length;
-  u64 first_at = (u64)row * args.max_splits * args.heads + head;
-  u32 own = thread() < splits ? thread() : splits - 1;
-  f32x2 sums = *(const f32x2 *)(args.sums + 2 * (first_at + (u64)own * args.heads));
-  const _Float16 *means = args.partials + first_at * LATENT + 4 * thread();
-  f16x4 x[MAX_SPLITS];
-#pragma unroll
-  for (u32 first = 0; first < MAX_SPLITS; first += BLOCK) {
-    if (first >= splits) continue;
-    for (u32 i = first; i < first + BLOCK; ++i) {
-      u32 split = i < splits ? i : splits - 1;
-      x[i] = *(const f16x4 *)(means + (u64)(split * args.heads) * LATENT);
-    }
-    loads_first();
-  }
-  // The greatest reference of all splits up to the thread's, and up to that before.
-  float max = sums[0];
-  for (u32 d = 1; d < WAVE; d *= 2) {
-    float other = shuffle(max, lane() - d);
-    if (lane() >= d && other > max) max = other;
-  }
-  if (thread() == WAVE - 1) first_max = max;
-  float before = shuffle(max, lane() - 1);
-  if (lane() == 0) before = -__builtin_inff();
-  sync();
-  if (thread() >= WAVE) {
-    max = __builtin_fmaxf(max, first_max);
-    before = __builtin_fmaxf(before, first_max);
-  }
-  f32x2 join = {power_of_two(before - max), sums[1] * power_of_two(sums[0] - max)};
-  if (thread() >= splits) join = f32x2{1, 0};
-  if (thread() < MAX_SPLITS) joins[thread()] = join;
-  sync();
-  float sum = 0;
-  f32x4 columns = {0, 0, 0, 0};
-#pragma unroll
-  for (u32 first = 0; first < MAX_SPLITS; first += BLOCK) {
-    if (first >= splits) continue;
-    for (u32 i = first; i < first + BLOCK; ++i) {
-      f32x2 f = joins[i];
-      sum = __builtin_fmaf(sum, f[0], f[1]);
-      for (u32 c = 0; c < 4; ++c)
-        columns[c] = __builtin_fmaf(columns[c], f[0], (float)x[i][c] * f[1]);
-    }
-  }
-  float factor = 1.0f / sum;
-  bf16x4 y;
-  for (u32 i = 0; i < 4; ++i) y[i] = (__bf16)__builtin_fmaf(columns[i], factor, 0.0f);
-  *(bf16x4 *)(args.out + ((u64)row * args.heads + head) * LATENT + 4 * thread()) = y;
 }

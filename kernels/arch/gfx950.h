@@ -152,8 +152,6 @@ __device__ inline float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ inline float log2(float x) { return __builtin_amdgcn_logf(x); }
 __device__ inline float rsqrt(float x) { return __builtin_amdgcn_rsqf(x); }
 
-/// Whether registers and LDS suffice for attention to take four rows of a sequence together.
-constexpr bool ROWS_SHARE_KEYS = true;
 constexpr u32 CHUNKS = 1;
 constexpr u32 ACCUMULATORS = 4;
 __device__ inline u32 chunk_row(u32) { return lane() % 16; }
@@ -286,12 +284,6 @@ __device__ inline void load_transposed(const __bf16 *p, u32 stride, bf16x8 *out)
     i16x4 x, y;
   } both = {x, y};
   out[0] = __builtin_bit_cast(bf16x8, both);
-}
-
-/// The same of columns `16 * tile ..` of the matrix at `matrix`.
-__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
-  u32 row = lane() / 4, chunk = 2 * tile + lane() % 4 / 2;
-  load_transposed(matrix + row * stride + swizzled(row, chunk) * 8 + lane() % 2 * 4, stride, out);
 }
 
 /// Starts copying 16 bytes for each lane: from `from` to the wave's `to` in LDS plus 16 a lane. The

@@ -10,6 +10,7 @@ __device__ inline u32 block_y() { return __nvvm_read_ptx_sreg_ctaid_y(); }
 __device__ inline u32 block_z() { return __nvvm_read_ptx_sreg_ctaid_z(); }
 /// Workgroups of the launch.
 __device__ inline u32 blocks_x() { return __nvvm_read_ptx_sreg_nctaid_x(); }
+__device__ inline u32 blocks_z() { return __nvvm_read_ptx_sreg_nctaid_z(); }
 __device__ inline u32 lane() { return thread() % WAVE; }
 /// The wave's index in its workgroup.
 __device__ inline u32 wave() { return thread() / WAVE; }
@@ -150,9 +151,6 @@ __device__ inline float exp2(float x) { return __nvvm_ex2_approx_ftz_f(x); }
 __device__ inline float log2(float x) { return __nvvm_lg2_approx_f(x); }
 __device__ inline float rsqrt(float x) { return __nvvm_rsqrt_approx_f(x); }
 
-/// Whether registers and LDS suffice for attention's form for every target to take four rows of a
-/// sequence together.
-constexpr bool ROWS_SHARE_KEYS = false;
 constexpr u32 CHUNKS = 2;
 constexpr u32 ACCUMULATORS = 8;
 __device__ inline u32 chunk_row(u32 c) { return lane() / 4 + 8 * c; }
@@ -331,7 +329,7 @@ __device__ inline u32 quantize_fp8(const float *x, float inverse) {
 }
 
 /// Where result `i` of `mma_own`, made with rows `16 * tile ..` of 32, stands among the 8 values of
-/// a chunk of the operand whose other side `load_transposed` makes of the 32 rows.
+/// a chunk of the operand whose other side `load_matrices_transposed` makes of the 32 rows.
 __device__ inline u32 operand_place(u32 tile, u32 i) { return 4 * tile + i / 4 * 2 + i % 2; }
 
 /// Four matrices of 8 x 8 values of 16 bits, each transposed; lane `l` says by its address in LDS
@@ -343,14 +341,4 @@ __device__ inline u32x4 load_matrices_transposed(u32 row) {
                : "r"(row)
                : "memory");
   return u32x4{x, y, z, w};
-}
-
-/// The operand of columns `16 * tile ..` over 32 rows, `stride` values apart, of a swizzled matrix
-/// in LDS.
-__device__ inline void load_transposed(const __bf16 *matrix, u32 stride, u32 tile, bf16x8 *out) {
-  for (u32 c = 0; c < CHUNKS; ++c) {
-    const __bf16 *p = matrix + lane() * stride + swizzled(lane(), 2 * tile + c) * 8;
-    u32 address = (u32)(u64)(const __attribute__((address_space(3))) __bf16 *)p;
-    out[c] = __builtin_bit_cast(bf16x8, load_matrices_transposed(address));
-  }
 }

@@ -36,11 +36,6 @@ __device__ inline void arrive_for(u32 barrier, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-/// Starts copying 8 bytes to an address in LDS.
-__device__ inline void copy_8_to_lds(u32 to, const void *from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
-}
-
 /// One arrival on what `expect_arrivals` has made, by its address.
 __device__ inline void arrive_at(u32 word) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(word) : "memory");
@@ -51,14 +46,6 @@ __device__ inline void count(const u64 &word) { arrive_at(lds_address(&word)); }
 __device__ inline void wait_for(const u64 &word, u32 parity) {
   wait_for_bytes(lds_address(&word), parity);
   sync_wave(); // lanes may see it at different times
-}
-
-/// Counts the thread twice on what `expect_arrivals` has made: now, so that what it has read may be
-/// written again, and once more when what it has started to copy is there.
-__device__ inline void count_with_copies(const u64 &word) {
-  count(word);
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(lds_address(&word))
-               : "memory");
 }
 
 /// Starts copying `bytes` from LDS to memory, both at multiples of 16, to be kept in the L2 cache

@@ -114,26 +114,6 @@ WGMMA(192,
       "%96,%97,%98,%99", "%100", "%101", F32(0), F32(32), F32(64))
 #undef WGMMA
 
-/// As `wgmma` with 32 columns, but the 64 rows are in LDS as well.
-__device__ inline void wgmma(float (&d)[16], u64 rows, u64 matrices, u32 add) {
-  asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %18, 0;\n\t"
-               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-               TEN() ",%10,%11,%12,%13,%14,%15}, %16, %17, add, 1, 1, 0, 0;\n\t}"
-               : F16(0)
-               : "l"(rows), "l"(matrices), "r"(add));
-}
-
-/// Starts adding products of 64 rows of 16 values in LDS with 256 columns, of whose matrices each
-/// has 8 rows of k: instructions read them transposed.
-__device__ inline void wgmma_transposed(float (&d)[128], u64 rows, u64 columns) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-               TEN() "," TEN(1) "," TEN(2) "," TEN(3) "," TEN(4) "," TEN(5) "," TEN(6) ","
-               TEN(7) "," TEN(8) "," TEN(9) "," TEN(10) "," TEN(11) ",%120,%121,%122,%123,%124,"
-               "%125,%126,%127}, %128, %129, 1, 1, 1, 0, 1;"
-               : F32(0), F32(32), F32(64), F32(96)
-               : "l"(rows), "l"(columns));
-}
-
 /// Starts adding (to zero, without `add`) products of 64 rows of 16 values in LDS with 128 rows.
 __device__ inline void wgmma(float (&d)[64], u64 rows, u64 matrices, u32 add) {
   asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %66, 0;\n\t"

@@ -381,15 +381,6 @@ impl Gpu {
             by_head(&own.absorbed, latent + rope),
             Output::Bf16,
         )?;
-        let places = attention::Places {
-            positions: self.input.positions(),
-            table_starts: self.input.starts(),
-            tables: self.input.tables(),
-            groups: self.input.groups(),
-            group_rows: self.input.group_rows(),
-            split_count: self.input.split_count(),
-            splits: self.input.splits(),
-        };
         let buffers = attention::Buffers {
             queries: &own.absorbed,
             cache: &cache.memory,
@@ -397,18 +388,12 @@ impl Gpu {
             cache_offset: cache.offset(layer),
             out: &own.mixed,
         };
-        let block = cache.shape.block_size;
-        attention::attention(
-            stream,
-            kernels,
-            &own.splits,
-            rows,
-            places,
-            buffers,
-            heads,
-            block,
-            scale,
-        )?;
+        let (workspace, block) = (&own.splits, cache.shape.block_size);
+        for &(rows, places) in self.input.attended() {
+            attention::attention(
+                stream, kernels, workspace, rows, places, buffers, heads, block, scale,
+            )?;
+        }
         kernels::matmul::matmul(
             stream,
             kernels,

@@ -283,7 +283,7 @@ pub fn scratch_bytes(
         + Moe::bytes(config, rows, ranks)
         + Sampler::bytes(config.vocab_size, rows)
         + peers
-        + 4 * (gathered + splits + blocks + prompts + 8 * rows + 64)
+        + 4 * (gathered + splits + blocks + prompts + 7 * rows + 64)
 }
 
 /// Batch sizes that decode graphs are recorded for: a batch runs in the smallest that holds it.

@@ -4,7 +4,7 @@ use model::{Batch, CacheFormat, DeviceError, Limits, Span};
 
 use crate::device::{Device, Memory, Pinned};
 use crate::kernels::Rows;
-use crate::kernels::attention::{GROUP, splits, spreads};
+use crate::kernels::attention::{MAX_ROWS, Places, splits};
 use crate::kernels::attention_prompt::Chunk;
 use crate::kernels::embed::NONE;
 use crate::prompts::{self, Launch};
@@ -12,57 +12,63 @@ use crate::steps::UNDER_WAY;
 use crate::stream::Stream;
 
 /// Where the numbers stand, in words from the start: counts (rows, those of generated tokens, which
-/// are the first, their groups, splits that attention takes their keys in, then the outputs of each
-/// round of logits), token, position, start in `tables`, KV slot of every row, row of every output,
-/// first row of every group and the end of the last, which output of the batch before each row's
-/// token is; then the splits, and behind the last of them the sequences' block tables one after
-/// another. Every list before those has room for `bound` rows, so that a graph recorded for so many
-/// finds them whatever the batch; what follows is found from where the splits begin, which is also
-/// where `tables` does. At last comes what prompts' launches read, which no graph has: 16-byte
-/// aligned.
+/// are the first, then of each round of [`Limits::LOGIT_ROWS`] its outputs, its rows of generated
+/// tokens, and the splits that attention takes their keys in), token, position, start in `tables`,
+/// KV slot of every row, row of every output, which output of the batch before each row's token is;
+/// then the splits, and behind the last of them the sequences' block tables one after another.
+/// Every list before those has room for `bound` rows, so that a graph recorded for so many finds
+/// them whatever the batch; what follows is found from where the splits begin, which is also where
+/// `tables` does. At last comes what prompts' launches read, which no graph has: 16-byte aligned.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     bound: usize,
     rounds: usize,
-    /// Rows of generated tokens at most, and their groups.
+    /// Rows of generated tokens at most.
     generated: usize,
-    groups: usize,
 }
 
 impl Layout {
     fn new(bound: usize) -> Layout {
         let rounds = bound.div_ceil(Limits::LOGIT_ROWS).max(1);
-        Layout { bound, rounds, generated: bound, groups: bound }
+        Layout { bound, rounds, generated: bound }
+    }
+
+    /// Where a round has one of its counts.
+    fn count(&self, index: usize, round: usize) -> usize {
+        COUNTS + index * self.rounds + round
     }
 
     /// Start of list `index`, the splits last; 16-byte aligned.
     fn list(&self, index: usize) -> usize {
-        let counts = (OUTPUT_COUNTS + self.rounds).next_multiple_of(4);
-        counts + index * (self.bound + 1).next_multiple_of(4)
+        let counts = self.count(ROUND_COUNTS, 0).next_multiple_of(4);
+        counts + index * self.bound.next_multiple_of(4)
     }
 }
 
 /// Where counts stand.
 const ROW_COUNT: usize = 0;
 const GENERATED_COUNT: usize = 1;
-const GROUP_COUNT: usize = 2;
-const SPLIT_COUNT: usize = 3;
-const OUTPUT_COUNTS: usize = 4;
+const COUNTS: usize = 2;
+/// Counts of a round.
+const OUTPUT_COUNT: usize = 0;
+const ATTENDED_COUNT: usize = 1;
+const SPLIT_COUNT: usize = 2;
+const ROUND_COUNTS: usize = 3;
 /// Lists.
 const TOKENS: usize = 0;
 const POSITIONS: usize = 1;
 const STARTS: usize = 2;
 const SLOTS: usize = 3;
 const OUTPUTS: usize = 4;
-const GROUPS: usize = 5;
-const CARRIED: usize = 6;
-const SPLITS: usize = 7;
+const CARRIED: usize = 5;
+const SPLITS: usize = 6;
 
 /// The memory for batches, and the layout of the latest one.
 pub(crate) struct Input {
     staged: [Pinned; UNDER_WAY],
     memory: Memory,
     layout: Layout,
+    attended: Vec<(Rows, Places)>,
     prompts: Vec<Launch>,
     /// Keys that prompts' launches have room for.
     room: usize,
@@ -84,7 +90,7 @@ impl Input {
         let bytes = 4 * (lists + prompts::most_words(sequences, rows));
         let staged = [device.allocate_pinned(bytes)?, device.allocate_pinned(bytes)?];
         let memory = device.allocate(bytes)?;
-        Ok(Input { staged, memory, layout, prompts: Vec::new(), room })
+        Ok(Input { staged, memory, layout, attended: Vec::new(), prompts: Vec::new(), room })
     }
 
     /// Queues the copy of a batch whose lists are laid out for `bound` rows, over a cache of
@@ -103,22 +109,16 @@ impl Input {
         if generated < rows {
             self.layout.generated = generated;
         }
-        let (mut positions, mut groups) = (Vec::with_capacity(rows), Vec::new());
-        for span in batch.spans.iter().filter(|span| span.generated) {
-            for i in 0..span.rows {
-                if i == 0 || (span.position + i).is_multiple_of(GROUP) {
-                    groups.push(span.row + i);
-                }
-                positions.push((span.position + i) as u32);
-            }
-        }
-        // A decode graph is recorded for as many groups as rows.
-        let decodes = groups.len() == generated;
-        self.layout.groups = if decodes { self.layout.generated } else { groups.len() };
-        let splits = match spreads(self.layout.generated, decodes) {
-            true => splits(&positions, format, stream.device().platform()),
-            false => Vec::new(),
-        };
+        let own = batch.spans.iter().filter(|span| span.generated);
+        let positions: Vec<u32> = own
+            .flat_map(|span| (span.position..span.position + span.rows).map(|at| at as u32))
+            .collect();
+        let of_launches: Vec<Vec<u32>> = positions
+            .chunks(MAX_ROWS)
+            .map(|own| splits(own, format, stream.device().platform()))
+            .collect();
+        self.attended = self.launches(&of_launches);
+        let splits = of_launches.concat();
         let (mut chunks, mut tables) = (Vec::new(), 0);
         for Span { row, rows, position, blocks, generated } in &batch.spans {
             if !generated {
@@ -145,7 +145,10 @@ impl Input {
         put(GENERATED_COUNT, generated);
         for round in 0..self.layout.rounds {
             let left = batch.outputs.len().saturating_sub(round * Limits::LOGIT_ROWS);
-            put(OUTPUT_COUNTS + round, left.min(Limits::LOGIT_ROWS));
+            put(self.layout.count(OUTPUT_COUNT, round), left.min(Limits::LOGIT_ROWS));
+            let left = generated.saturating_sub(round * MAX_ROWS);
+            put(self.layout.count(ATTENDED_COUNT, round), left.min(MAX_ROWS));
+            put(self.layout.count(SPLIT_COUNT, round), of_launches.get(round).map_or(0, Vec::len));
         }
         for (row, &token) in batch.tokens.iter().enumerate() {
             put(self.layout.list(TOKENS) + row, token as usize);
@@ -154,7 +157,6 @@ impl Input {
         for carried in &batch.carried {
             put(self.layout.list(CARRIED) + carried.row, carried.output);
         }
-        put(SPLIT_COUNT, splits.len());
         for (i, &split) in splits.iter().enumerate() {
             put(self.layout.list(SPLITS) + i, split as usize);
         }
@@ -174,10 +176,6 @@ impl Input {
                 put(self.layout.list(SPLITS) + start + i, block as usize);
             }
             start += span.blocks.len();
-        }
-        put(GROUP_COUNT, groups.len());
-        for (i, &row) in groups.iter().chain(&[generated]).enumerate() {
-            put(self.layout.list(GROUPS) + i, row);
         }
         for (i, output) in batch.outputs.iter().enumerate() {
             put(self.layout.list(OUTPUTS) + i, output.row);
@@ -209,20 +207,40 @@ impl Input {
         &self.prompts
     }
 
-    /// The groups that attention takes generated tokens' rows in.
-    pub(crate) fn groups(&self) -> Rows {
-        Rows { count: self.at(GROUP_COUNT), bound: self.layout.groups }
+    /// The same rows as launches of attention take them.
+    pub(crate) fn attended(&self) -> &[(Rows, Places)] {
+        &self.attended
     }
 
-    /// First row of every group, and the end of the last.
-    pub(crate) fn group_rows(&self) -> u64 {
-        self.at(self.layout.list(GROUPS))
+    /// The launches of attention, each with a list of splits.
+    fn launches(&self, lists: &[Vec<u32>]) -> Vec<(Rows, Places)> {
+        let layout = self.layout;
+        let mut splits = self.splits();
+        let launch = |round| {
+            let first_row = round * MAX_ROWS;
+            let rows = Rows {
+                count: self.at(layout.count(ATTENDED_COUNT, round)),
+                bound: (layout.generated - first_row).min(MAX_ROWS),
+            };
+            let places = Places {
+                first_row,
+                positions: self.at(layout.list(POSITIONS) + first_row),
+                table_starts: self.at(layout.list(STARTS) + first_row),
+                tables: self.tables(),
+                split_count: self.at(layout.count(SPLIT_COUNT, round)),
+                splits,
+            };
+            splits += 4 * lists.get(round).map_or(0, Vec::len) as u64;
+            (rows, places)
+        };
+        (0..layout.generated.div_ceil(MAX_ROWS)).map(launch).collect()
     }
 
     /// The outputs of a round of logits.
     pub(crate) fn outputs(&self, round: usize) -> Rows {
         let left = self.layout.bound - (round * Limits::LOGIT_ROWS).min(self.layout.bound);
-        Rows { count: self.at(OUTPUT_COUNTS + round), bound: left.min(Limits::LOGIT_ROWS) }
+        let count = self.at(self.layout.count(OUTPUT_COUNT, round));
+        Rows { count, bound: left.min(Limits::LOGIT_ROWS) }
     }
 
     /// Token of every row; of carried ones once `embed` has run.
@@ -240,11 +258,6 @@ impl Input {
         self.at(self.layout.list(POSITIONS))
     }
 
-    /// Start of every row's block table in `tables`.
-    pub(crate) fn starts(&self) -> u64 {
-        self.at(self.layout.list(STARTS))
-    }
-
     /// KV slot of every row.
     pub(crate) fn slots(&self) -> u64 {
         self.at(self.layout.list(SLOTS))
@@ -255,18 +268,13 @@ impl Input {
         self.at(self.layout.list(OUTPUTS) + round * Limits::LOGIT_ROWS)
     }
 
-    /// What [`Input::starts`] count from.
+    /// What starts of block tables count from.
     pub(crate) fn tables(&self) -> u64 {
         self.splits()
     }
 
-    /// How many splits attention takes rows' keys in.
-    pub(crate) fn split_count(&self) -> u64 {
-        self.at(SPLIT_COUNT)
-    }
-
     /// The splits.
-    pub(crate) fn splits(&self) -> u64 {
+    fn splits(&self) -> u64 {
         self.at(self.layout.list(SPLITS))
     }
 }

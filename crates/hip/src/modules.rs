@@ -60,7 +60,6 @@ const FILES: &[(&str, &[&str])] = &[
     ),
     ("attention", &["attention_split", "attention_split_fp8", "attention_merge"]),
     ("attention_prompt", &["attention_prompt"]),
-    ("attention_rows", &["attention_rows", "attention_rows_fp8"]),
     ("embed", &["embed"]),
     (
         "experts_down",
@@ -169,7 +168,6 @@ fn names(file: &str, platform: Platform) -> Vec<&'static str> {
 /// Kernels for CUDA whose launches ask for LDS, most because a kernel can declare less, in bytes.
 const LARGE: &[(&str, u32)] = &[
     ("attention_prompt", 214_016),
-    ("attention_rows", 230_016),
     ("attention_split", 232_448),
     ("attention_split_fp8", 232_448),
     ("experts_down_bf16_1", ONE_ROW_DOWN),

@@ -1,7 +1,6 @@
-//! Absorbed MLA over the paged cache: decode, one row for each sequence, and chunks of a prompt.
+//! Absorbed MLA over the paged cache: decode, one row for each sequence.
 
-use hip::kernels::Rows;
-use hip::kernels::attention::{Buffers, GROUP, LATENT, Places, ROPE, Workspace, attention, splits};
+use hip::kernels::attention::{Buffers, LATENT, Places, ROPE, Workspace, attention, splits};
 use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Error, Memory};
 use model::CacheFormat;
@@ -19,13 +18,12 @@ const SPLIT: usize = 320;
 /// Of queries: so large that some keys matter much more than others, as in a model.
 pub(super) const QUERY_SIZE: f32 = 3.0;
 
-/// So many sequences of so many keys each, of which the last `rows` ask.
+/// So many sequences of so many keys each, of which the last asks.
 #[derive(Clone, Copy)]
 struct Batch {
     format: CacheFormat,
     sequences: usize,
     context: usize,
-    rows: usize,
 }
 
 struct Attention {
@@ -36,10 +34,8 @@ struct Attention {
     queries: Operand,
     caches: Vec<Operand>,
     tables: Vec<u32>,
-    /// On the device: count of groups, positions, starts of tables, tables, first rows of groups,
-    /// count of splits, splits.
-    numbers: [Memory; 7],
-    groups: usize,
+    /// On the device: positions, starts of tables, tables, count of splits, splits.
+    numbers: [Memory; 5],
     out: Memory,
 }
 
@@ -82,41 +78,33 @@ pub(super) fn entry(cache: &Operand, format: CacheFormat, slot: usize) -> Vec<f3
 
 impl Attention {
     fn new(gpu: &Gpu, random: &mut Random, s: Shapes, batch: Batch) -> Result<Attention, Error> {
-        let Batch { format, sequences, context, rows } = batch;
-        let (total, blocks, heads) = (sequences * rows, context.div_ceil(BLOCK), s.heads.heads);
+        let Batch { format, sequences, context } = batch;
+        let (blocks, heads) = (context.div_ceil(BLOCK), s.heads.heads);
         let entries = sequences * blocks * BLOCK;
         let mut caches = vec![cache(gpu, random, entries, format)?];
         for _ in 1..gpu.sets(caches[0].memory.bytes()) {
             caches.push(caches[0].copy(gpu)?);
         }
         let tables = random.permutation(sequences * blocks);
-        let positions: Vec<u32> = (0..total).map(|i| (context - rows + i % rows) as u32).collect();
-        let starts: Vec<u32> = (0..total).map(|i| (i / rows * blocks) as u32).collect();
-        let first =
-            |i: &usize| i.is_multiple_of(rows) || (positions[*i] as usize).is_multiple_of(GROUP);
-        let mut groups: Vec<u32> = (0..total).filter(first).map(|i| i as u32).collect();
-        let group_count = groups.len();
-        groups.push(total as u32);
+        let positions = vec![context as u32 - 1; sequences];
+        let starts: Vec<u32> = (0..sequences).map(|i| (i * blocks) as u32).collect();
         let splits = splits(&positions, format, gpu.device.platform());
         Ok(Attention {
             s,
             batch,
-            workspace: Workspace::new(&gpu.device, heads, context, total)?,
-            count: gpu.count(total)?,
-            queries: Operand::bf16s(gpu, random, total * heads * ENTRY, QUERY_SIZE)?,
+            workspace: Workspace::new(&gpu.device, heads, context, sequences)?,
+            count: gpu.count(sequences)?,
+            queries: Operand::bf16s(gpu, random, sequences * heads * ENTRY, QUERY_SIZE)?,
             caches,
             numbers: [
-                gpu.numbers(&[group_count as u32])?,
                 gpu.numbers(&positions)?,
                 gpu.numbers(&starts)?,
                 gpu.numbers(&tables)?,
-                gpu.numbers(&groups)?,
                 gpu.numbers(&[splits.len() as u32])?,
                 gpu.numbers(&splits)?,
             ],
             tables,
-            groups: group_count,
-            out: gpu.empty(total * heads * LATENT * 2)?,
+            out: gpu.empty(sequences * heads * LATENT * 2)?,
         })
     }
 
@@ -132,19 +120,19 @@ impl Attention {
     /// sums, each below the sum of absolute products, so weights are off by a factor within
     /// e^(score error), 2^-21 for the exponential and its argument, and 2^-8 for bf16. Weights off
     /// by factors within 1 +- e move a weighted mean by at most 2 e / (1 - e) of the mean of
-    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8;
-    /// where there are several splits, f16 moves their means by 2^-12 of them, 2^-25 at least.
+    /// absolute values. f32 sums add a rounding for each key, the result's bf16 2^-8; where there
+    /// are several splits, f16 moves their means by 2^-11 of them, 2^-25 at least, and on CUDA as
+    /// much again those of groups of eight, where there are several.
     fn check_head(&self, out: &Bytes, row: usize, head: usize) -> anyhow::Result<()> {
-        let Batch { context, rows, .. } = self.batch;
-        let (heads, sequence) = (self.s.heads.heads, row / rows);
-        let (len, scale) = (context - rows + row % rows + 1, f64::from(self.s.scale));
+        let len = self.batch.context;
+        let (heads, scale) = (self.s.heads.heads, f64::from(self.s.scale));
         let first = (row * heads + head) * ENTRY;
         let query: Vec<f64> = (0..ENTRY).map(|i| f64::from(self.queries.bf16(first + i))).collect();
         // The weights' sum and the weighted sums, relative to the greatest score so far.
         let (mut greatest, mut score_error, mut sum) = (f64::NEG_INFINITY, 0f64, 0f64);
         let (mut mean, mut size) = (vec![0f64; LATENT], vec![0f64; LATENT]);
         for key in 0..len {
-            let entry = self.entry(sequence, key);
+            let entry = self.entry(row, key);
             let terms = query.iter().zip(&entry).map(|(q, k)| q * k);
             let (total, magnitude) = terms.fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
             score_error = score_error.max(scale * magnitude * (ENTRY + 4) as f64 * 2f64.powi(-24));
@@ -164,10 +152,11 @@ impl Attention {
         }
         let factor = score_error.exp() * (1.0 + 2f64.powi(-21)) * (1.0 + BF16) - 1.0;
         let mixed = 2.0 * factor / (1.0 - factor) + (len + 12) as f64 * 2f64.powi(-23);
-        let half = if len > SPLIT { 2f64.powi(-12) } else { 0.0 };
+        let roundings = i32::from(len > SPLIT) + i32::from(len > 8 * SPLIT);
+        let half = (1.0 + 2f64.powi(-11)).powi(roundings) - 1.0;
         for i in 0..LATENT {
             let (value, size) = (mean[i] / sum, size[i] / sum);
-            let bound = mixed * size + half * (size + 2f64.powi(-13));
+            let bound = mixed * size + half * (size + 2f64.powi(-14));
             let exact = Exact { value, bound }.to_bf16();
             let at = (row * heads + head) * LATENT + i;
             close("out", &[row, head, i], out.bf16(at), exact)?;
@@ -178,12 +167,11 @@ impl Attention {
 
 impl Work for Attention {
     fn cost(&self) -> Cost {
-        let Batch { format, sequences, context, rows } = self.batch;
-        let (total, heads) = (sequences * rows, self.s.heads.heads);
-        let keys = total * (context - rows) + sequences * rows * (rows + 1) / 2;
+        let Batch { format, sequences, context } = self.batch;
+        let (keys, heads) = (sequences * context, self.s.heads.heads);
         Cost {
-            bytes: sequences * context * entry_bytes(format, LATENT, ROPE)
-                + 2 * total * heads * (ENTRY + LATENT)
+            bytes: keys * entry_bytes(format, LATENT, ROPE)
+                + 2 * sequences * heads * (ENTRY + LATENT)
                 + 4 * self.tables.len(),
             in_place: 0,
             operations: 2 * heads * keys * (ENTRY + LATENT),
@@ -200,17 +188,9 @@ impl Work for Attention {
     }
 
     fn launch(&self, gpu: &Gpu, set: usize) -> Result<(), Error> {
-        let [groups, positions, starts, tables, group_rows, split_count, splits] =
+        let [positions, table_starts, tables, split_count, splits] =
             self.numbers.each_ref().map(Memory::ptr);
-        let places = Places {
-            positions,
-            table_starts: starts,
-            tables,
-            groups: Rows { count: groups, bound: self.groups },
-            group_rows,
-            split_count,
-            splits,
-        };
+        let places = Places { first_row: 0, positions, table_starts, tables, split_count, splits };
         let buffers = Buffers {
             queries: &self.queries.memory,
             cache: &self.caches[set].memory,
@@ -226,7 +206,7 @@ impl Work for Attention {
     fn check(&self, gpu: &Gpu) -> anyhow::Result<()> {
         let out = gpu.download(&self.out)?;
         halves_written("out", &out)?;
-        for row in sample(self.batch.sequences * self.batch.rows, 1, self.batch.context) {
+        for row in sample(self.batch.sequences, 1, self.batch.context) {
             for head in sample(self.s.heads.heads, 0, row) {
                 self.check_head(&out, row, head)?;
             }
@@ -237,28 +217,19 @@ impl Work for Attention {
 
 /// Sequences that decode together, at most.
 const MOST_DECODES: usize = 64;
-/// Rows that make a prompt's chunk, at least: more than decode.
-pub(super) const LEAST_CHUNK: usize = 256;
 
-/// Decode of as many sequences as `tokens` says, and prompts whose last rows come in one chunk.
+/// Decode of as many sequences as `tokens` says.
 pub(super) fn cases(cases: &mut Vec<Case>, s: Shapes, tokens: &[usize], contexts: &[usize]) {
-    let mut batches = Vec::new();
-    for &context in contexts {
-        let decodes = tokens.iter().filter(|&&n| n <= MOST_DECODES);
-        batches.extend(decodes.map(|&sequences| (sequences, context, 1)));
-        let chunks = tokens.iter().filter(|&&n| n >= LEAST_CHUNK && n <= context);
-        batches.extend(chunks.map(|&rows| (1, context, rows)));
-    }
     for (format, name) in [(CacheFormat::Bf16, "bf16"), (CacheFormat::Fp8, "fp8")] {
-        for &(sequences, context, rows) in &batches {
-            let (kernel, text) = match rows {
-                1 => ("decode", format!("{sequences} x {context} keys")),
-                _ => ("prompt", format!("{rows} x {context} keys")),
-            };
-            let batch = Batch { format, sequences, context, rows };
-            let build =
-                move |gpu: &Gpu, random: &mut Random| Ok(Attention::new(gpu, random, s, batch)?);
-            cases.push(Case::new(format!("attention {kernel} {name}"), text, build));
+        for &context in contexts {
+            for &sequences in tokens.iter().filter(|&&n| n <= MOST_DECODES) {
+                let batch = Batch { format, sequences, context };
+                let build = move |gpu: &Gpu, random: &mut Random| {
+                    Ok(Attention::new(gpu, random, s, batch)?)
+                };
+                let text = format!("{sequences} x {context} keys");
+                cases.push(Case::new(format!("attention decode {name}"), text, build));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use hip::kernels::rope_and_cache::entry_bytes;
 use hip::{Error, Memory};
 use model::CacheFormat;
 
-use super::attention::{BLOCK, LEAST_CHUNK, QUERY_SIZE, cache, entry};
+use super::attention::{BLOCK, QUERY_SIZE, cache, entry};
 use super::case::{Case, Cost, Rate, Work};
 use super::check::{BF16, Exact, close, halves_written, same, sample};
 use super::gpu::{Bytes, Gpu, Operand, Random};
@@ -243,6 +243,8 @@ impl Work for Gather {
     }
 }
 
+/// Rows that make a prompt's chunk, at least: more than decode.
+const LEAST_CHUNK: usize = 256;
 /// Rows of each of many prompts.
 const SHORT: usize = 64;
 

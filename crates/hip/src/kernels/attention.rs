@@ -10,13 +10,9 @@ use crate::{Device, Error, Kernels, Memory, Platform, Stream};
 pub const LATENT: usize = 512;
 /// Rotary width of the kernels.
 pub const ROPE: usize = 64;
-/// Rows up to which a row's keys are spread over workgroups: of a decode batch, whose rows share no
-/// keys, so many that they fill a GPU on their own, and of others fewer.
-const DECODE_ROWS: usize = Limits::LOGIT_ROWS;
-const PROMPT_ROWS: usize = 64;
-/// Rows that a workgroup takes together at most: of one sequence, at positions `GROUP * n ..`. No
-/// tile of keys and no split ends between them.
-pub const GROUP: usize = 4;
+/// Rows of a launch at most: as many as decode graphs have. Tokens that are computed again may be
+/// more, and then come in several launches, which share a workspace.
+pub const MAX_ROWS: usize = Limits::LOGIT_ROWS;
 
 /// Of `attention_split` on gfx950, over all tiles of heads: two workgroups are at once on each of
 /// 256 compute units, and as many wait, to take their part of the splits where others have ended
@@ -39,9 +35,6 @@ const fn max_splits(platform: Platform) -> usize {
 /// from 1973 in FP8. A lone sequence waits the longest just below that. On CUDA so many that none
 /// has more than 320 keys: a workgroup takes half as many keys at once as on HIP, and codes take
 /// longer to become BF16 than to arrive.
-///
-/// Rows at positions `GROUP * n ..` must have the same: `keys` is a multiple of [`GROUP`], and
-/// `more + 1` is.
 const fn split_keys(format: CacheFormat, platform: Platform) -> (usize, usize) {
     match (format, platform) {
         (CacheFormat::Fp8, Platform::Hip) => (1012, 51),
@@ -62,19 +55,15 @@ fn split_length(len: usize, format: CacheFormat, platform: Platform) -> usize {
     len.div_ceil(split_count(len, format, platform) * TILE) * TILE
 }
 
-/// The splits of rows at `positions`, as [`Places::splits`] has them: first those that begin rows,
-/// then the second ones, and so on, so that workgroups at work together are on many rows, those of
-/// one sequence on the same keys; of rows of one length the shorter ones, the last, end it. Empty
-/// on CUDA, whose workgroups find their splits themselves.
-///
-/// # Panics
-/// At 2^16 rows and more.
+/// The splits of a launch's rows at `positions`, as [`Places::splits`] has them: first those that
+/// begin rows, then the second ones, and so on, so that workgroups at work together are on many
+/// rows, those of one sequence on the same keys; of rows of one length the shorter ones, the last,
+/// end it. Empty on CUDA, whose workgroups find their splits themselves.
 pub fn splits(positions: &[u32], format: CacheFormat, platform: Platform) -> Vec<u32> {
     let mut list = Vec::new();
     if platform == Platform::Cuda {
         return list;
     }
-    assert!(positions.len() < 1 << 16, "a row's number has 16 bits");
     let count = |&position: &u32| {
         let len = position as usize + 1;
         len.div_ceil(split_length(len, format, platform)) as u32
@@ -90,19 +79,13 @@ pub fn splits(positions: &[u32], format: CacheFormat, platform: Platform) -> Vec
     list
 }
 
-/// Splits of so many rows that [`attention`] takes by its form for few, and of sequences of up to
-/// `max_len` tokens, at most; 0 on CUDA, as [`splits`] has none.
+/// Splits of so many rows, of sequences of up to `max_len` tokens, at most; 0 on CUDA, as
+/// [`splits`] has none.
 pub(crate) fn most_listed(max_len: usize, max_rows: usize, platform: Platform) -> usize {
     match platform {
-        Platform::Hip => max_rows.min(DECODE_ROWS) * most_splits(max_len, platform),
+        Platform::Hip => max_rows * most_splits(max_len, platform),
         Platform::Cuda => 0,
     }
-}
-
-/// Whether keys of up to `rows` rows are spread over workgroups; `decodes`: no two rows are of one
-/// sequence.
-pub(crate) fn spreads(rows: usize, decodes: bool) -> bool {
-    rows <= if decodes { DECODE_ROWS } else { PROMPT_ROWS }
 }
 
 #[repr(C)]
@@ -112,8 +95,6 @@ struct Args {
     positions: u64,
     table_starts: u64,
     tables: u64,
-    groups: u64,
-    group_rows: u64,
     queries: u64,
     cache: u64,
     out: u64,
@@ -168,7 +149,7 @@ fn most_splits(len: usize, platform: Platform) -> usize {
 impl Workspace {
     /// Bytes that [`Workspace::new`] takes on a device of `platform`.
     pub fn bytes(heads: usize, max_len: usize, max_rows: usize, platform: Platform) -> usize {
-        max_rows.min(DECODE_ROWS) * most_splits(max_len, platform) * heads * (2 * LATENT + 8)
+        max_rows.min(MAX_ROWS) * most_splits(max_len, platform) * heads * (2 * LATENT + 8)
     }
 
     /// Room for `heads` heads and sequences of up to `max_len` tokens, for up to `max_rows` rows in
@@ -183,7 +164,7 @@ impl Workspace {
         max_rows: usize,
     ) -> Result<Workspace, Error> {
         let max_splits = most_splits(max_len, device.platform());
-        let parts = max_rows.min(DECODE_ROWS) * max_splits * heads;
+        let parts = max_rows.min(MAX_ROWS) * max_splits * heads;
         let partials = device.allocate(parts * LATENT * 2)?;
         let sums = device.allocate(parts * 2 * 4)?;
         let workgroups = match device.platform() {
@@ -194,24 +175,21 @@ impl Workspace {
     }
 }
 
-/// Where rows stand in their sequences, as addresses in device memory.
+/// Where a launch's rows stand among all, and in their sequences: addresses in device memory.
 #[derive(Clone, Copy)]
 pub struct Places {
+    /// The first one's number in [`Buffers::queries`] and [`Buffers::out`].
+    pub first_row: usize,
     /// A u32 for each row: its position.
     pub positions: u64,
     /// A u32 for each row: where its sequence's blocks begin in `tables`.
     pub table_starts: u64,
     /// Block numbers, u32.
     pub tables: u64,
-    /// How many groups the rows are in.
-    pub groups: Rows,
-    /// A u32 for each group: its first row; then the number of rows. The rows of a group are at
-    /// neighbouring positions of one sequence, see [`GROUP`].
-    pub group_rows: u64,
-    /// A u32: how many splits the rows have that are taken by the form for few. Unused on CUDA,
-    /// like the list.
+    /// A u32: how many splits the rows have. Unused on CUDA, like the list.
     pub split_count: u64,
-    /// A u32 for each: its row times 2^16, plus its number among the row's. See [`splits`].
+    /// A u32 for each: its row in the launch times 2^16, plus its number among the row's. See
+    /// [`splits`].
     pub splits: u64,
 }
 
@@ -234,7 +212,7 @@ pub struct Buffers<'a> {
 /// and all before it. Tokens of `block_size` fill a block.
 ///
 /// # Errors
-/// Buffers that are too small, a failed device.
+/// More rows than [`MAX_ROWS`], buffers that are too small, a failed device.
 #[expect(clippy::too_many_arguments, reason = "what the formula has, and where to work")]
 pub fn attention(
     stream: &Stream,
@@ -249,13 +227,12 @@ pub fn attention(
 ) -> Result<(), Error> {
     const NAME: &str = "attention";
     check_shape(NAME, block_size > 0, "the block size must not be 0")?;
+    check_shape(NAME, rows.bound <= MAX_ROWS, "a launch has 256 rows at most")?;
     let Buffers { queries, cache, format, cache_offset, out } = buffers;
-    let [few, many] = match format {
-        CacheFormat::Native | CacheFormat::Bf16 => ["attention_split", "attention_rows"],
-        CacheFormat::Fp8 => ["attention_split_fp8", "attention_rows_fp8"],
-    };
-    check_room(NAME, "queries", queries, rows.bound * heads * (LATENT + ROPE) * 2)?;
-    check_room(NAME, "out", out, rows.bound * heads * LATENT * 2)?;
+    let (query, result) = (heads * (LATENT + ROPE) * 2, heads * LATENT * 2); // bytes of a row
+    let first = places.first_row;
+    check_room(NAME, "queries", queries, (first + rows.bound) * query)?;
+    check_room(NAME, "out", out, (first + rows.bound) * result)?;
     let splits = workspace.max_splits;
     let (split, split_more) = split_keys(format, stream.device().platform());
     let head_tiles = heads.div_ceil(16);
@@ -268,11 +245,9 @@ pub fn attention(
         positions: places.positions,
         table_starts: places.table_starts,
         tables: places.tables,
-        groups: places.groups.count,
-        group_rows: places.group_rows,
-        queries: queries.ptr(),
+        queries: queries.ptr() + (first * query) as u64,
         cache: cache.ptr() + cache_offset as u64,
-        out: out.ptr(),
+        out: out.ptr() + (first * result) as u64,
         partials: workspace.partials.ptr(),
         sums: workspace.sums.ptr(),
         heads: heads as u32,
@@ -285,23 +260,16 @@ pub fn attention(
         split_count: places.split_count,
         splits: places.splits,
     };
-    if !spreads(rows.bound, places.groups.bound == rows.bound) {
-        let grid = [places.groups.bound as u32, head_tiles as u32, 1];
-        // sm_90 has a form of its own for BF16.
-        let threads = match (stream.device().platform(), many) {
-            (Platform::Cuda, "attention_rows") => 384,
-            _ => 256,
-        };
-        // SAFETY: the parameter is the kernel's; buffers have room, positions are in the cache.
-        return unsafe { stream.launch(kernels.get(many), grid, threads, &args) };
-    }
-    let x = rows.bound as u32;
     let parts = rows.bound * splits * heads;
     check_room(NAME, "the workspace", &workspace.partials, parts * LATENT * 2)?;
     check_room(NAME, "the workspace", &workspace.sums, parts * 2 * 4)?;
-    // SAFETY: as above; the workspace has room for all rows' splits.
+    // SAFETY: the parameters are the kernels'; buffers and the workspace have room, positions are
+    // in the cache.
     unsafe {
-        let kernel = kernels.get(few);
+        let kernel = kernels.get(match format {
+            CacheFormat::Native | CacheFormat::Bf16 => "attention_split",
+            CacheFormat::Fp8 => "attention_split_fp8",
+        });
         match (workspace.workgroups, format) {
             (None, _) => stream.launch(kernel, [workgroups, head_tiles as u32, 1], 512, &args)?,
             (Some(_), CacheFormat::Fp8) => stream.launch(kernel, [workgroups, 1, 1], 384, &args)?,
@@ -313,15 +281,23 @@ pub fn attention(
             }
         }
         if splits > 1 {
-            // Of the form for few workgroups, which loads all means at once, three fit a
-            // processor.
-            let merge = match workspace.workgroups {
-                Some(all) if rows.bound * heads <= 3 * all => "attention_merge_few",
-                _ => "attention_merge",
-            };
-            stream.launch(kernels.get(merge), [x, heads as u32, 1], 128, &args)?;
+            let (merge, parts) = merge_form(rows.bound * heads, workspace.workgroups);
+            let grid = [rows.bound as u32, heads as u32, parts];
+            stream.launch(kernels.get(merge), grid, 128, &args)?;
         }
         Ok(())
+    }
+}
+
+/// The kernel that merges the splits of so many rows and heads, and the parts of the columns that
+/// it takes apart, where CUDA has `processors`. Of the form for few, which loads all means at once,
+/// three workgroups fit a processor.
+fn merge_form(merges: usize, processors: Option<usize>) -> (&'static str, u32) {
+    match processors {
+        Some(all) if 4 * merges <= all => ("attention_merge_few", 4),
+        Some(all) if merges <= all => ("attention_merge_few", 2),
+        Some(all) if merges <= 3 * all => ("attention_merge_few", 1),
+        _ => ("attention_merge", 1),
     }
 }
 
@@ -343,9 +319,6 @@ mod tests {
                         "{len}: {length} is longer than need be"
                     );
                     assert!(count <= most_splits(len, platform));
-                    // Of rows that a workgroup may take together.
-                    let last = len.next_multiple_of(GROUP);
-                    assert_eq!(length, split_length(last, format, platform), "{len}");
                 }
             }
         }
@@ -386,7 +359,7 @@ mod tests {
         let expected = [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (3, 2)];
         assert_eq!(list(&[1123, 1124, 0, 1919]), entries(&expected));
         assert_eq!(list(&[1 << 20]).len(), 128);
-        assert_eq!(list(&[131_071; 256]).len(), most_listed(131_072, 8192, Platform::Hip));
+        assert_eq!(list(&[131_071; 256]).len(), most_listed(131_072, 256, Platform::Hip));
         assert!(splits(&[1000], CacheFormat::Bf16, Platform::Cuda).is_empty());
     }
 }

@@ -7,10 +7,8 @@ use model::Limits;
 use super::case::{Case, Cost, Rate, Work};
 use super::check::{close, dot, halves_written, sample, words_written};
 use super::gpu::{Count, Gpu, Operand, Random};
+use super::prompt::LEAST_CHUNK;
 use super::shapes::Shapes;
-
-/// Keys that are expanded at once, at least.
-const LEAST_CHUNK: usize = 256;
 
 /// A matrix, or one for each head.
 #[derive(Clone, Copy)]

@@ -244,7 +244,7 @@ impl Work for Gather {
 }
 
 /// Rows that make a prompt's chunk, at least: more than decode.
-const LEAST_CHUNK: usize = 256;
+pub(super) const LEAST_CHUNK: usize = 256;
 /// Rows of each of many prompts.
 const SHORT: usize = 64;
 

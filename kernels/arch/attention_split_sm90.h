@@ -394,8 +394,8 @@ template <class Keys> __device__ inline void mix_all(const AttentionArgs &args, 
     weighed.next();
     return scores;
   };
-  Sums total;             // of the group's splits before, if the workgroup has all of it
-  u32 group = 0; // if the workgroup has all of it, see `whole_group`
+  Sums total;    // of the group's splits before, if the workgroup has all of it
+  u32 group = 0; // see `whole_group`
   for (; splits.left > 0; splits.next()) {
     if (group == 0 && splits.left >= LEAST_RUN) group = splits.whole_group();
     Sums sums;

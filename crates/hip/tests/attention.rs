@@ -380,25 +380,14 @@ fn long_sequences() {
 
 /// On CUDA workgroups that have all splits of a group fold them: all of them, those of a group that
 /// happen to be together, or none, as of a row alone. On HIP there are no groups.
-#[test]
-fn folded_groups_are_splits_merged() {
+fn folded_have_the_bits_of_merged(cases: &[(usize, &[u32])]) {
     if device::platform() == Platform::Hip {
         return;
     }
     let gpu = device::gpu();
     let mut random = Random::new(10);
-    let mixed: Vec<u32> = (0..90).map(|row| row * 317 % 9000).collect();
-    let cases: [(usize, &[u32]); 7] = [
-        (16, &[4095; 64]),   // two groups
-        (16, &[1023; 128]),  // one, which is the row
-        (16, &[20_479; 64]), // eight
-        (16, &[20_479; 40]),
-        (20, &[8000; 32]),
-        (5, &[3000; 256]),
-        (16, &mixed),
-    ];
     for format in [CacheFormat::Bf16, CacheFormat::Fp8] {
-        for (heads, rows) in cases {
+        for &(heads, rows) in cases {
             let mut case = Case::new(&mut random, heads, 16, &[rows], 0.3);
             let mut entries = case.fill_from_fp8(&mut random);
             if format == CacheFormat::Bf16 {
@@ -414,6 +403,24 @@ fn folded_groups_are_splits_merged() {
             }
         }
     }
+}
+
+#[test]
+fn folded_groups_are_splits_merged() {
+    // Two groups; one, which is the row.
+    folded_have_the_bits_of_merged(&[(16, &[4095; 64]), (16, &[1023; 128])]);
+}
+
+#[test]
+fn groups_are_folded_in_rows_of_all_lengths() {
+    let mixed: Vec<u32> = (0..90).map(|row| row * 317 % 9000).collect();
+    folded_have_the_bits_of_merged(&[
+        (16, &[20_479; 64]), // eight
+        (16, &[20_479; 40]),
+        (20, &[8000; 32]),
+        (5, &[3000; 256]),
+        (16, &mixed),
+    ]);
 }
 
 /// One key far above all others takes all the weight, wherever it stands.
